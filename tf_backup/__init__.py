@@ -1,0 +1,51 @@
+"""Synchronous SGD with backup workers for TensorFlow 2 and Keras 3."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tf_backup.data import delay as delay
+    from tf_backup.errors import ClusterError as ClusterError
+    from tf_backup.errors import ParameterServerLost as ParameterServerLost
+    from tf_backup.errors import TfBackupError as TfBackupError
+    from tf_backup.errors import WorkerFailed as WorkerFailed
+    from tf_backup.errors import WorkersLost as WorkersLost
+    from tf_backup.local_cluster import LocalCluster as LocalCluster
+    from tf_backup.optimizer import SyncReplicasWithBackup as SyncReplicasWithBackup
+    from tf_backup.optimizer import wrap as wrap
+    from tf_backup.policy import BackupPolicy as BackupPolicy
+    from tf_backup.records import Contributions as Contributions
+    from tf_backup.records import WorkerRecord as WorkerRecord
+    from tf_backup.server import serve as serve
+    from tf_backup.strategy import parameter_server_strategy as parameter_server_strategy
+
+# Loaded at first use: a worker's server needs no Keras, which takes seconds to import.
+_HOME = {
+    "BackupPolicy": "policy",
+    "ClusterError": "errors",
+    "Contributions": "records",
+    "LocalCluster": "local_cluster",
+    "ParameterServerLost": "errors",
+    "SyncReplicasWithBackup": "optimizer",
+    "TfBackupError": "errors",
+    "WorkerFailed": "errors",
+    "WorkerRecord": "records",
+    "WorkersLost": "errors",
+    "delay": "data",
+    "parameter_server_strategy": "strategy",
+    "serve": "server",
+    "wrap": "optimizer",
+}
+
+__all__ = sorted(_HOME)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'tf_backup' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"tf_backup.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

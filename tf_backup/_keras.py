@@ -1,0 +1,244 @@
+"""The only door to Keras' internals: what `fit` and `evaluate` are made of.
+
+`install` puts four seams into Keras' TensorFlow trainer. They do nothing for a model that was
+not created under a parameter-server strategy, which Keras 3 cannot train by itself.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import keras
+import tensorflow as tf
+from keras.src import backend, tree
+from keras.src.backend.tensorflow import trainer as keras_trainer
+from keras.src.trainers import data_adapters
+from keras.src.trainers.data_adapters import data_adapter_utils
+
+from tf_backup import _tf
+
+Tensor = Any
+Model = Any  # a keras.Model
+
+_SEAMS = ("fit", "evaluate", "predict", "make_train_function", "make_test_function")
+_PRIVATE = ("_maybe_symbolic_build", "_symbolic_build", "_compute_loss", "compute_metrics")
+
+
+class Hooks(Protocol):
+    """What the seams call for models under a parameter-server strategy."""
+
+    def check_fit(self, model: Model) -> None:
+        """Called first in fit; may refuse."""
+
+    def end_fit(self, model: Model, failed: bool) -> None:
+        """Called last in fit, however it ends."""
+
+    def feed(self, strategy: Any, **data: Any) -> Any:
+        """Returns what stands for Keras' epoch iterator."""
+
+    def build(self, model: Model, feed: Any) -> None:
+        """Called with the feed before the first step; makes all variables."""
+
+    def train_function(self, model: Model) -> Any:
+        """Returns what is called with the feed for each step of fit."""
+
+    def test_function(self, model: Model) -> Any:
+        """Returns what is called with the feed for each step of evaluate."""
+
+
+def strategy_of(model: Model) -> Any:
+    """Returns the parameter-server strategy that a model was created under, or None."""
+    strategy = getattr(model, "_distribute_strategy", None)
+    return strategy if _tf.is_parameter_server_strategy(strategy) else None
+
+
+_installed = False
+
+
+def install(hooks: Hooks) -> None:
+    """Puts the seams into Keras, once.
+
+    Raises:
+      ImportError: if this Keras has moved what the seams rely on.
+    """
+    global _installed
+    if _installed:
+        return
+    trainer = keras_trainer.TensorFlowTrainer
+    names = [*_SEAMS, *_PRIVATE]
+    missing = [name for name in names if not callable(getattr(trainer, name, None))]
+    if not hasattr(keras_trainer, "TFEpochIterator"):
+        missing.append("TFEpochIterator")
+    if missing:
+        raise ImportError(
+            f"Keras {keras.__version__} has no {', '.join(missing)} in its TensorFlow trainer, "
+            "which tf_backup relies on. Install the Keras that tf_backup's setup.py names."
+        )
+    _install_iterator(hooks)
+    _install_fit(trainer, hooks)
+    _install_functions(trainer, hooks)
+    _installed = True
+
+
+def _install_iterator(hooks: Hooks) -> None:
+    original = keras_trainer.TFEpochIterator
+
+    def epoch_iterator(distribute_strategy: Any = None, *args: Any, **data: Any) -> Any:
+        if not _tf.is_parameter_server_strategy(distribute_strategy):
+            return original(distribute_strategy, *args, **data)
+        return hooks.feed(distribute_strategy, **data)
+
+    keras_trainer.TFEpochIterator = epoch_iterator
+
+
+def _install_fit(trainer: Any, hooks: Hooks) -> None:
+    fit = trainer.fit
+
+    @functools.wraps(fit)
+    def managed_fit(self: Model, *args: Any, **kwargs: Any) -> Any:
+        hooks.check_fit(self)
+        if strategy_of(self) is None:
+            return fit(self, *args, **kwargs)
+        failed = True
+        with _tf.outside_strategy():
+            try:
+                history = fit(self, *args, **kwargs)
+                failed = False
+            finally:
+                hooks.end_fit(self, failed)
+        return history
+
+    trainer.fit = managed_fit
+    for name in ("evaluate", "predict"):
+        setattr(trainer, name, _outside(getattr(trainer, name)))
+
+
+def _outside(method: Any) -> Any:
+    """Wraps a method to leave the strategy's scope in which it may be called."""
+
+    @functools.wraps(method)
+    def managed(self: Model, *args: Any, **kwargs: Any) -> Any:
+        if strategy_of(self) is None:
+            return method(self, *args, **kwargs)
+        with _tf.outside_strategy():
+            return method(self, *args, **kwargs)
+
+    return managed
+
+
+def _install_functions(trainer: Any, hooks: Hooks) -> None:
+    for attribute, make in (
+        ("train_function", hooks.train_function),
+        ("test_function", hooks.test_function),
+    ):
+        _install_function(trainer, attribute, make)
+    build = trainer._maybe_symbolic_build
+
+    @functools.wraps(build)
+    def managed_build(self: Model, iterator: Any = None, data_batch: Any = None) -> Any:
+        if strategy_of(self) is None or iterator is None:
+            return build(self, iterator=iterator, data_batch=data_batch)
+        return hooks.build(self, iterator)
+
+    trainer._maybe_symbolic_build = managed_build
+
+
+def _install_function(trainer: Any, attribute: str, make: Callable[[Model], Any]) -> None:
+    original = getattr(trainer, f"make_{attribute}")
+
+    @functools.wraps(original)
+    def managed(self: Model, force: bool = False) -> Any:
+        if strategy_of(self) is None:
+            return original(self, force)
+        if force or getattr(self, attribute) is None:
+            setattr(self, attribute, make(self))
+        return getattr(self, attribute)
+
+    setattr(trainer, f"make_{attribute}", managed)
+
+
+# ---- Data -------------------------------------------------------------------------------------
+
+
+class Source(NamedTuple):
+    """A data set of batches, and how many there are (None if that is not known)."""
+
+    dataset: Any
+    batches: int | None
+
+
+def source(**data: Any) -> Source:
+    """Returns what `fit` or `evaluate` was given, as a data set.
+
+    Raises:
+      TypeError: if it lives in this process alone, as a generator does.
+    """
+    adapter = data_adapters.get_data_adapter(**data)
+    movable = (data_adapters.ArrayDataAdapter, data_adapters.TFDatasetAdapter)
+    if not isinstance(adapter, movable):
+        raise TypeError(
+            f"x is {type(data.get('x')).__name__}, which runs in this process and cannot be sent "
+            "to the workers. Give arrays, a tf.data.Dataset, or a function from "
+            "tf.distribute.InputContext to a tf.data.Dataset."
+        )
+    return Source(adapter.get_tf_dataset(), adapter.num_batches)
+
+
+# ---- Models -----------------------------------------------------------------------------------
+
+
+def has_own_step(model: Model, name: str) -> bool:
+    """Returns whether the model overrides `train_step` or `test_step`."""
+    return getattr(type(model), name) is not getattr(keras_trainer.TensorFlowTrainer, name)
+
+
+def build(model: Model, element_spec: Any) -> None:
+    """Creates the variables of model, metrics and optimizer, from the spec of a batch."""
+    with strategy_of(model).scope():
+        model._symbolic_build(data_batch=element_spec)
+
+
+def seed_states(model: Model) -> list[Any]:
+    """Returns the state variables of all seed generators in a model (of dropout, say)."""
+    layers = model._flatten_layers()
+    states = [seed.state for layer in layers for seed in layer._seed_generators]
+    return list({id(state): state for state in states}.values())
+
+
+def stateless_scope(mapping: Sequence[tuple[Any, Tensor]]) -> Any:
+    """Returns a scope in which Keras variables have other values, and keep what is assigned."""
+    return backend.StatelessScope(state_mapping=mapping, collect_losses=True)
+
+
+def tensors_of(variable: Any) -> Any:
+    """Returns the `tf.Variable` of a Keras variable."""
+    return variable.value
+
+
+class Pass(NamedTuple):
+    """A forward pass; the arguments of `Model.compute_metrics` and the loss."""
+
+    x: Any
+    y: Any
+    y_pred: Any
+    sample_weight: Any
+    loss: Tensor
+
+
+def forward(model: Model, batch: Any, training: bool) -> Pass:
+    """Computes a model's loss on a batch as its `train_step` or `test_step` does."""
+    x, y, sample_weight = data_adapter_utils.unpack_x_y_sample_weight(batch)
+    y_pred = model(x, training=training) if model._call_has_training_arg else model(x)
+    loss = model._compute_loss(
+        x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
+    )
+    samples = tf.shape(next(part for part in tree.flatten(x) if part is not None))[0]
+    model._loss_tracker.update_state(loss, sample_weight=samples)
+    return Pass(x, y, y_pred, sample_weight, loss)
+
+
+def metrics(model: Model, done: Pass) -> None:
+    """Updates a model's metrics as its `train_step` or `test_step` does."""
+    model.compute_metrics(done.x, done.y, done.y_pred, sample_weight=done.sample_weight)

@@ -1,0 +1,255 @@
+"""The only door to raw operations and to private parts of TensorFlow.
+
+Each entry says what it relies on, so that a TensorFlow release that moves it breaks one line
+here and no other file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.distribute.coordinator import remote_value
+from tensorflow.python.distribute.coordinator import values as coordinator_values
+
+Tensor = Any  # a tf.Tensor
+Strategy = Any  # a tf.distribute.ParameterServerStrategy
+
+
+# ---- The strategy and its coordinator ---------------------------------------------------------
+
+
+def is_parameter_server_strategy(strategy: Strategy) -> bool:
+    """Returns whether `strategy` is TensorFlow 2's parameter-server strategy."""
+    return isinstance(strategy, tf.distribute.ParameterServerStrategy)
+
+
+def worker_count(strategy: Strategy) -> int:
+    """Returns how many worker tasks the strategy's cluster has."""
+    return int(strategy._num_workers)
+
+
+def ps_count(strategy: Strategy) -> int:
+    """Returns how many parameter-server tasks the strategy's cluster has."""
+    return int(strategy._num_ps)
+
+
+def has_variable_partitioner(strategy: Strategy) -> bool:
+    """Returns whether the strategy splits variables (Keras 3 cannot use the pieces)."""
+    return strategy.extended._variable_partitioner is not None
+
+
+def cluster_addresses(strategy: Strategy, job: str) -> list[str]:
+    """Returns `host:port` of each task of `job`."""
+    return list(strategy._cluster_resolver.cluster_spec().as_dict().get(job, []))
+
+
+def ps_device(index: int) -> str:
+    """Returns the device that holds what parameter server `index` holds."""
+    return f"/job:ps/replica:0/task:{index}/device:CPU:0"
+
+
+def ps_index(device: str) -> int:
+    """Returns which parameter server a variable's device is on; 0 for a local variable.
+
+    Raises:
+      ValueError: if `device` is on no parameter server.
+    """
+    spec = tf.DeviceSpec.from_string(device)
+    if spec.job != "ps" or spec.task is None:
+        raise ValueError(f"device {device!r} is on no parameter server.")
+    return int(spec.task)
+
+
+class WorkerTask:
+    """A function that runs on one given worker, and again if that worker dies and comes back.
+
+    Relies on `Worker.create_resource`, the way TensorFlow itself binds data sets to workers
+    (`ClusterCoordinator.schedule` cannot choose the worker), and on `RemoteValueImpl`'s event.
+    """
+
+    def __init__(
+        self, strategy: Strategy, worker: int, function: Callable[..., Any], args: Sequence[Any]
+    ) -> None:
+        coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+        self.worker = worker
+        self._owner = coordinator._cluster.workers[worker]
+        self.value = self._owner.create_resource(function, args=tuple(args))
+
+    @property
+    def dead(self) -> bool:
+        """Whether the coordinator has seen the worker die and not yet seen it come back."""
+        return bool(self._owner._is_dead_with_error)
+
+    @property
+    def done(self) -> bool:
+        """Whether the function has returned or raised."""
+        return bool(self.value._status_available_event.is_set()) and not self.aborted
+
+    @property
+    def aborted(self) -> bool:
+        """Whether the worker died while it ran; it runs again when the worker is back."""
+        return self.value._status is remote_value.RemoteValueStatus.ABORTED
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the function raised, if it has ended by raising."""
+        return self.value._error if self.done else None
+
+
+def worker_values(tasks: Sequence[WorkerTask]) -> Any:
+    """Returns the tasks' results as one argument of which each worker sees its own."""
+    return coordinator_values.PerWorkerValues(tuple(task.value for task in tasks))
+
+
+# ---- State on a parameter server --------------------------------------------------------------
+
+
+def stage(name: str, key: Tensor, values: Sequence[Tensor]) -> Any:
+    """Keeps `values` under the int64 `key` in the map `name` of the current device.
+
+    A key that is there already keeps its values.
+    """
+    return tf.raw_ops.MapStage(
+        key=key,
+        indices=list(range(len(values))),
+        values=list(values),
+        dtypes=[value.dtype for value in values],
+        shared_name=name,
+    )
+
+
+def unstage(name: str, key: Tensor, dtypes: Sequence[tf.DType]) -> list[Tensor]:
+    """Takes the values under `key` out of the map; blocks a thread until they are there."""
+    return list(
+        tf.raw_ops.MapUnstage(
+            key=key, indices=list(range(len(dtypes))), dtypes=list(dtypes), shared_name=name
+        )
+    )
+
+
+def clear_stage(name: str, dtypes: Sequence[tf.DType]) -> Any:
+    """Empties the map `name` of the current device."""
+    return tf.raw_ops.MapClear(dtypes=list(dtypes), shared_name=name)
+
+
+def stage_size(name: str, dtypes: Sequence[tf.DType]) -> Tensor:
+    """Returns how many keys the map `name` of the current device holds ([] int32)."""
+    return tf.raw_ops.MapSize(dtypes=list(dtypes), shared_name=name)
+
+
+def select_queue(queues: Sequence[Any], index: Tensor) -> Tensor:
+    """Returns the handle of `queues[index]` for an index known only at run time."""
+    return tf.gather(tf.stack([queue.queue_ref for queue in queues]), index)
+
+
+def dequeue(handle: Tensor) -> Tensor:
+    """Takes an int64 scalar from the queue behind `handle`; holds no thread while it waits."""
+    value = tf.raw_ops.QueueDequeueV2(handle=handle, component_types=[tf.int64])[0]
+    value.set_shape([])
+    return value
+
+
+def drain(handle: Tensor) -> Any:
+    """Empties the queue (of int64 scalars) behind `handle`."""
+    size = tf.raw_ops.QueueSizeV2(handle=handle)
+    return tf.raw_ops.QueueDequeueManyV2(handle=handle, n=size, component_types=[tf.int64])[0].op
+
+
+@contextlib.contextmanager
+def with_its_inputs() -> Iterator[None]:
+    """Places every operation that says nothing of its device where its largest input lies.
+
+    TensorFlow would place it on the coordinator, and send it the parameters. Only in a graph.
+    Relies on device functions, on `FuncGraph.captures` and on the resource handles' devices.
+    """
+    graph = tf.compat.v1.get_default_graph()
+
+    def place(op: Any) -> str:
+        if op.device:
+            return str(op.device)
+        if not op.inputs:
+            return ""
+        largest = max(op.inputs, key=_size)
+        return _device_of(largest)
+
+    with graph.device(place):
+        yield
+
+
+def _size(tensor: Tensor) -> float:
+    """Returns a tensor's number of elements; handles and unknown shapes count as largest."""
+    if tensor.dtype == tf.resource:
+        return float("inf")
+    elements = tensor.shape.num_elements()
+    return float("inf") if elements is None else float(elements)
+
+
+def _device_of(tensor: Tensor) -> str:
+    """Returns where a graph's tensor lies, looking through the arguments of inner graphs."""
+    while tensor.op.type == "Placeholder":
+        outside = [
+            external
+            for external, internal in getattr(tensor.graph, "captures", ())
+            if internal is tensor
+        ]
+        if not outside:
+            return ""
+        if not hasattr(outside[0], "op") or tf.executing_eagerly_outside_functions() and isinstance(
+            outside[0], tf.__internal__.EagerTensor
+        ):
+            return str(outside[0].device)
+        tensor = outside[0]
+    return str(tensor.op.device)
+
+
+# ---- Data sets --------------------------------------------------------------------------------
+
+
+def dataset_to_graph(dataset: Any) -> Tensor:
+    """Returns a data set as a string that another process can read ([] tf.string).
+
+    Raises:
+      tf.errors.OpError: if it holds state of this process, as a Python generator does.
+    """
+    return tf.raw_ops.DatasetToGraphV2(
+        input_dataset=tf.data.experimental.to_variant(dataset),
+        external_state_policy=1,  # Ignore: a shuffle without a seed draws a new one per worker.
+        strip_device_assignment=True,
+    )
+
+
+def dataset_from_graph(graph: Tensor, element_spec: Any) -> Any:
+    """Returns the data set that `dataset_to_graph` has written."""
+    variant = tf.raw_ops.DatasetFromGraph(graph_def=graph)
+    return tf.data.experimental.from_variant(variant, element_spec)
+
+
+def sleep_before_each(dataset: Any, seconds: float) -> Any:
+    """Returns `dataset`, each of whose elements takes `seconds` longer to come."""
+    variant = tf.raw_ops.SleepDataset(
+        input_dataset=tf.data.experimental.to_variant(dataset),
+        sleep_microseconds=tf.constant(int(seconds * 1e6), tf.int64),
+        output_types=tf.nest.flatten(tf.compat.v1.data.get_output_types(dataset)),
+        output_shapes=tf.nest.flatten(tf.compat.v1.data.get_output_shapes(dataset)),
+    )
+    return tf.data.experimental.from_variant(variant, dataset.element_spec)
+
+
+@contextlib.contextmanager
+def outside_strategy() -> Iterator[None]:
+    """Leaves the scope of every strategy, as far as this thread and graph are concerned.
+
+    In a scope, variables go where the strategy wants, and Keras' optimizers ask for its replicas.
+    Relies on the two stacks that `Strategy.scope()` pushes to.
+    """
+    graph = tf.compat.v1.get_default_graph()
+    strategies, creators = graph._distribution_strategy_stack, graph._variable_creator_stack
+    graph._distribution_strategy_stack, graph._variable_creator_stack = [], []
+    try:
+        yield
+    finally:
+        graph._distribution_strategy_stack = strategies
+        graph._variable_creator_stack = creators

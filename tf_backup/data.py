@@ -1,0 +1,167 @@
+"""The workers' data: an input pipeline in each worker's own process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tf_backup import _tf
+
+DatasetFn = Callable[[tf.distribute.InputContext], Any]
+
+
+class WorkerData:
+    """Input pipelines for `workers` workers.
+
+    Given a data set, worker i reads every `workers`-th of its elements (batches), beginning
+    with the i-th; shuffles without a seed draw another order in every worker. A data set of
+    known length is repeated without end if `repeat`. Given a function, each worker reads the data set that the
+    function returns for it, once.
+
+    Args:
+      source: a `tf.data.Dataset` of batches, or a function from `tf.distribute.InputContext`
+        to one.
+      workers: how many pipelines there are to be.
+      batches: the length of the data set if it is known and finite; None to ask the data set.
+      repeat: whether a data set of known length is to be repeated; False to read it once.
+
+    Raises:
+      TypeError: if the function returns no data set.
+      ValueError: if the data set cannot be sent to another process, or the workers' elements
+        differ in structure.
+    """
+
+    def __init__(
+        self,
+        source: tf.data.Dataset | DatasetFn,
+        workers: int,
+        batches: int | None = None,
+        *,
+        repeat: bool = True,
+    ) -> None:
+        self.workers = workers
+        self._repeat = repeat
+        self.batches: int | None = batches
+        self._function: DatasetFn | None = None
+        self._graph: Any = None
+        if isinstance(source, tf.data.Dataset):
+            if batches is None:
+                known = int(source.cardinality())
+                self.batches = known if known >= 0 else None
+            self.element_spec = source.element_spec
+            self._graph = _serialized(source)
+        elif callable(source):
+            self._function = source
+            self.element_spec = self._from_function(0).element_spec
+        else:
+            raise TypeError(
+                f"data is {source!r}; it must be a tf.data.Dataset or a function from "
+                "tf.distribute.InputContext to one."
+            )
+
+    @property
+    def endless(self) -> bool:
+        """Whether the pipelines repeat without end."""
+        return self._repeat and self._function is None and self.batches is not None
+
+    def iterators(self, strategy: Any) -> list[_tf.WorkerTask]:
+        """Starts a pipeline on each worker; a worker that comes back starts a new one."""
+        return [
+            _tf.WorkerTask(strategy, worker, function, args)
+            for worker, (function, args) in enumerate(self.functions(lambda iterator: iterator))
+        ]
+
+    def functions(self, consume: Callable[[Any], Any]) -> list[tuple[Any, tuple[Any, ...]]]:
+        """Returns for each pipeline a function, and its arguments, to be run on a worker.
+
+        Args:
+          consume: called in a graph with the pipeline's iterator; the function returns what it
+            returns.
+        """
+        if self._function is not None:
+            return [(self._pipeline(worker, consume), ()) for worker in range(self.workers)]
+
+        @tf.function(autograph=False)
+        def function(graph: Any, worker: Any) -> Any:
+            dataset = _tf.dataset_from_graph(graph, self.element_spec)
+            return consume(iter(self._shard(dataset, worker)))
+
+        return [
+            (function, (self._graph, tf.constant(worker, tf.int64)))
+            for worker in range(self.workers)
+        ]
+
+    def _shard(self, dataset: Any, worker: Any) -> Any:
+        """Returns worker `worker`'s part of the data set ([] int64, or an int)."""
+        # An empty part cannot be repeated: of fewer batches than workers, everyone reads all.
+        if not self.endless or (self.batches or 0) >= self.workers:
+            dataset = dataset.shard(self.workers, worker)
+        if self.endless:
+            dataset = dataset.repeat()
+        return dataset.prefetch(2)
+
+    def _pipeline(self, worker: int, consume: Callable[[Any], Any]) -> Any:
+        """Returns the concrete function of one worker's own data set."""
+
+        @tf.function(autograph=False)
+        def function() -> Any:
+            dataset = self._from_function(worker)
+            if not _compatible(dataset.element_spec, self.element_spec):
+                raise ValueError(
+                    f"dataset_fn returns elements of {dataset.element_spec} for worker {worker}, "
+                    f"but of {self.element_spec} for worker 0; they must be the same."
+                )
+            return consume(iter(dataset))
+
+        # Traced here, so that what is wrong with the user's function is said here.
+        return function.get_concrete_function()
+
+    def _from_function(self, worker: int) -> Any:
+        assert self._function is not None
+        context = tf.distribute.InputContext(
+            num_input_pipelines=self.workers, input_pipeline_id=worker, num_replicas_in_sync=1
+        )
+        dataset = self._function(context)
+        if not isinstance(dataset, tf.data.Dataset):
+            raise TypeError(
+                f"dataset_fn returned {type(dataset).__name__} for worker {worker}; it must "
+                "return a tf.data.Dataset of batches."
+            )
+        return dataset
+
+
+def delay(dataset: Any, seconds: float) -> Any:
+    """Returns `dataset`, each of whose elements takes `seconds` longer to come.
+
+    A straggler on purpose: apply it last, in the pipeline of the worker that is to be slow.
+    """
+    return _tf.sleep_before_each(dataset, seconds) if seconds > 0 else dataset
+
+
+def _serialized(dataset: Any) -> Any:
+    try:
+        graph = _tf.dataset_to_graph(dataset)
+    except tf.errors.OpError as error:
+        raise ValueError(
+            "The data set cannot be sent to the workers' processes; give fit a function from "
+            f"tf.distribute.InputContext to a data set instead. TensorFlow says: {error}"
+        ) from None
+    if b"PyFunc" in graph.numpy():
+        raise ValueError(
+            "The data set calls Python (from_generator, py_function or numpy_function), which "
+            "the workers' processes cannot. Give fit arrays, a data set made of TensorFlow "
+            "operations, or a function from tf.distribute.InputContext to one."
+        )
+    return graph
+
+
+def _compatible(one: Any, other: Any) -> bool:
+    """Returns whether elements of one spec can stand where the other is expected."""
+    try:
+        tf.nest.assert_same_structure(one, other)
+    except (ValueError, TypeError):
+        return False
+    pairs = zip(tf.nest.flatten(one), tf.nest.flatten(other), strict=True)
+    return all(a.is_compatible_with(b) for a, b in pairs)

@@ -1,0 +1,340 @@
+"""Synchronous SGD with backup workers on one objective: everything below Keras, put together.
+
+An engine lives as long as its objective; a run is one epoch: `begin`, `step` ..., `end`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_backup import _tf, chief, errors, gate, protocol, worker
+from tf_backup.accumulator import Accumulator
+from tf_backup.contribution import Contribution
+from tf_backup.objective import Objective
+from tf_backup.policy import BackupPolicy
+from tf_backup.records import Contributions
+from tf_backup.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.5  # How often the chief looks up while it waits.
+DELIVERY_TIMEOUT_S = 60.0  # After this an admission that is not delivered is revoked.
+HOME_TIMEOUT_S = 30.0  # How long the end of training waits for workers' last batches.
+PROBE_TIMEOUT_S = 1.0
+FIRST_REPORT_S = 10.0  # A step that takes longer is talked about, and again at 20, 40 ...
+
+# What TensorFlow raises when a task is gone.
+_GONE = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
+
+
+class Engine:
+    """Trains an objective on the workers and parameter servers of a strategy.
+
+    Args:
+      strategy: a `tf.distribute.ParameterServerStrategy`.
+      policy: N and b; the first N + b workers of the cluster take part.
+      objective: what is trained.
+      element_spec: of the batches that the workers will read.
+      stall_timeout_s: how long to wait, with fewer than N workers alive, for one to come back.
+    """
+
+    def __init__(
+        self,
+        strategy: Any,
+        policy: BackupPolicy,
+        objective: Objective,
+        element_spec: Any,
+        stall_timeout_s: float,
+    ) -> None:
+        self.policy = policy
+        self._strategy = strategy
+        self._stall_timeout_s = stall_timeout_s
+        compute = objective.trace(element_spec)
+        results = compute.structured_outputs
+        self._snapshot = Snapshot([*objective.trainable, *objective.state])
+        contribution = Contribution(objective, results, policy.replicas)
+        self._accumulator = Accumulator(contribution.layout)
+        self._gate = gate.Gate(policy)
+        parts = (self._snapshot, contribution, self._accumulator, self._gate)
+        self._loop = worker.make_loop(compute, *parts)
+        self._update = chief.make_update(objective, *parts)
+        self._tasks: list[_tf.WorkerTask] = []
+        self._older_tasks: list[_tf.WorkerTask] = []
+        self._ticker: threading.Thread | None = None
+        self._stop_ticking = threading.Event()
+        self._step = 0
+        self._active = False
+        self._watch = _Watch()
+
+    @property
+    def active(self) -> bool:
+        """Whether a run is on: workers compute, or wait for the next step."""
+        return self._active
+
+    @property
+    def bytes_per_step(self) -> dict[str, int]:
+        """Bytes that one worker reads and, if it is accepted, sends per step."""
+        return {"read": self._snapshot.layout.nbytes, "sent": self._accumulator.layout.nbytes}
+
+    def contributions(self) -> Contributions:
+        """Returns what became of every contribution since this engine was made."""
+        return Contributions.from_ledger(self._gate.ledger())
+
+    def begin(self, iterators: Sequence[_tf.WorkerTask], step: int) -> None:
+        """Publishes theta(t) and sets the workers to work on step t = `step`."""
+        if self._active:
+            raise RuntimeError("A run is on already.")
+        with self._told_plainly():
+            self._snapshot.publish()
+            self._accumulator.clear()
+            run = self._gate.open_run(tf.constant(step, tf.int64))
+            self._step = step
+            self._watch = _Watch()
+            self._active = True
+            self._start_ticking()
+            self._older_tasks = [task for task in self._older_tasks if not task.done]
+            self._older_tasks += [task for task in self._tasks if not task.done]
+            data = _tf.worker_values(iterators)
+            self._tasks = [
+                _tf.WorkerTask(
+                    self._strategy, i, self._loop, (tf.constant(i, tf.int64), run, data)
+                )
+                for i in range(self.policy.workers)
+            ]
+
+    def step(self, last: bool) -> Any:
+        """Waits until step t has its N gradients, and makes the update.
+
+        Args:
+          last: whether this is the run's last update; the workers then go home.
+
+        Returns:
+          The objective's results; None if too few workers have data left for an update.
+
+        Raises:
+          ParameterServerLost, WorkersLost, WorkerFailed: nothing is updated then.
+        """
+        with self._told_plainly():
+            tickets = self._await_step()
+            if tickets is None:
+                return None
+            results = self._update(tf.constant(tickets, tf.int64), tf.constant(last))
+            self._step += 1
+            return results
+
+    def end(self) -> None:
+        """Ends the run, if one is on: sends the workers home, and does not wait for them."""
+        if not self._active:
+            return
+        self._active = False
+        self._stop_ticking.set()
+        if self._ticker is not None:
+            self._ticker.join()
+            self._ticker = None
+        with self._told_plainly():
+            self._gate.close_run()
+
+    def close(self) -> None:
+        """Ends training: waits until the workers are home, and closes the books."""
+        self.end()
+        tasks = [*self._older_tasks, *self._tasks]
+        deadline = time.monotonic() + HOME_TIMEOUT_S
+        while any(not (task.done or task.dead) for task in tasks):
+            if time.monotonic() > deadline:
+                away = sorted({task.worker for task in tasks if not task.done})
+                log.warning(
+                    "Worker(s) %s have not finished their last batch within %.0f s. Training goes "
+                    "on without waiting for them; their last contributions count as lost.",
+                    ", ".join(map(str, away)),
+                    HOME_TIMEOUT_S,
+                )
+                break
+            time.sleep(0.005)
+        with self._told_plainly():
+            self._gate.settle()
+        self._tasks, self._older_tasks = [], []
+
+    def abandon(self) -> None:
+        """Ends training after the cluster is lost: asks nothing of it."""
+        self._active = False
+        self._stop_ticking.set()
+        if self._ticker is not None:
+            self._ticker.join()
+            self._ticker = None
+        self._tasks, self._older_tasks = [], []
+
+    # ---- Waiting ------------------------------------------------------------------------------
+
+    def _await_step(self) -> Any:
+        """Returns the N tickets of step t; None if too few workers have data left."""
+        self._watch.restart()
+        while True:
+            event = self._gate.next_event().numpy()  # A tick comes at the latest.
+            if event[0] == self._step:
+                return event[1:]
+            if event[0] == gate.EXHAUSTED:
+                return None
+            if event[0] == gate.TICK and self._look_around():
+                return None
+
+    def _look_around(self) -> bool:
+        """Does what is to be done while a step takes long.
+
+        Returns:
+          Whether the run is over, since those that still have data are too few, or dead.
+        """
+        for task in self._tasks:
+            if task.error is not None:
+                raise self._failure(task)
+        ledger = self._gate.ledger()
+        dead = [task.dead for task in self._tasks]
+        overdue = self._watch.overdue(ledger)
+        revoked = [(is_dead or i in overdue) for i, is_dead in enumerate(dead)]
+        if any(revoked & (ledger.status == protocol.ADMITTED)):
+            self._gate.revoke(tf.constant(revoked))
+        waited = self._watch.seconds
+        alive = len(self._tasks) - sum(dead)
+        if alive >= self.policy.replicas:
+            self._watch.enough()
+        left = ledger.status == protocol.LEFT
+        usable = int(np.sum(~left & ~np.array(dead)))
+        if np.any(left) and usable < self.policy.replicas:
+            return True
+        if self._watch.time_to_report():
+            self._report(ledger, dead)
+            self._check_servers()
+        if self._watch.short_s > self._stall_timeout_s:
+            raise errors.WorkersLost(
+                f"Step {self._step} needs {self.policy.replicas} workers, but only {alive} of "
+                f"{self.policy.workers} have been alive for {self._watch.short_s:.0f} s. Missing: "
+                f"{self._names(dead)}. Start them again and run this command again; it goes on "
+                "from the last checkpoint if it saves them."
+            )
+        del waited
+        return False
+
+    def _report(self, ledger: protocol.Ledger, dead: Sequence[bool]) -> None:
+        """Says why step t takes so long."""
+        inside = int(np.sum(ledger.status == protocol.DELIVERED))
+        computing = np.flatnonzero((ledger.status == protocol.COMPUTING) & ~np.array(dead))
+        absent = np.flatnonzero((ledger.status == protocol.ABSENT) & ~np.array(dead))
+        parts = [f"{inside} of {self.policy.replicas} gradients are in"]
+        for verb, who in (("computing", computing), ("starting", absent)):
+            if len(who):
+                parts.append(f"worker(s) {', '.join(map(str, who))} {verb}")
+        if any(dead):
+            parts.append(f"dead: {self._names(dead)}")
+        log.warning("Step %d takes %.0f s: %s.", self._step, self._watch.seconds, "; ".join(parts))
+
+    def _names(self, dead: Sequence[bool]) -> str:
+        addresses = _tf.cluster_addresses(self._strategy, "worker")
+        return ", ".join(f"worker {i} ({addresses[i]})" for i, gone in enumerate(dead) if gone)
+
+    def _start_ticking(self) -> None:
+        self._stop_ticking = threading.Event()
+        stop = self._stop_ticking
+
+        def tick() -> None:
+            # An error here is the chief's too: it will meet it in a call of its own.
+            with contextlib.suppress(tf.errors.OpError):
+                while not stop.wait(TICK_S):
+                    self._gate.tick()
+
+        self._ticker = threading.Thread(target=tick, name="tf_backup-ticker", daemon=True)
+        self._ticker.start()
+
+    # ---- Failures -----------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _told_plainly(self) -> Iterator[None]:
+        """Turns TensorFlow's account of a lost server into a sentence."""
+        try:
+            yield
+        except _GONE as error:
+            self._check_servers(error)
+            raise
+
+    def _check_servers(self, cause: BaseException | None = None) -> None:
+        """Raises if a parameter server is gone."""
+        for index, address in enumerate(_tf.cluster_addresses(self._strategy, "ps")):
+            if not _answers(address):
+                raise errors.ParameterServerLost(
+                    f"Parameter server {index} ({address}) is gone, and its part of the "
+                    "parameters with it. Start it again, then run this command again; it goes on "
+                    "from the last checkpoint if it saves them."
+                ) from cause
+
+    def _failure(self, task: _tf.WorkerTask) -> errors.TfBackupError:
+        """Returns the error of a worker's function, told as what it is."""
+        if isinstance(task.error, _GONE):
+            self._check_servers(task.error)
+        message = getattr(task.error, "message", None) or str(task.error)
+        failure = errors.WorkerFailed(f"Worker {task.worker} raised: {message}")
+        failure.__cause__ = task.error
+        return failure
+
+
+class _Watch:
+    """How long step t has taken, and which admissions are overdue."""
+
+    def __init__(self) -> None:
+        self._tickets: dict[int, tuple[int, float]] = {}
+        self.restart()
+
+    def restart(self) -> None:
+        """A new step begins."""
+        self._since = time.monotonic()
+        self._short_since = self._since
+        self._next_report_s = FIRST_REPORT_S
+
+    @property
+    def seconds(self) -> float:
+        """How long the step has taken, in seconds."""
+        return time.monotonic() - self._since
+
+    @property
+    def short_s(self) -> float:
+        """How long fewer than N workers have been alive, in seconds."""
+        return time.monotonic() - self._short_since
+
+    def enough(self) -> None:
+        """At least N workers are alive."""
+        self._short_since = time.monotonic()
+
+    def time_to_report(self) -> bool:
+        """Returns True at 10 s, 20 s, 40 s and so on."""
+        if self.seconds < self._next_report_s:
+            return False
+        self._next_report_s *= 2
+        return True
+
+    def overdue(self, ledger: protocol.Ledger) -> set[int]:
+        """Returns the workers that were admitted long ago and have not delivered."""
+        now = time.monotonic()
+        found = set()
+        for index in np.flatnonzero(ledger.status == protocol.ADMITTED):
+            ticket = int(ledger.ticket[index])
+            known, since = self._tickets.get(int(index), (ticket, now))
+            self._tickets[int(index)] = (ticket, since if known == ticket else now)
+            if now - self._tickets[int(index)][1] > DELIVERY_TIMEOUT_S:
+                found.add(int(index))
+        return found
+
+
+def _answers(address: str) -> bool:
+    """Returns whether somebody accepts connections at `host:port`."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), PROBE_TIMEOUT_S):
+            return True
+    except OSError:
+        return False

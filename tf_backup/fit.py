@@ -1,0 +1,311 @@
+"""What Keras' own `fit` and `evaluate` do with a model under a parameter-server strategy."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from tf_backup import _keras, _tf, errors, evaluation, optimizer
+from tf_backup.data import WorkerData
+from tf_backup.engine import Engine
+from tf_backup.keras_objective import KerasVariables, keras_objective, keras_sums
+from tf_backup.optimizer import SyncReplicasWithBackup
+from tf_backup.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+
+Model = Any
+
+
+class Feed:
+    """Stands for Keras' epoch iterator: the data of one `fit`, `evaluate` or `predict`.
+
+    An epoch of `fit` has `steps_per_epoch` updates; left out, a data set of known length is
+    passed once, in ceil(batches / N) updates, and a function's data sets until fewer than N
+    workers have data.
+
+    Args:
+      strategy: whose workers read.
+      steps_per_execution: Keras steps per call of the train function.
+      steps_per_epoch: updates in fit, batches in evaluate and predict.
+      x, y, sample_weight, batch_size, shuffle, class_weight: as `fit` has them. Only fit
+        passes `class_weight`, which tells it from the others.
+
+    Raises:
+      ValueError: if `steps_per_epoch` is no positive int.
+    """
+
+    def __init__(
+        self,
+        strategy: Any,
+        *,
+        steps_per_execution: int = 1,
+        steps_per_epoch: int | None = None,
+        **data: Any,
+    ) -> None:
+        if steps_per_epoch is not None and (
+            not isinstance(steps_per_epoch, int) or steps_per_epoch < 1
+        ):
+            raise ValueError(
+                f"steps_per_epoch is {steps_per_epoch!r}; it must be an int of at least 1 "
+                "(updates, each of N gradients), or left out for one pass over the data."
+            )
+        self.training = "class_weight" in data
+        self.strategy = strategy
+        self.steps = steps_per_epoch
+        self.last = False  # Whether the step at hand is the epoch's last.
+        self.done = False  # Whether evaluation has read all there is.
+        self._per_call = steps_per_execution
+        self._data: WorkerData | None = None
+        self._iterators: Any = None
+        self._local: Any = None
+        if _is_dataset_fn(data.get("x")):
+            self._source = _keras.Source(data["x"], None)
+        else:
+            self._source = _keras.source(steps_per_epoch=steps_per_epoch, **data)
+
+    @property
+    def data(self) -> WorkerData:
+        """The workers' pipelines; known once `bind` was called."""
+        assert self._data is not None
+        return self._data
+
+    @property
+    def num_batches(self) -> int | None:
+        """Steps of the progress bar; None if that is not known."""
+        if not self.training and self._data is not None:
+            return 1  # All shards at once.
+        return self.steps if self.steps is not None else self._source.batches
+
+    def bind(self, workers: int, replicas: int) -> None:
+        """Says how many workers read, and how many gradients make an update."""
+        if self._data is not None:
+            return
+        source, batches = self._source
+        if self.training:
+            self._data = WorkerData(source, workers, batches)
+            if self.steps is None and self._data.endless:
+                self.steps = -(-(self._data.batches or 1) // replicas)
+            return
+        if self.steps is not None and isinstance(source, tf.data.Dataset):
+            source = source.take(self.steps)
+        self._data = WorkerData(source, workers, None, repeat=False)
+
+    def iterators(self) -> Any:
+        """Returns the workers' iterators for an epoch."""
+        if self._iterators is None:
+            self._iterators = self.data.iterators(self.strategy)
+        return self._iterators
+
+    def reset(self) -> None:
+        """Called by Keras between symbolic build and first epoch."""
+        self.done = False
+        self._local = None
+
+    def __iter__(self) -> Iterator[tuple[int, int, Any]]:
+        begin = 0
+        self.done = False
+        if self.training and self.steps is None:
+            self._iterators = None  # Each epoch reads the data once, from its beginning.
+        while not self.done and (not self.training or self.steps is None or begin < self.steps):
+            end = begin + self._per_call
+            self.last = self.training and self.steps is not None and end >= self.steps
+            yield begin, end - 1, self
+            begin = end
+
+    def __next__(self) -> Any:
+        """Returns a batch, on this process, for `predict`."""
+        if self._local is None:
+            if not isinstance(self._source.dataset, tf.data.Dataset):
+                raise TypeError("predict wants arrays or a tf.data.Dataset, not a function.")
+            dataset = self._source.dataset
+            self._local = iter(dataset if self.steps is None else dataset.take(self.steps))
+        return next(self._local)
+
+    @contextlib.contextmanager
+    def catch_stop_iteration(self) -> Iterator[None]:
+        """Ends an epoch whose data has ended."""
+        try:
+            yield
+        except StopIteration:
+            self._iterators = None
+            if self.training and self.steps is not None:
+                warnings.warn(
+                    "Your input ran out of data before steps_per_epoch updates; interrupting the "
+                    "epoch. Let your function's data sets .repeat(), or leave steps_per_epoch out.",
+                    stacklevel=2,
+                )
+
+
+class TrainFunction:
+    """Makes one update per call; keeps the engine from one `fit` to the next.
+
+    Args:
+      model: compiled with a wrapped optimizer.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._wrapped = optimizer.find(model.optimizer)
+        self._spec: Any = None
+        self.engine: Engine | None = None
+
+    def __call__(self, feed: Feed) -> Any:
+        """Makes one update (or `steps_per_execution`).
+
+        Returns:
+          The model's metrics.
+
+        Raises:
+          StopIteration: if too few workers have data left.
+        """
+        engine = self._engine_for(feed)
+        logs = None
+        if not engine.active:
+            assert self._wrapped is not None
+            engine.begin(feed.iterators(), step=int(self._wrapped.iterations))
+        for turn in range(self._model.steps_per_execution):
+            last = feed.last and turn + 1 == self._model.steps_per_execution
+            results = engine.step(last)
+            if results is None:
+                engine.end()
+                if logs is None:
+                    raise StopIteration
+                break
+            logs = results
+        if feed.last:
+            engine.end()
+        return logs
+
+    def _engine_for(self, feed: Feed) -> Engine:
+        """Returns the engine for batches of the feed's spec."""
+        spec = feed.data.element_spec
+        if self.engine is None or spec != self._spec:
+            assert self._wrapped is not None
+            self._spec = spec
+            engine = Engine(
+                feed.strategy,
+                self._wrapped.policy,
+                keras_objective(self._model),
+                spec,
+                self._wrapped.stall_timeout_s,
+            )
+            self._wrapped.report_to(engine.contributions)
+            self.engine = engine
+        return self.engine
+
+
+class TestFunction:
+    """Evaluates a model on all workers, in one call.
+
+    Args:
+      model: compiled.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._variables = KerasVariables(model)
+        self._snapshot: Snapshot | None = None
+
+    def __call__(self, feed: Feed) -> Any:
+        """Evaluates all of the feed's data; returns the model's metrics."""
+        train = self._model.train_function
+        if isinstance(train, TrainFunction) and train.engine is not None:
+            train.engine.end()  # Else the workers would be waiting for the next step for ever.
+        if self._snapshot is None:
+            self._snapshot = Snapshot(self._variables.read())
+        sums = evaluation.evaluate(
+            feed.strategy,
+            self._snapshot,
+            feed.data,
+            lambda values, batch: keras_sums(self._model, self._variables, values, batch),
+            [tf.zeros(v.shape, v.dtype) for v in self._variables.sums],
+        )
+        for variable, more in zip(self._variables.sums, sums, strict=True):
+            variable.assign(variable + more)
+        feed.done = True
+        return self._model.get_metrics_result()
+
+
+class _Hooks:
+    """What Keras calls; see `_keras.Hooks`."""
+
+    def check_fit(self, model: Model) -> None:
+        wrapped = optimizer.find(getattr(model, "optimizer", None))
+        strategy = _keras.strategy_of(model)
+        if strategy is None:
+            if wrapped is not None:
+                raise ValueError(
+                    "The model's optimizer is wrapped by tf_backup, but the model was not created "
+                    "under a parameter-server strategy. Create (or load) it inside `with "
+                    "strategy.scope():`, or compile it with optimizer.inner_optimizer."
+                )
+            return
+        if not model.compiled:
+            return  # Keras says so.
+        if wrapped is None:
+            raise ValueError(
+                "The model was created under a parameter-server strategy, which trains only with "
+                "a wrapped optimizer: compile it with tf_backup.wrap(optimizer, replicas=N, "
+                "backups=b)."
+            )
+        optimizer.check_strategy(strategy, wrapped.policy)
+        if model.run_eagerly:
+            raise ValueError(
+                "run_eagerly=True cannot work: the workers run graphs. Compile the model without "
+                "it, and debug on one device."
+            )
+        if _keras.has_own_step(model, "train_step"):
+            raise ValueError(
+                f"{type(model).__name__} overrides train_step, which the workers cannot run yet. "
+                "Override compute_loss instead, or train it on one device."
+            )
+
+    def end_fit(self, model: Model, failed: bool) -> None:
+        train = model.train_function
+        if not isinstance(train, TrainFunction) or train.engine is None:
+            return
+        try:
+            train.engine.close()
+        except (errors.TfBackupError, tf.errors.OpError):
+            train.engine.abandon()
+            if not failed:
+                raise
+            log.warning("The cluster is lost; the last counts of contributions are missing.")
+
+    def feed(self, strategy: Any, **data: Any) -> Any:
+        return Feed(strategy, **data)
+
+    def build(self, model: Model, feed: Feed) -> None:
+        wrapped = optimizer.find(model.optimizer)
+        if feed.training and wrapped is not None:
+            feed.bind(wrapped.policy.workers, wrapped.replicas)
+        else:
+            feed.bind(_tf.worker_count(feed.strategy), 1)
+        _keras.build(model, feed.data.element_spec)
+
+    def train_function(self, model: Model) -> Any:
+        return TrainFunction(model)
+
+    def test_function(self, model: Model) -> Any:
+        return TestFunction(model)
+
+
+def install() -> None:
+    """Lets Keras train and evaluate models under a parameter-server strategy."""
+    _keras.install(_Hooks())
+
+
+def wrap(*args: Any, **kwargs: Any) -> SyncReplicasWithBackup:
+    install()
+    return optimizer.wrap(*args, **kwargs)
+
+
+def _is_dataset_fn(x: Any) -> bool:
+    """Returns whether `x` is a function to a data set, and nothing that Keras knows."""
+    return callable(x) and not isinstance(x, tf.data.Dataset) and not hasattr(x, "__getitem__")

@@ -1,0 +1,253 @@
+"""Decides, once and for all parameter servers, which contributions make up step t.
+
+The gate is a ledger (`protocol.Ledger`) on the first parameter server, and calls that workers
+and chief make on it one at a time. It decides nothing itself: each call reads the ledger, asks
+`protocol`, and writes the ledger back in one assignment, so that a call that is cut off (its
+worker died) has happened whole or not at all.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_backup import _tf, protocol
+from tf_backup.policy import BackupPolicy
+from tf_backup.protocol import Ledger
+from tf_backup.tokens import DEVICE, TokenQueues
+
+Tensor = Any
+
+_TENSORS = protocol.Arrays(where=tf.where, sum=tf.reduce_sum)
+
+# Events that the chief waits for; a step t >= 0 means that step t is complete.
+TICK, EXHAUSTED = -1, -2
+
+
+class Gate:
+    """The ledger on the first parameter server, and the queue of events for the chief.
+
+    All int64. Methods that take `worker` are for workers, in a graph; `complete_step` is
+    for the chief's update, in a graph; the rest is called eagerly by the coordinator.
+
+    Args:
+      policy: N and b.
+    """
+
+    def __init__(self, policy: BackupPolicy) -> None:
+        self.policy = policy
+        self.tokens = TokenQueues(policy.workers)
+        name = f"tf_backup/gate/{uuid.uuid4().hex}"
+        with tf.device(DEVICE):
+            self._ledger = tf.Variable(
+                _pack(protocol.new_ledger(policy.workers)), trainable=False, dtype=tf.int64
+            )
+            # CriticalSection loses assignments unless its body is one tf.function.
+            self._lock = tf.CriticalSection(shared_name=name)
+            self._events = tf.queue.FIFOQueue(
+                1024, [tf.int64], [[1 + policy.replicas]], shared_name=f"{name}/events"
+            )
+
+    # ---- For workers --------------------------------------------------------------------------
+
+    def enter(self, worker: Tensor, run: Tensor) -> Tensor:
+        """A worker's loop starts; returns what to do next ([])."""
+
+        def body() -> Tensor:
+            # Tokens are only ever handed out inside the lock: none can slip in after this.
+            with tf.control_dependencies([self.tokens.drain(worker)]):
+                ledger, then = protocol.enter(
+                    self._read(), self._me(worker), run, self.policy.replicas, _TENSORS
+                )
+            with tf.control_dependencies([self._write(ledger)]):
+                return tf.identity(then)
+
+        return self._locked(body)
+
+    def offer(self, worker: Tensor, run: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """A worker asks whether its gradient is wanted; returns its ticket and what is next.
+
+        The ticket is `protocol.NO_TICKET` if it is not. The answer travels as one tensor.
+        """
+
+        def body() -> Tensor:
+            ledger, _, ticket, then = protocol.offer(
+                self._read(), self._me(worker), run, step, self.policy.replicas, _TENSORS
+            )
+            with tf.control_dependencies([self._write(ledger)]):
+                return tf.stack([ticket, then])
+
+        answer = self._locked(body)
+        return answer[0], answer[1]
+
+    def deliver(self, worker: Tensor, run: Tensor, ticket: Tensor) -> Tensor:
+        """A worker's gradient has arrived everywhere; returns what to do next ([])."""
+
+        def body() -> Tensor:
+            ledger, then, complete = protocol.deliver(
+                self._read(), self._me(worker), run, ticket, self.policy.replicas, _TENSORS
+            )
+            # Were this call cut off between the two, the next tick would tell the chief.
+            with tf.control_dependencies([self._write(ledger)]):
+                with tf.control_dependencies(self._announce(ledger, complete)):
+                    return tf.identity(then)
+
+        return self._locked(body)
+
+    def leave(self, worker: Tensor, run: Tensor) -> Tensor:
+        """A worker has no more data; returns STOP ([])."""
+
+        def body() -> Tensor:
+            ledger, exhausted = protocol.leave(
+                self._read(), self._me(worker), run, self.policy.replicas, _TENSORS
+            )
+            event = tf.one_hot([0], 1 + self.policy.replicas, np.int64(EXHAUSTED), np.int64(-1))
+            with tf.control_dependencies([self._put_event(event, exhausted), self._write(ledger)]):
+                return tf.constant(protocol.STOP, tf.int64)
+
+        return self._locked(body)
+
+    # ---- For the chief's update ---------------------------------------------------------------
+
+    def complete_step(self, last: Tensor) -> Any:
+        """Step t is updated and published: releases the workers into step t + 1.
+
+        Args:
+          last: [] bool, whether to end the run instead and send the workers home.
+        """
+
+        def rule(ledger: Ledger) -> tuple[Ledger, Tensor]:
+            go_on = protocol.advance(ledger, _TENSORS)
+            go_home = protocol.close_run(ledger, True, _TENSORS)
+            pick = tf.nest.map_structure(lambda a, b: tf.where(last, a, b), go_home, go_on)
+            return pick[0], pick[1]
+
+        return self._release(rule)
+
+    # ---- For the coordinator ------------------------------------------------------------------
+
+    @tf.function
+    def open_run(self, step: Tensor) -> Tensor:
+        """Begins a run at step t = `step`; returns its number."""
+
+        def body() -> Tensor:
+            ledger = protocol.open_run(self._read(), step, _TENSORS)
+            with tf.control_dependencies([self._drop_events(), self._write(ledger)]):
+                return tf.identity(ledger.run)
+
+        return self._locked(body)
+
+    @tf.function
+    def close_run(self) -> Tensor:
+        """Ends the run in the middle of a step, if it has not ended."""
+        return self._release(lambda ledger: protocol.close_run(ledger, False, _TENSORS))
+
+    @tf.function
+    def revoke(self, who: Tensor) -> Tensor:
+        """Takes the admission from dead workers ([workers] bool)."""
+        return self._release(
+            lambda ledger: protocol.revoke(ledger, who, self.policy.replicas, _TENSORS)
+        )
+
+    @tf.function
+    def settle(self) -> Tensor:
+        """Counts as lost what will not come home."""
+        return self._release(
+            lambda ledger: (
+                protocol.settle(ledger, _TENSORS),
+                tf.fill([self.policy.workers], np.int64(protocol.WAIT)),
+            )
+        )
+
+    @tf.function
+    def next_event(self) -> Tensor:
+        """Waits for an event; returns it ([1 + N]): a step and its N tickets, or a sign."""
+        with tf.device(DEVICE):
+            return self._events.dequeue()
+
+    @tf.function
+    def tick(self) -> Tensor:
+        """Wakes the chief. If its step is complete, tells it once more: see `deliver`."""
+
+        def body() -> Tensor:
+            ledger = self._read()
+            delivered = tf.reduce_sum(tf.cast(ledger.status == protocol.DELIVERED, tf.int64))
+            complete = tf.logical_and(delivered == self.policy.replicas, ledger.open == 1)
+            exhausted = protocol.exhausted(ledger, self.policy.replicas, _TENSORS)
+            code = tf.where(exhausted, np.int64(EXHAUSTED), np.int64(TICK))
+            sign = tf.concat([[code], tf.fill([self.policy.replicas], np.int64(-1))], 0)[None]
+            announced = self._announce(ledger, complete)
+            # A full queue would block inside the lock; one tick in it is as good as many.
+            ticked = self._put_event(sign, ~complete & (self._events.size() < 512))
+            with tf.control_dependencies([*announced, ticked]):
+                return tf.identity(code)
+
+        return self._locked(body)
+
+    def ledger(self) -> Ledger:
+        """Returns the ledger as it is now, in NumPy."""
+        return _unpack(self._ledger.numpy())
+
+    # ---- Plumbing -----------------------------------------------------------------------------
+
+    def _locked(self, body: Callable[[], Tensor]) -> Tensor:
+        """Runs `body` on the parameter server, when nobody else runs one."""
+        with tf.device(DEVICE):
+            return self._lock.execute(lambda: tf.function(body)())
+
+    def _release(self, rule: Callable[[Ledger], tuple[Ledger, Tensor]]) -> Tensor:
+        """Applies a rule that hands out tokens."""
+
+        def body() -> Tensor:
+            ledger, tokens = rule(self._read())
+            with tf.control_dependencies([self._write(ledger)]):
+                with tf.control_dependencies(self.tokens.put(tokens)):
+                    return tf.identity(ledger.step)
+
+        return self._locked(body)
+
+    def _announce(self, ledger: Ledger, complete: Tensor) -> list[Any]:
+        """Tells the chief that step t is complete, and under which tickets, if it is."""
+        tickets = tf.boolean_mask(ledger.ticket, ledger.status == protocol.DELIVERED)
+        # Of another length than N it is not complete, and not sent.
+        tickets = tf.pad(tickets, [[0, self.policy.replicas]])[: self.policy.replicas]
+        event = tf.concat([ledger.step[None], tickets], axis=0)
+        return [self._put_event(event[None], complete)]
+
+    def _put_event(self, event: Tensor, when: Tensor) -> Any:
+        """Puts `event` ([1, 1 + N]) into the chief's queue if `when` ([] bool)."""
+        return self._events.enqueue_many(tf.boolean_mask(event, tf.reshape(when, [1])))
+
+    def _drop_events(self) -> Any:
+        """Empties the chief's queue of what an earlier run has left."""
+        return self._events.dequeue_many(self._events.size())
+
+    def _read(self) -> Ledger:
+        return _unpack(self._ledger.read_value())
+
+    def _write(self, ledger: Ledger) -> Any:
+        return self._ledger.assign(_pack(ledger, tf.stack), read_value=False)
+
+    def _me(self, worker: Tensor) -> Tensor:
+        """Returns the mask of one worker ([workers] bool)."""
+        return tf.equal(tf.range(self.policy.workers, dtype=tf.int64), worker)
+
+
+def _pack(ledger: Ledger, stack: Any = np.stack) -> Any:
+    """Returns a ledger as one array ([vectors + scalars, workers]; scalars are repeated)."""
+    vectors = [getattr(ledger, name) for name in protocol.VECTORS]
+    scalars = [getattr(ledger, name) + ledger.status * 0 for name in protocol.SCALARS]
+    return stack(scalars + vectors)
+
+
+def _unpack(array: Any) -> Ledger:
+    """Returns the ledger that `_pack` has packed."""
+    scalars = {name: array[row, 0] for row, name in enumerate(protocol.SCALARS)}
+    vectors = {
+        name: array[row] for row, name in enumerate(protocol.VECTORS, start=len(protocol.SCALARS))
+    }
+    return Ledger(**scalars, **vectors)

@@ -1,0 +1,189 @@
+"""A cluster of real processes on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from types import TracebackType
+from typing import Any
+
+from tf_backup import cluster, errors
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 120.0
+END_TIMEOUT_S = 5.0
+
+
+class LocalCluster:
+    """Workers and parameter servers on free loopback ports, which end with this context.
+
+    They also end with this process, however that ends. TensorFlow's servers listen on all
+    interfaces and execute whatever they are sent: use this behind a firewall.
+
+    Example:
+
+        with tf_backup.LocalCluster(workers=4, ps=1) as local:
+            strategy = local.strategy()
+
+    Args:
+      workers: number of worker processes, at least 1.
+      ps: number of parameter-server processes, at least 1.
+      threads: threads that one operation of a task may use. Processes that share a few cores
+        are fastest with 1.
+
+    Raises:
+      ValueError: if a number is too small.
+      ClusterError: on entering, if a process does not come up.
+    """
+
+    def __init__(self, workers: int, ps: int = 1, *, threads: int = 1) -> None:
+        for name, value in (("workers", workers), ("ps", ps), ("threads", threads)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be an int of at least 1.")
+        self.workers = workers
+        self.ps = ps
+        self._threads = threads
+        self._logs = tempfile.TemporaryDirectory(prefix="tf_backup_")
+        self._processes: dict[tuple[str, int], subprocess.Popen[bytes]] = {}
+        self._config: cluster.ClusterConfig | None = None
+        self._strategy: Any = None
+
+    def __enter__(self) -> LocalCluster:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def config(self) -> cluster.ClusterConfig:
+        """The addresses of the tasks, as the chief sees them."""
+        if self._config is None:
+            raise errors.ClusterError("The cluster has not been started: use it as a context.")
+        return self._config
+
+    def start(self) -> None:
+        """Starts all processes and waits until each accepts connections."""
+        ports = _free_ports(self.workers + self.ps + 1)
+        hosts = [f"localhost:{port}" for port in ports]
+        self._config = cluster.ClusterConfig(
+            {
+                "chief": hosts[:1],
+                "worker": hosts[1 : self.workers + 1],
+                "ps": hosts[self.workers + 1 :],
+            },
+            "chief",
+            0,
+        )
+        log.info("Starting %d worker and %d ps processes.", self.workers, self.ps)
+        try:
+            for job, count in (("ps", self.ps), ("worker", self.workers)):
+                for index in range(count):
+                    self.start_task(job, index)
+            for (job, index), process in self._processes.items():
+                self._await(job, index, process)
+        except BaseException:
+            self.stop()
+            raise
+
+    def start_task(self, job: str, index: int) -> None:
+        """Starts one task's process, for the first time or again after it ended."""
+        environment = dict(os.environ)
+        environment["TF_CONFIG"] = self.config.as_tf_config(job, index)
+        environment["GRPC_FAIL_FAST"] = "use_caller"
+        environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        path = environment.get("PYTHONPATH")
+        environment["PYTHONPATH"] = f"{package}{os.pathsep}{path}" if path else package
+        # Room for the runs of a step, a gate call and a transfer of every other task at once.
+        inter_op = max(4, self.workers + 2)
+        command = [sys.executable, "-m", "tf_backup.server", str(self._threads), str(inter_op)]
+        # TensorFlow's servers talk at length about what is no news to the chief's user.
+        with open(os.path.join(self._logs.name, f"{job}{index}.log"), "ab") as errors_file:
+            self._processes[job, index] = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=errors_file,
+                stderr=errors_file,
+                env=environment,
+                start_new_session=True,  # Ctrl-C is the chief's to handle.
+            )
+
+    def kill_task(self, job: str, index: int) -> None:
+        """Kills one task's process (SIGKILL), as a failing machine would."""
+        process = self._processes[job, index]
+        process.kill()
+        process.wait()
+
+    def pid(self, job: str, index: int) -> int:
+        """Returns the process id of one task."""
+        return self._processes[job, index].pid
+
+    def strategy(self) -> Any:
+        """Returns the `tf.distribute.ParameterServerStrategy` of this cluster; always the same."""
+        if self._strategy is None:
+            self._strategy = connect(self.config)
+        return self._strategy
+
+    def stop(self) -> None:
+        """Ends all processes: SIGTERM, and SIGKILL for those who do not listen."""
+        for process in self._processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + END_TIMEOUT_S
+        for process in self._processes.values():
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+        self._processes.clear()
+
+    def _await(self, job: str, index: int, process: subprocess.Popen[bytes]) -> None:
+        """Waits until a task accepts connections."""
+        host, _, port = self.config.addresses[job][index].rpartition(":")
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                with open(os.path.join(self._logs.name, f"{job}{index}.log")) as log_file:
+                    wrote = log_file.read()[-2000:]
+                raise errors.ClusterError(
+                    f"The process of {job} {index} ended with status {process.returncode} before "
+                    f"it served. The end of what it wrote:\n{wrote}"
+                )
+            with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1.0):
+                return
+            time.sleep(0.05)
+        raise errors.ClusterError(f"{job} {index} did not serve within {START_TIMEOUT_S:.0f} s.")
+
+
+def connect(config: cluster.ClusterConfig) -> Any:
+    """Returns the strategy of a running cluster, in its chief's process."""
+    os.environ.setdefault("GRPC_FAIL_FAST", "use_caller")
+    import tensorflow as tf
+
+    return tf.distribute.ParameterServerStrategy(config.resolver())
+
+
+def _free_ports(count: int) -> list[int]:
+    """Returns ports that nobody listens on; all are held until the last is found."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]

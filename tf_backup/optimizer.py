@@ -1,0 +1,245 @@
+"""A Keras optimizer whose every update is the mean of the first N of N + b gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_backup import _tf
+from tf_backup.policy import BackupPolicy
+from tf_backup.records import Contributions
+
+Tensor = Any
+
+# Set on every optimizer by Keras' base class, but the inner optimizer's to say.
+_INNER = (
+    "weight_decay",
+    "clipnorm",
+    "global_clipnorm",
+    "clipvalue",
+    "use_ema",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+)
+
+DEFAULT_STALL_TIMEOUT_S = 600.0
+
+
+@keras.saving.register_keras_serializable(package="tf_backup")
+class SyncReplicasWithBackup(keras.optimizers.Optimizer):  # type: ignore[misc]
+    """Synchronous SGD with backup workers around any Keras optimizer. Made by `wrap`.
+
+    It is the inner optimizer in everything but how gradients reach it: learning rate,
+    iterations, variables, clipping, weight decay, EMA and schedules are the inner one's, and
+    its clipping sees the mean of the N gradients.
+
+    Args:
+      inner_optimizer: the optimizer that makes the updates.
+      replicas: N, gradients averaged in one update.
+      backups: b, workers beyond N.
+      stall_timeout_s: how long `fit` waits, with fewer than N workers alive, for one to come
+        back before it raises `WorkersLost`.
+      name: name of the optimizer.
+
+    Raises:
+      TypeError: if `inner_optimizer` is no Keras optimizer, or is wrapped already.
+      ValueError: if N or b is out of range.
+    """
+
+    def __init__(
+        self,
+        inner_optimizer: keras.optimizers.Optimizer,
+        replicas: int,
+        backups: int = 0,
+        stall_timeout_s: float = DEFAULT_STALL_TIMEOUT_S,
+        name: str | None = None,
+    ) -> None:
+        if _wrapped(inner_optimizer):
+            raise TypeError("The optimizer is wrapped already; wrap the optimizer inside it.")
+        if not isinstance(inner_optimizer, keras.optimizers.Optimizer):
+            raise TypeError(
+                f"optimizer is {inner_optimizer!r}; it must be a Keras 3 optimizer, for instance "
+                "keras.optimizers.SGD(0.1)."
+            )
+        policy = BackupPolicy(replicas, backups)
+        if not stall_timeout_s > 0:
+            raise ValueError(f"stall_timeout_s is {stall_timeout_s!r}; it must be above 0.")
+        super().__init__(learning_rate=0.0, name=name)
+        for attribute in _INNER:
+            delattr(self, attribute)  # Then __getattr__ asks the inner optimizer.
+        self.inner_optimizer = inner_optimizer
+        self.policy = policy
+        self.stall_timeout_s = stall_timeout_s
+        self._accounts: Callable[[], Contributions] | None = None
+
+    @property
+    def replicas(self) -> int:
+        """N, the gradients averaged in one update."""
+        return self.policy.replicas
+
+    @property
+    def backups(self) -> int:
+        """b, the workers beyond N."""
+        return self.policy.backups
+
+    @property
+    def contributions(self) -> Contributions:
+        """What became of every gradient since this optimizer was wrapped in this process."""
+        if self._accounts is None:
+            return Contributions.none(self.policy.workers)
+        return self._accounts()
+
+    def report_to(self, accounts: Callable[[], Contributions]) -> None:
+        """Adds a new source of accounts to those that `contributions` knows."""
+        before = self.contributions
+        self._accounts = lambda: before + accounts()
+
+    # ---- All else is the inner optimizer's ----------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "inner_optimizer":
+            raise AttributeError(name)
+        return getattr(self.inner_optimizer, name)
+
+    @property
+    def variables(self) -> list[Any]:
+        """The inner optimizer's variables."""
+        return list(self.inner_optimizer.variables)
+
+    @property
+    def iterations(self) -> Any:
+        """The number of updates made."""
+        return self.inner_optimizer.iterations
+
+    @property
+    def learning_rate(self) -> Any:
+        """The inner optimizer's learning rate."""
+        return self.inner_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: Any) -> None:
+        self.inner_optimizer.learning_rate = value
+
+    def build(self, variables: Sequence[Any]) -> None:
+        """Creates the inner optimizer's variables."""
+        if not self.inner_optimizer.built:
+            self.inner_optimizer.build(variables)
+        self.built = True
+
+    def apply(self, grads: Sequence[Tensor], trainable_variables: Any = None) -> None:
+        """Updates variables; called by the chief, with the mean of the N gradients."""
+        self.inner_optimizer.apply(grads, trainable_variables)
+
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        """Scales the loss as the inner optimizer does."""
+        return self.inner_optimizer.scale_loss(loss)
+
+    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
+        """Ends training as the inner optimizer does: with EMA, by writing the averages."""
+        self.inner_optimizer.finalize_variable_values(var_list)
+
+    def exclude_from_weight_decay(self, *args: Any, **kwargs: Any) -> None:
+        """Excludes variables from the inner optimizer's weight decay."""
+        self.inner_optimizer.exclude_from_weight_decay(*args, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what `from_config` needs to make this optimizer again."""
+        return {
+            "name": self.name,
+            "inner_optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
+            "replicas": self.replicas,
+            "backups": self.backups,
+            "stall_timeout_s": self.stall_timeout_s,
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> SyncReplicasWithBackup:
+        """Makes the optimizer again; it trains only under a parameter-server strategy."""
+        config = dict(config)
+        config["inner_optimizer"] = keras.saving.deserialize_keras_object(
+            config["inner_optimizer"], custom_objects=custom_objects
+        )
+        return cls(**config)
+
+
+def wrap(
+    optimizer: keras.optimizers.Optimizer,
+    replicas: int,
+    backups: int = 0,
+    *,
+    stall_timeout_s: float = DEFAULT_STALL_TIMEOUT_S,
+) -> SyncReplicasWithBackup:
+    """Makes an optimizer update with the mean of the first N of N + b workers' gradients.
+
+    Call it in the scope of the strategy. Each update averages N gradients, so a learning rate
+    tuned for one worker is usually multiplied by N.
+
+    Example:
+
+        strategy = tf_backup.parameter_server_strategy(workers=4, ps=1)
+        with strategy.scope():
+            model = keras.Sequential([...])
+            optimizer = tf_backup.wrap(keras.optimizers.SGD(0.3), replicas=3, backups=1)
+            model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+        model.fit(dataset, epochs=5)
+        print(optimizer.contributions)
+
+    Args:
+      optimizer: any Keras optimizer, with any option.
+      replicas: N, gradients averaged in one update; at least 1.
+      backups: b, workers beyond N that nobody waits for.
+      stall_timeout_s: how long `fit` waits, with fewer than N workers alive, for one to come
+        back before it raises `WorkersLost`.
+
+    Returns:
+      An optimizer for `model.compile`.
+
+    Raises:
+      TypeError: if `optimizer` is no Keras optimizer, or is wrapped already.
+      ValueError: outside a parameter-server strategy's scope, if the strategy has a
+        `variable_partitioner`, or if its cluster has fewer than N + b workers.
+
+    Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 3 and 4.
+    """
+    wrapped = SyncReplicasWithBackup(optimizer, replicas, backups, stall_timeout_s)
+    check_strategy(tf.distribute.get_strategy(), wrapped.policy)
+    return wrapped
+
+
+def check_strategy(strategy: Any, policy: BackupPolicy) -> None:
+    """Refuses a strategy under which synchronous SGD with backup workers cannot run.
+
+    Raises:
+      ValueError: saying why, and what to do.
+    """
+    if not _tf.is_parameter_server_strategy(strategy):
+        given = "no strategy" if not tf.distribute.has_strategy() else type(strategy).__name__
+        raise ValueError(
+            f"tf_backup needs a parameter-server strategy, but found {given}. Call it inside "
+            "`with strategy.scope():`, where strategy = tf_backup.parameter_server_strategy()."
+        )
+    if _tf.has_variable_partitioner(strategy):
+        raise ValueError(
+            "The strategy has a variable_partitioner, but Keras 3 cannot use the pieces of a "
+            "variable. Make the strategy without it: tf_backup spreads whole variables over the "
+            "parameter servers."
+        )
+    policy.check_cluster(_tf.worker_count(strategy))
+
+
+def find(optimizer: Any) -> SyncReplicasWithBackup | None:
+    """Returns the wrapped optimizer in `optimizer`: itself, or inside a LossScaleOptimizer."""
+    while optimizer is not None and not isinstance(optimizer, SyncReplicasWithBackup):
+        optimizer = vars(optimizer).get("inner_optimizer")
+    return optimizer
+
+
+def _wrapped(optimizer: Any) -> bool:
+    return isinstance(optimizer, keras.optimizers.Optimizer) and find(optimizer) is not None

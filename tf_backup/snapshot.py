@@ -1,0 +1,66 @@
+"""theta(t) as the workers read it: one flat buffer per parameter server and dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tf_backup import _tf
+from tf_backup.packing import Entry, Key, Layout
+
+Tensor = Any
+Variable = Any  # a tf.Variable on a parameter server
+
+
+class Snapshot:
+    """Copies of variables, each beside the variables that it copies.
+
+    Only the chief writes it, between the last delivery of step t and the release of the
+    tokens of step t + 1. A worker that is so slow as to read while the chief writes sees a
+    mixture, but its contribution is late then by the gate's rule, and never used.
+
+    Args:
+      variables: `tf.Variable`s with static shapes, each on a parameter server.
+    """
+
+    def __init__(self, variables: Sequence[Variable]) -> None:
+        self.variables = list(variables)
+        self.layout = Layout(
+            [
+                Entry(tuple(v.shape), Key(_tf.ps_index(v.device), tf.as_dtype(v.dtype)))
+                for v in variables
+            ]
+        )
+        self._buffers: dict[Key, Variable] = {}
+        for key in self.layout.keys:
+            with tf.device(_tf.ps_device(key.ps)):
+                self._buffers[key] = tf.Variable(
+                    lambda k=key: tf.zeros([self.layout.size(k)], k.dtype), trainable=False
+                )
+
+    def write(self) -> list[Any]:
+        """Copies the variables into the buffers, in a graph; returns the operations."""
+        done = []
+        for key, buffer in self._buffers.items():
+            with tf.device(_tf.ps_device(key.ps)):
+                values = dict.fromkeys(range(len(self.variables)))
+                for index in self.layout.members[key]:
+                    values[index] = self.variables[index].read_value()
+                packed = self.layout.pack(list(values.values()), key)
+                done.append(buffer.assign(packed, read_value=False))
+        return done
+
+    @tf.function
+    def publish(self) -> None:
+        """Copies the variables into the buffers; called eagerly."""
+        self.write()
+
+    def read(self) -> list[Tensor]:
+        """Returns the values of all variables, split where this is called: on the worker."""
+        buffers = {}
+        for key, buffer in self._buffers.items():
+            with tf.device(_tf.ps_device(key.ps)):
+                buffers[key] = buffer.read_value()
+        return self.layout.unpack_all(buffers)

@@ -1,0 +1,59 @@
+"""The strategy that a script asks for: of the cluster that it is part of, or a local one."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+from typing import Any
+
+from tf_backup import cluster
+from tf_backup.local_cluster import LocalCluster, connect
+from tf_backup.server import serve
+
+log = logging.getLogger(__name__)
+
+_state: dict[str, Any] = {}
+
+
+def parameter_server_strategy(workers: int = 4, ps: int = 1) -> Any:
+    """Returns a `tf.distribute.ParameterServerStrategy`.
+
+    Where TF_CONFIG is set, it is the strategy of that cluster: in the chief this returns, and
+    in a worker or ps it serves until SIGTERM and never returns, so that one script is every
+    task. Elsewhere it starts a local cluster, which lives until this process ends.
+
+    Args:
+      workers: worker processes of the local cluster; not used with TF_CONFIG.
+      ps: its parameter-server processes; not used with TF_CONFIG.
+
+    Returns:
+      The strategy; called again with the same arguments, the same one.
+
+    Raises:
+      ValueError: if TF_CONFIG is malformed.
+    """
+    if cluster.has_tf_config():
+        config = cluster.from_tf_config()
+        if not config.is_chief:
+            serve()
+        if "chief" not in _state:
+            log.info(
+                "Connecting to %d workers and %d parameter servers; this waits until all are up.",
+                len(config.addresses["worker"]),
+                len(config.addresses["ps"]),
+            )
+            _state["chief"] = connect(config)
+        return _state["chief"]
+    local = _state.get("local")
+    if local is None or (local.workers, local.ps) != (workers, ps):
+        if local is not None:
+            raise ValueError(
+                f"This process has a local cluster of {local.workers} workers and {local.ps} ps "
+                f"already; it cannot have one of {workers} and {ps} too. Use "
+                "tf_backup.LocalCluster as a context for several."
+            )
+        local = LocalCluster(workers, ps)
+        local.start()
+        atexit.register(local.stop)
+        _state["local"] = local
+    return local.strategy()
