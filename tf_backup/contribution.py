@@ -41,9 +41,16 @@ class Contribution:
         """
         flat = [*results.gradients, *results.changes, *results.sums]
         return [
-            flat[index] * self._replicas if index >= self._first_sum else flat[index]
-            for index in self._present
+            tf.cast(
+                flat[index] * self._replicas if index >= self._first_sum else flat[index],
+                entry.key.dtype,
+            )
+            for index, entry in zip(self._present, self.layout.entries, strict=True)
         ]
+
+    def nothing(self) -> list[Tensor]:
+        """Returns tensors in the place of those of a worker that has no data."""
+        return [tf.zeros(entry.shape, entry.key.dtype) for entry in self.layout.entries]
 
     def totals(self, buffers: dict[Key, Tensor]) -> list[Tensor | None]:
         """Returns for every target the mean (for a sum variable the sum) of N contributions.

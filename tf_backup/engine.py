@@ -16,18 +16,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_backup import _tf, chief, errors, gate, protocol, worker
+from tf_backup import _tf, chief, errors, gate, protocol
 from tf_backup.accumulator import Accumulator
 from tf_backup.contribution import Contribution
 from tf_backup.objective import Objective
 from tf_backup.policy import BackupPolicy
 from tf_backup.records import Contributions
 from tf_backup.snapshot import Snapshot
+from tf_backup.worker import Worker
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.5  # How often the chief looks up while it waits.
-DELIVERY_TIMEOUT_S = 60.0  # After this an admission that is not delivered is revoked.
 HOME_TIMEOUT_S = 30.0  # How long the end of training waits for workers' last batches.
 PROBE_TIMEOUT_S = 1.0
 FIRST_REPORT_S = 10.0  # A step that takes longer is talked about, and again at 20, 40 ...
@@ -65,7 +65,7 @@ class Engine:
         self._accumulator = Accumulator(contribution.layout)
         self._gate = gate.Gate(policy)
         parts = (self._snapshot, contribution, self._accumulator, self._gate)
-        self._loop = worker.make_loop(compute, *parts)
+        self._worker = Worker(compute, *parts)
         self._update = chief.make_update(objective, *parts)
         self._tasks: list[_tf.WorkerTask] = []
         self._older_tasks: list[_tf.WorkerTask] = []
@@ -106,7 +106,7 @@ class Engine:
             data = _tf.worker_values(iterators)
             self._tasks = [
                 _tf.WorkerTask(
-                    self._strategy, i, self._loop, (tf.constant(i, tf.int64), run, data)
+                    self._strategy, i, self._worker.loop, (tf.constant(i, tf.int64), run, data)
                 )
                 for i in range(self.policy.workers)
             ]
@@ -197,11 +197,6 @@ class Engine:
                 raise self._failure(task)
         ledger = self._gate.ledger()
         dead = [task.dead for task in self._tasks]
-        overdue = self._watch.overdue(ledger)
-        revoked = [(is_dead or i in overdue) for i, is_dead in enumerate(dead)]
-        if any(revoked & (ledger.status == protocol.ADMITTED)):
-            self._gate.revoke(tf.constant(revoked))
-        waited = self._watch.seconds
         alive = len(self._tasks) - sum(dead)
         if alive >= self.policy.replicas:
             self._watch.enough()
@@ -219,7 +214,6 @@ class Engine:
                 f"{self._names(dead)}. Start them again and run this command again; it goes on "
                 "from the last checkpoint if it saves them."
             )
-        del waited
         return False
 
     def _report(self, ledger: protocol.Ledger, dead: Sequence[bool]) -> None:
@@ -284,10 +278,9 @@ class Engine:
 
 
 class _Watch:
-    """How long step t has taken, and which admissions are overdue."""
+    """How long step t has taken, and how long it has been short of workers."""
 
     def __init__(self) -> None:
-        self._tickets: dict[int, tuple[int, float]] = {}
         self.restart()
 
     def restart(self) -> None:
@@ -316,18 +309,6 @@ class _Watch:
             return False
         self._next_report_s *= 2
         return True
-
-    def overdue(self, ledger: protocol.Ledger) -> set[int]:
-        """Returns the workers that were admitted long ago and have not delivered."""
-        now = time.monotonic()
-        found = set()
-        for index in np.flatnonzero(ledger.status == protocol.ADMITTED):
-            ticket = int(ledger.ticket[index])
-            known, since = self._tickets.get(int(index), (ticket, now))
-            self._tickets[int(index)] = (ticket, since if known == ticket else now)
-            if now - self._tickets[int(index)][1] > DELIVERY_TIMEOUT_S:
-                found.add(int(index))
-        return found
 
 
 def _answers(address: str) -> bool:

@@ -38,7 +38,7 @@ def evaluate(
     coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
 
     def shard_sums(iterator: Any) -> list[Tensor]:
-        values = snapshot.read()
+        values = snapshot.read_all()
 
         def body(batch: Any, sums: list[Tensor]) -> tuple[Any, list[Tensor]]:
             more = compute(values, batch.get_value())

@@ -27,12 +27,14 @@ _TENSORS = protocol.Arrays(where=tf.where, sum=tf.reduce_sum)
 # Events that the chief waits for; a step t >= 0 means that step t is complete.
 TICK, EXHAUSTED = -1, -2
 
+_EVENTS = 1024  # More than ever wait; a tick is left out when half of them do.
+
 
 class Gate:
     """The ledger on the first parameter server, and the queue of events for the chief.
 
-    All int64. Methods that take `worker` are for workers, in a graph; `complete_step` is
-    for the chief's update, in a graph; the rest is called eagerly by the coordinator.
+    All int64. Methods that take `worker` are for workers, in a graph; `complete_step` is for
+    the chief's update, in a graph; the rest is called eagerly by the coordinator.
 
     Args:
       policy: N and b.
@@ -49,13 +51,17 @@ class Gate:
             # CriticalSection loses assignments unless its body is one tf.function.
             self._lock = tf.CriticalSection(shared_name=name)
             self._events = tf.queue.FIFOQueue(
-                1024, [tf.int64], [[1 + policy.replicas]], shared_name=f"{name}/events"
+                _EVENTS, [tf.int64], [[1 + policy.replicas]], shared_name=f"{name}/events"
             )
 
     # ---- For workers --------------------------------------------------------------------------
 
-    def enter(self, worker: Tensor, run: Tensor) -> Tensor:
-        """A worker's loop starts; returns what to do next ([])."""
+    def enter(self, worker: Tensor, run: Tensor) -> tuple[Tensor, Tensor]:
+        """A worker's loop starts; waits until there is something to do.
+
+        Returns:
+          What to do next, and a number that no other entry has.
+        """
 
         def body() -> Tensor:
             # Tokens are only ever handed out inside the lock: none can slip in after this.
@@ -64,60 +70,54 @@ class Gate:
                     self._read(), self._me(worker), run, self.policy.replicas, _TENSORS
                 )
             with tf.control_dependencies([self._write(ledger)]):
-                return tf.identity(then)
+                return tf.stack([then, ledger.entries])
 
-        return self._locked(body)
+        answer = self._locked(body)
+        return self.tokens.resolve(worker, answer[0]), answer[1]
 
-    def offer(self, worker: Tensor, run: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """A worker asks whether its gradient is wanted; returns its ticket and what is next.
+    def offer(self, worker: Tensor, run: Tensor, step: Tensor, ticket: Tensor) -> Tensor:
+        """A worker's gradient lies on every server; waits until there is something to do.
 
-        The ticket is `protocol.NO_TICKET` if it is not. The answer travels as one tensor.
+        Args:
+          worker: [], its index.
+          run: [], that it works for.
+          step: [], that the gradient was computed at; `protocol.STOP` from a worker that has no
+            more data, and hence no gradient.
+          ticket: [], under which the gradient lies.
+
+        Returns:
+          What to do next ([]).
         """
 
         def body() -> Tensor:
-            ledger, _, ticket, then = protocol.offer(
-                self._read(), self._me(worker), run, step, self.policy.replicas, _TENSORS
+            ledger, me = self._read(), self._me(worker)
+            offered, _, then, complete = protocol.offer(
+                ledger, me, run, step, ticket, self.policy.replicas, _TENSORS
             )
-            with tf.control_dependencies([self._write(ledger)]):
-                return tf.stack([ticket, then])
-
-        answer = self._locked(body)
-        return answer[0], answer[1]
-
-    def deliver(self, worker: Tensor, run: Tensor, ticket: Tensor) -> Tensor:
-        """A worker's gradient has arrived everywhere; returns what to do next ([])."""
-
-        def body() -> Tensor:
-            ledger, then, complete = protocol.deliver(
-                self._read(), self._me(worker), run, ticket, self.policy.replicas, _TENSORS
-            )
+            left, exhausted = protocol.leave(ledger, me, run, self.policy.replicas, _TENSORS)
+            leaves = tf.equal(step, protocol.STOP)
+            ledger = tf.nest.map_structure(lambda a, b: tf.where(leaves, a, b), left, offered)
             # Were this call cut off between the two, the next tick would tell the chief.
             with tf.control_dependencies([self._write(ledger)]):
-                with tf.control_dependencies(self._announce(ledger, complete)):
-                    return tf.identity(then)
+                told = [
+                    self._announce(ledger, complete & ~leaves),
+                    self._sign(np.int64(EXHAUSTED), exhausted & leaves),
+                ]
+            with tf.control_dependencies(told):
+                return tf.where(leaves, np.int64(protocol.STOP), then)
 
-        return self._locked(body)
-
-    def leave(self, worker: Tensor, run: Tensor) -> Tensor:
-        """A worker has no more data; returns STOP ([])."""
-
-        def body() -> Tensor:
-            ledger, exhausted = protocol.leave(
-                self._read(), self._me(worker), run, self.policy.replicas, _TENSORS
-            )
-            event = tf.one_hot([0], 1 + self.policy.replicas, np.int64(EXHAUSTED), np.int64(-1))
-            with tf.control_dependencies([self._put_event(event, exhausted), self._write(ledger)]):
-                return tf.constant(protocol.STOP, tf.int64)
-
-        return self._locked(body)
+        return self.tokens.resolve(worker, self._locked(body))
 
     # ---- For the chief's update ---------------------------------------------------------------
 
-    def complete_step(self, last: Tensor) -> Any:
+    def complete_step(self, last: Tensor) -> Tensor:
         """Step t is updated and published: releases the workers into step t + 1.
 
         Args:
           last: [] bool, whether to end the run instead and send the workers home.
+
+        Returns:
+          [], the number of updates made.
         """
 
         def rule(ledger: Ledger) -> tuple[Ledger, Tensor]:
@@ -136,7 +136,8 @@ class Gate:
 
         def body() -> Tensor:
             ledger = protocol.open_run(self._read(), step, _TENSORS)
-            with tf.control_dependencies([self._drop_events(), self._write(ledger)]):
+            drop = self._events.dequeue_many(self._events.size())  # An earlier run's.
+            with tf.control_dependencies([drop, self._write(ledger)]):
                 return tf.identity(ledger.run)
 
         return self._locked(body)
@@ -147,21 +148,15 @@ class Gate:
         return self._release(lambda ledger: protocol.close_run(ledger, False, _TENSORS))
 
     @tf.function
-    def revoke(self, who: Tensor) -> Tensor:
-        """Takes the admission from dead workers ([workers] bool)."""
-        return self._release(
-            lambda ledger: protocol.revoke(ledger, who, self.policy.replicas, _TENSORS)
-        )
-
-    @tf.function
     def settle(self) -> Tensor:
         """Counts as lost what will not come home."""
-        return self._release(
-            lambda ledger: (
-                protocol.settle(ledger, _TENSORS),
-                tf.fill([self.policy.workers], np.int64(protocol.WAIT)),
-            )
-        )
+
+        def body() -> Tensor:
+            ledger = protocol.settle(self._read(), _TENSORS)
+            with tf.control_dependencies([self._write(ledger)]):
+                return tf.identity(ledger.step)
+
+        return self._locked(body)
 
     @tf.function
     def next_event(self) -> Tensor:
@@ -171,19 +166,20 @@ class Gate:
 
     @tf.function
     def tick(self) -> Tensor:
-        """Wakes the chief. If its step is complete, tells it once more: see `deliver`."""
+        """Wakes the chief, and tells it once more what a call that was cut off may not have."""
 
         def body() -> Tensor:
             ledger = self._read()
-            delivered = tf.reduce_sum(tf.cast(ledger.status == protocol.DELIVERED, tf.int64))
-            complete = tf.logical_and(delivered == self.policy.replicas, ledger.open == 1)
+            complete = protocol.complete(ledger, self.policy.replicas, _TENSORS)
             exhausted = protocol.exhausted(ledger, self.policy.replicas, _TENSORS)
             code = tf.where(exhausted, np.int64(EXHAUSTED), np.int64(TICK))
-            sign = tf.concat([[code], tf.fill([self.policy.replicas], np.int64(-1))], 0)[None]
-            announced = self._announce(ledger, complete)
-            # A full queue would block inside the lock; one tick in it is as good as many.
-            ticked = self._put_event(sign, ~complete & (self._events.size() < 512))
-            with tf.control_dependencies([*announced, ticked]):
+            # A full queue would block inside the lock.
+            room = self._events.size() < _EVENTS // 2
+            done = [
+                self._announce(ledger, complete & room),
+                self._sign(code, ~complete & room),
+            ]
+            with tf.control_dependencies(done):
                 return tf.identity(code)
 
         return self._locked(body)
@@ -197,7 +193,7 @@ class Gate:
     def _locked(self, body: Callable[[], Tensor]) -> Tensor:
         """Runs `body` on the parameter server, when nobody else runs one."""
         with tf.device(DEVICE):
-            return self._lock.execute(lambda: tf.function(body)())
+            return self._lock.execute(lambda: tf.function(body, autograph=False)())
 
     def _release(self, rule: Callable[[Ledger], tuple[Ledger, Tensor]]) -> Tensor:
         """Applies a rule that hands out tokens."""
@@ -210,21 +206,19 @@ class Gate:
 
         return self._locked(body)
 
-    def _announce(self, ledger: Ledger, complete: Tensor) -> list[Any]:
+    def _announce(self, ledger: Ledger, complete: Tensor) -> Any:
         """Tells the chief that step t is complete, and under which tickets, if it is."""
-        tickets = tf.boolean_mask(ledger.ticket, ledger.status == protocol.DELIVERED)
-        # Of another length than N it is not complete, and not sent.
-        tickets = tf.pad(tickets, [[0, self.policy.replicas]])[: self.policy.replicas]
-        event = tf.concat([ledger.step[None], tickets], axis=0)
-        return [self._put_event(event[None], complete)]
 
-    def _put_event(self, event: Tensor, when: Tensor) -> Any:
-        """Puts `event` ([1, 1 + N]) into the chief's queue if `when` ([] bool)."""
-        return self._events.enqueue_many(tf.boolean_mask(event, tf.reshape(when, [1])))
+        def tell() -> Any:
+            tickets = tf.boolean_mask(ledger.ticket, ledger.status == protocol.DELIVERED)
+            return self._events.enqueue(tf.concat([ledger.step[None], tickets], axis=0))
 
-    def _drop_events(self) -> Any:
-        """Empties the chief's queue of what an earlier run has left."""
-        return self._events.dequeue_many(self._events.size())
+        return tf.cond(complete, tell, tf.no_op)
+
+    def _sign(self, code: Any, when: Tensor) -> Any:
+        """Puts an event that is only a sign into the chief's queue, if `when` ([] bool)."""
+        event = tf.concat([[code], tf.zeros([self.policy.replicas], tf.int64)], axis=0)
+        return tf.cond(when, lambda: self._events.enqueue(event), tf.no_op)
 
     def _read(self) -> Ledger:
         return _unpack(self._ledger.read_value())
@@ -238,10 +232,9 @@ class Gate:
 
 
 def _pack(ledger: Ledger, stack: Any = np.stack) -> Any:
-    """Returns a ledger as one array ([vectors + scalars, workers]; scalars are repeated)."""
-    vectors = [getattr(ledger, name) for name in protocol.VECTORS]
+    """Returns a ledger as one array ([scalars + vectors, workers]; scalars are repeated)."""
     scalars = [getattr(ledger, name) + ledger.status * 0 for name in protocol.SCALARS]
-    return stack(scalars + vectors)
+    return stack(scalars + [getattr(ledger, name) for name in protocol.VECTORS])
 
 
 def _unpack(array: Any) -> Ledger:

@@ -64,7 +64,7 @@ class Contributions:
     @classmethod
     def from_ledger(cls, ledger: protocol.Ledger) -> Contributions:
         """Reads the accounts off the gate's ledger (of NumPy arrays)."""
-        under_way = (protocol.COMPUTING, protocol.ADMITTED, protocol.DELIVERED)
+        under_way = (protocol.COMPUTING, protocol.DELIVERED)
         verdicts = ("accepted", "late", "stale", "duplicate", "lost")
         return cls(
             tuple(

@@ -57,10 +57,14 @@ class Snapshot:
         """Copies the variables into the buffers; called eagerly."""
         self.write()
 
-    def read(self) -> list[Tensor]:
-        """Returns the values of all variables, split where this is called: on the worker."""
-        buffers = {}
-        for key, buffer in self._buffers.items():
-            with tf.device(_tf.ps_device(key.ps)):
-                buffers[key] = buffer.read_value()
+    def read(self, ps: int) -> dict[Key, Tensor]:
+        """Returns the buffers of one parameter server, there; `layout` unpacks them."""
+        with tf.device(_tf.ps_device(ps)):
+            return {key: self._buffers[key].read_value() for key in self.layout.keys_on(ps)}
+
+    def read_all(self) -> list[Tensor]:
+        """Returns the values of all variables, split where this is called."""
+        buffers: dict[Key, Tensor] = {}
+        for ps in self.layout.servers:
+            buffers.update(self.read(ps))
         return self.layout.unpack_all(buffers)

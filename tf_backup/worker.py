@@ -1,34 +1,36 @@
-"""A worker: reads theta(t), computes a gradient, asks the gate, delivers, takes a token.
+"""A worker: reads theta(t), computes a gradient, delivers it, asks the gate, takes a token.
 
 Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithm 3.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from tf_backup import protocol
+from tf_backup import _tf, protocol
 from tf_backup.accumulator import Accumulator
 from tf_backup.contribution import Contribution
 from tf_backup.gate import Gate
+from tf_backup.packing import Key
 from tf_backup.snapshot import Snapshot
 
 Tensor = Any
+Buffers = dict[Key, Tensor]
+
+_GATE_SERVER = 0
+_TICKETS_PER_ENTRY = 2**32
 
 
-def make_loop(
-    compute: Any,
-    snapshot: Snapshot,
-    contribution: Contribution,
-    accumulator: Accumulator,
-    gate: Gate,
-) -> Any:
-    """Returns the loop that each worker runs from the beginning of a run to its end.
+class Worker:
+    """The loop that each worker runs from the beginning of a run to its end.
 
-    One call of a function costs the coordinator about 3 ms: a loop that lasts costs it
-    nothing per step.
+    One call of a function costs the coordinator about 3 ms; a loop that lasts costs it nothing
+    per step. A turn of the loop calls each parameter server once to put its part of the
+    contribution there, and then to read its part of theta(t + 1); on the first server the gate
+    stands between the two, and waits for the token.
 
     Args:
       compute: the objective's concrete function.
@@ -36,52 +38,132 @@ def make_loop(
       contribution: how its results travel.
       accumulator: where they go.
       gate: who decides.
-
-    Returns:
-      A `tf.function` of the worker's index, the run's number (both [] int64) and an iterator,
-      which returns the number of turns that it made ([] int64).
     """
 
-    def turn(
-        worker: Tensor, run: Tensor, step: Tensor, batch: Any
-    ) -> Tensor:
-        with tf.control_dependencies([step]):
-            values = snapshot.read()
-        seed = tf.stack([worker + 1, step])
-        results = compute(values, seed, batch)
-        tensors = contribution.tensors(results)
-        with tf.control_dependencies(tensors):
-            computed = tf.identity(step)
-        ticket, then = gate.offer(worker, run, computed)
-
-        def send() -> Tensor:
-            with tf.control_dependencies(accumulator.push(ticket, tensors)):
-                return gate.deliver(worker, run, tf.identity(ticket))
-
-        then = tf.cond(tf.not_equal(ticket, protocol.NO_TICKET), send, lambda: then)
-        return gate.tokens.resolve(worker, then)
+    def __init__(
+        self,
+        compute: Any,
+        snapshot: Snapshot,
+        contribution: Contribution,
+        accumulator: Accumulator,
+        gate: Gate,
+    ) -> None:
+        self._compute = compute
+        self._snapshot = snapshot
+        self._contribution = contribution
+        self._accumulator = accumulator
+        self._gate = gate
 
     @tf.function(autograph=False)
-    def loop(worker: Tensor, run: Tensor, iterator: Any) -> Tensor:
-        def body(step: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
+    def loop(self, worker: Tensor, run: Tensor, iterator: Any) -> Tensor:
+        """Works until it is told to stop, or has no more data.
+
+        Args:
+          worker: [] int64, the worker's index.
+          run: [] int64, the run to work for.
+          iterator: its batches.
+
+        Returns:
+          [] int64, how many turns it made.
+        """
+
+        def body(step: Tensor, ticket: Tensor, buffers: Buffers) -> tuple[Tensor, Tensor, Buffers]:
             # A data set that ends inside a loop must end the loop, not raise.
             batch = iterator.get_next_as_optional()
-            step = tf.cond(
+            tensors = tf.cond(
                 batch.has_value(),
-                lambda: turn(worker, run, step, batch.get_value()),
-                lambda: gate.leave(worker, run),
+                lambda: self._contribute(worker, step, buffers, batch.get_value()),
+                self._contribution.nothing,
             )
-            step.set_shape([])
-            return step, turns + 1
+            computed = tf.where(batch.has_value(), step, tf.constant(protocol.STOP, tf.int64))
+            message = tf.stack([worker, run, computed, ticket])
+            step, buffers = self._deliver(message, tensors)
+            return step, ticket + 1, buffers
 
-        first = gate.tokens.resolve(worker, gate.enter(worker, run))
-        first.set_shape([])
-        _, turns = tf.while_loop(
-            lambda step, turns: step >= 0,
+        step, entry, buffers = self._enter(worker, run)
+        # Unlike any ticket of another entry, this worker's own earlier life included.
+        first_ticket = entry * _TICKETS_PER_ENTRY
+        _, ticket, _ = tf.while_loop(
+            lambda step, ticket, buffers: step >= 0,
             body,
-            [first, tf.constant(0, tf.int64)],
+            [step, first_ticket, buffers],
             parallel_iterations=1,
         )
-        return turns
+        return ticket - first_ticket
 
-    return loop
+    def _contribute(
+        self, worker: Tensor, step: Tensor, buffers: Buffers, batch: Any
+    ) -> list[Tensor]:
+        """Computes the contribution to step t on a batch, at theta(t)."""
+        values = self._snapshot.layout.unpack_all(buffers)
+        results = self._compute(values, tf.stack([worker + 1, step]), batch)
+        return self._contribution.tensors(results)
+
+    def _enter(self, worker: Tensor, run: Tensor) -> tuple[Tensor, Tensor, Buffers]:
+        """Starts: returns the first step, the number of the entry, and theta of that step."""
+
+        def at_gate(worker: Tensor, run: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+            step, entry = self._gate.enter(worker, run)
+            with tf.control_dependencies([step]):
+                return step, entry, self._read(_GATE_SERVER)
+
+        step, entry, mine = _tf.on_server(_GATE_SERVER, at_gate, worker, run)
+        step.set_shape([])
+        return step, entry, self._gather(step, mine)
+
+    def _deliver(self, message: Tensor, tensors: list[Tensor]) -> tuple[Tensor, Buffers]:
+        """Delivers a contribution; returns the next step and its theta."""
+
+        def put(ps: int) -> Any:
+            def at_server(message: Tensor, flat: list[Tensor]) -> Tensor:
+                with tf.control_dependencies([self._put(message, flat, ps)]):
+                    return tf.constant(True)
+
+            return _tf.on_server(ps, at_server, message, self._accumulator.flat(tensors, ps))
+
+        def at_gate(
+            message: Tensor, flat: list[Tensor], arrived: list[Tensor]
+        ) -> tuple[Tensor, list[Tensor]]:
+            done = [self._put(message, flat, _GATE_SERVER), *arrived]
+            with tf.control_dependencies(done):
+                step = self._gate.offer(*tf.unstack(message, 4))
+            with tf.control_dependencies([step]):
+                return step, self._read(_GATE_SERVER)
+
+        others = [ps for ps in self._accumulator.layout.servers if ps != _GATE_SERVER]
+        flat = self._accumulator.flat(tensors, _GATE_SERVER)
+        step, mine = _tf.on_server(
+            _GATE_SERVER, at_gate, message, flat, [put(ps) for ps in others]
+        )
+        step.set_shape([])
+        return step, self._gather(step, mine)
+
+    def _put(self, message: Tensor, flat: list[Tensor], ps: int) -> Any:
+        """Puts a contribution, if there is one, where this is called: on server `ps`."""
+        _, _, step, ticket = tf.unstack(message, 4)
+        return tf.cond(
+            tf.not_equal(step, protocol.STOP),
+            lambda: self._accumulator.put(ticket, flat, ps),
+            tf.no_op,
+        )
+
+    def _read(self, ps: int) -> list[Tensor]:
+        """Reads theta where this is called: on server `ps`."""
+        return list(self._snapshot.read(ps).values())
+
+    def _gather(self, step: Tensor, mine: Sequence[Tensor]) -> Buffers:
+        """Returns all of theta: the gate server's part, and the others', read behind `step`."""
+        layout = self._snapshot.layout
+        parts = dict(zip(layout.keys_on(_GATE_SERVER), mine, strict=True))
+
+        def read(ps: int) -> Any:
+            def at_server(step: Tensor) -> list[Tensor]:
+                with tf.control_dependencies([step]):
+                    return self._read(ps)
+
+            return _tf.on_server(ps, at_server, step)
+
+        for ps in layout.servers:
+            if ps != _GATE_SERVER:
+                parts.update(zip(layout.keys_on(ps), read(ps), strict=True))
+        return {key: parts[key] for key in layout.keys}
