@@ -127,8 +127,8 @@ class Engine:
             tickets = self._await_step()
             if tickets is None:
                 return None
-            results = self._update(tf.constant(tickets, tf.int64), tf.constant(last))
-            self._step += 1
+            results, step = self._update(tf.constant(tickets, tf.int64), tf.constant(last))
+            self._step = int(step)
             return results
 
     def end(self) -> None:

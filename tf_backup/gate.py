@@ -18,9 +18,11 @@ import tensorflow as tf
 from tf_backup import _tf, protocol
 from tf_backup.policy import BackupPolicy
 from tf_backup.protocol import Ledger
-from tf_backup.tokens import DEVICE, TokenQueues
+from tf_backup.tokens import DEVICE, GATE_SERVER, TokenQueues
 
 Tensor = Any
+
+__all__ = ["EXHAUSTED", "GATE_SERVER", "TICK", "Gate"]
 
 _TENSORS = protocol.Arrays(where=tf.where, sum=tf.reduce_sum)
 

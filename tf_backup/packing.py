@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -72,11 +72,11 @@ class Layout:
         """Bytes of all buffers together: what one reading or one contribution moves."""
         return sum(entry.size * entry.key.dtype.size for entry in self.entries)
 
-    def pack(self, tensors: Sequence[Tensor], key: Key) -> Tensor:
+    def pack(self, tensors: Sequence[Tensor] | Mapping[int, Tensor], key: Key) -> Tensor:
         """Returns the buffer `key`: [size(key)], of the key's dtype.
 
         Args:
-          tensors: one tensor per entry; those of other buffers are not looked at.
+          tensors: one per entry, or by index; those of other buffers are not looked at.
           key: which buffer.
         """
         parts = [

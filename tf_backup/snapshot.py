@@ -40,22 +40,21 @@ class Snapshot:
                     lambda k=key: tf.zeros([self.layout.size(k)], k.dtype), trainable=False
                 )
 
-    def write(self) -> list[Any]:
-        """Copies the variables into the buffers, in a graph; returns the operations."""
+    def write(self, ps: int) -> list[Any]:
+        """Copies one server's variables into its buffers, in a graph; returns the operations."""
         done = []
-        for key, buffer in self._buffers.items():
-            with tf.device(_tf.ps_device(key.ps)):
-                values = dict.fromkeys(range(len(self.variables)))
-                for index in self.layout.members[key]:
-                    values[index] = self.variables[index].read_value()
-                packed = self.layout.pack(list(values.values()), key)
-                done.append(buffer.assign(packed, read_value=False))
+        with tf.device(_tf.ps_device(ps)):
+            for key in self.layout.keys_on(ps):
+                values = {i: self.variables[i].read_value() for i in self.layout.members[key]}
+                packed = self.layout.pack(values, key)
+                done.append(self._buffers[key].assign(packed, read_value=False))
         return done
 
     @tf.function
     def publish(self) -> None:
         """Copies the variables into the buffers; called eagerly."""
-        self.write()
+        for ps in self.layout.servers:
+            self.write(ps)
 
     def read(self, ps: int) -> dict[Key, Tensor]:
         """Returns the buffers of one parameter server, there; `layout` unpacks them."""

@@ -16,7 +16,8 @@ from tf_backup import _tf, protocol
 
 Tensor = Any
 
-DEVICE = _tf.ps_device(0)
+GATE_SERVER = 0  # The parameter server that holds gate and tokens.
+DEVICE = _tf.ps_device(GATE_SERVER)
 
 # A worker is never handed a second token before it took the first, except when it died; what
 # it then finds is emptied when it enters. Few would do.

@@ -13,14 +13,13 @@ import tensorflow as tf
 from tf_backup import _tf, protocol
 from tf_backup.accumulator import Accumulator
 from tf_backup.contribution import Contribution
-from tf_backup.gate import Gate
+from tf_backup.gate import GATE_SERVER, Gate
 from tf_backup.packing import Key
 from tf_backup.snapshot import Snapshot
 
 Tensor = Any
 Buffers = dict[Key, Tensor]
 
-_GATE_SERVER = 0
 _TICKETS_PER_ENTRY = 2**32
 
 
@@ -105,9 +104,9 @@ class Worker:
         def at_gate(worker: Tensor, run: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
             step, entry = self._gate.enter(worker, run)
             with tf.control_dependencies([step]):
-                return step, entry, self._read(_GATE_SERVER)
+                return step, entry, self._read(GATE_SERVER)
 
-        step, entry, mine = _tf.on_server(_GATE_SERVER, at_gate, worker, run)
+        step, entry, mine = _tf.here(_tf.on_server(GATE_SERVER, at_gate, worker, run))
         step.set_shape([])
         return step, entry, self._gather(step, mine)
 
@@ -124,19 +123,19 @@ class Worker:
         def at_gate(
             message: Tensor, flat: list[Tensor], arrived: list[Tensor]
         ) -> tuple[Tensor, list[Tensor]]:
-            done = [self._put(message, flat, _GATE_SERVER), *arrived]
+            done = [self._put(message, flat, GATE_SERVER), *arrived]
             with tf.control_dependencies(done):
                 step = self._gate.offer(*tf.unstack(message, 4))
             with tf.control_dependencies([step]):
-                return step, self._read(_GATE_SERVER)
+                return step, self._read(GATE_SERVER)
 
-        others = [ps for ps in self._accumulator.layout.servers if ps != _GATE_SERVER]
-        flat = self._accumulator.flat(tensors, _GATE_SERVER)
+        others = [ps for ps in self._accumulator.layout.servers if ps != GATE_SERVER]
+        flat = self._accumulator.flat(tensors, GATE_SERVER)
         step, mine = _tf.on_server(
-            _GATE_SERVER, at_gate, message, flat, [put(ps) for ps in others]
+            GATE_SERVER, at_gate, message, flat, [put(ps) for ps in others]
         )
         step.set_shape([])
-        return step, self._gather(step, mine)
+        return _tf.here(step), self._gather(step, _tf.here(mine))
 
     def _put(self, message: Tensor, flat: list[Tensor], ps: int) -> Any:
         """Puts a contribution, if there is one, where this is called: on server `ps`."""
@@ -154,7 +153,7 @@ class Worker:
     def _gather(self, step: Tensor, mine: Sequence[Tensor]) -> Buffers:
         """Returns all of theta: the gate server's part, and the others', read behind `step`."""
         layout = self._snapshot.layout
-        parts = dict(zip(layout.keys_on(_GATE_SERVER), mine, strict=True))
+        parts = dict(zip(layout.keys_on(GATE_SERVER), mine, strict=True))
 
         def read(ps: int) -> Any:
             def at_server(step: Tensor) -> list[Tensor]:
@@ -164,6 +163,6 @@ class Worker:
             return _tf.on_server(ps, at_server, step)
 
         for ps in layout.servers:
-            if ps != _GATE_SERVER:
-                parts.update(zip(layout.keys_on(ps), read(ps), strict=True))
+            if ps != GATE_SERVER:
+                parts.update(zip(layout.keys_on(ps), _tf.here(read(ps)), strict=True))
         return {key: parts[key] for key in layout.keys}
