@@ -7,12 +7,16 @@ here and no other file.
 from __future__ import annotations
 
 import contextlib
+import copy
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.distribute.coordinator import remote_value
 from tensorflow.python.distribute.coordinator import values as coordinator_values
+from tensorflow.python.eager import context
+from tensorflow.python.ops import resource_variable_ops
 
 Tensor = Any  # a tf.Tensor
 Strategy = Any  # a tf.distribute.ParameterServerStrategy
@@ -61,6 +65,31 @@ def ps_index(device: str) -> int:
     if spec.job != "ps" or spec.task is None:
         raise ValueError(f"device {device!r} is on no parameter server.")
     return int(spec.task)
+
+
+def forget_cluster(strategy: Strategy) -> None:
+    """Lets go of what lies on a cluster that is about to end.
+
+    Otherwise every variable and function that is later collected is looked for on a server
+    that is gone, and TensorFlow says so at length. Relies on `EagerResourceDeleter`, and on
+    the context's way to leave tasks out of the cluster.
+    """
+    coordinator = strategy._cluster_coordinator
+    if coordinator is not None:
+        coordinator._cluster.stop()
+    for thing in gc.get_objects():
+        if isinstance(thing, resource_variable_ops.EagerResourceDeleter):
+            handle = getattr(thing, "_handle", None)
+            job = handle is not None and tf.DeviceSpec.from_string(handle.device).job
+            if job in ("ps", "worker"):
+                del thing._handle  # Then it deletes nothing, by its own rules.
+    alone = copy.deepcopy(context.get_server_def())
+    del alone.cluster.job[:]
+    job = alone.cluster.job.add(name=alone.job_name)
+    job.tasks[alone.task_index] = strategy._cluster_resolver.cluster_spec().task_address(
+        alone.job_name, alone.task_index
+    )
+    context.context().update_server_def(alone)
 
 
 class WorkerTask:

@@ -14,7 +14,7 @@ import time
 from types import TracebackType
 from typing import Any
 
-from tf_backup import cluster, errors
+from tf_backup import _tf, cluster, errors
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,9 @@ class LocalCluster:
         self.ps = ps
         self._threads = threads
         self._logs = tempfile.TemporaryDirectory(prefix="tf_backup_")
+        # A pipe that nobody writes to. The processes end when its writing end is closed, and
+        # that is when this process ends, however it does.
+        self._lifeline: tuple[int, ...] = ()
         self._processes: dict[tuple[str, int], subprocess.Popen[bytes]] = {}
         self._config: cluster.ClusterConfig | None = None
         self._strategy: Any = None
@@ -89,6 +92,7 @@ class LocalCluster:
             0,
         )
         log.info("Starting %d worker and %d ps processes.", self.workers, self.ps)
+        self._lifeline = os.pipe()
         try:
             for job, count in (("ps", self.ps), ("worker", self.workers)):
                 for index in range(count):
@@ -112,12 +116,12 @@ class LocalCluster:
         inter_op = max(4, self.workers + 2)
         command = [sys.executable, "-m", "tf_backup.server", str(self._threads), str(inter_op)]
         # TensorFlow's servers talk at length about what is no news to the chief's user.
-        with open(os.path.join(self._logs.name, f"{job}{index}.log"), "ab") as errors_file:
+        with open(self._log_path(job, index), "ab") as log_file:
             self._processes[job, index] = subprocess.Popen(
                 command,
-                stdin=subprocess.PIPE,
-                stdout=errors_file,
-                stderr=errors_file,
+                stdin=self._lifeline[0],
+                stdout=log_file,
+                stderr=log_file,
                 env=environment,
                 start_new_session=True,  # Ctrl-C is the chief's to handle.
             )
@@ -140,6 +144,9 @@ class LocalCluster:
 
     def stop(self) -> None:
         """Ends all processes: SIGTERM, and SIGKILL for those who do not listen."""
+        if self._strategy is not None:
+            _tf.forget_cluster(self._strategy)
+            self._strategy = None
         for process in self._processes.values():
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
@@ -150,9 +157,14 @@ class LocalCluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
         self._processes.clear()
+        for end in self._lifeline:
+            os.close(end)
+        self._lifeline = ()
+        self._logs.cleanup()
+
+    def _log_path(self, job: str, index: int) -> str:
+        return os.path.join(self._logs.name, f"{job}{index}.log")
 
     def _await(self, job: str, index: int, process: subprocess.Popen[bytes]) -> None:
         """Waits until a task accepts connections."""
@@ -160,7 +172,7 @@ class LocalCluster:
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             if process.poll() is not None:
-                with open(os.path.join(self._logs.name, f"{job}{index}.log")) as log_file:
+                with open(self._log_path(job, index)) as log_file:
                     wrote = log_file.read()[-2000:]
                 raise errors.ClusterError(
                     f"The process of {job} {index} ended with status {process.returncode} before "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 from typing import Any
 
@@ -53,7 +52,6 @@ def parameter_server_strategy(workers: int = 4, ps: int = 1) -> Any:
                 "tf_backup.LocalCluster as a context for several."
             )
         local = LocalCluster(workers, ps)
-        local.start()
-        atexit.register(local.stop)
+        local.start()  # Its processes end with this one: later than what refers to them.
         _state["local"] = local
     return local.strategy()
