@@ -44,27 +44,32 @@ class WorkerData:
         self.workers = workers
         self._repeat = repeat
         self.batches: int | None = batches
-        self._function: DatasetFn | None = None
-        self._graph: Any = None
-        if isinstance(source, tf.data.Dataset):
+        self._own = not isinstance(source, tf.data.Dataset)  # One data set per worker.
+        if not self._own:
             if batches is None:
                 known = int(source.cardinality())
                 self.batches = known if known >= 0 else None
-            self.element_spec = source.element_spec
-            self._graph = _serialized(source)
+            datasets = [source]
         elif callable(source):
-            self._function = source
-            self.element_spec = self._from_function(0).element_spec
+            datasets = [_call(source, workers, worker) for worker in range(workers)]
         else:
             raise TypeError(
                 f"data is {source!r}; it must be a tf.data.Dataset or a function from "
                 "tf.distribute.InputContext to one."
             )
+        self.element_spec = datasets[0].element_spec
+        for worker, dataset in enumerate(datasets):
+            if not _compatible(dataset.element_spec, self.element_spec):
+                raise ValueError(
+                    f"dataset_fn returns elements of {dataset.element_spec} for worker {worker}, "
+                    f"but of {self.element_spec} for worker 0; they must be the same."
+                )
+        self._graphs = [_serialized(dataset) for dataset in datasets]
 
     @property
     def endless(self) -> bool:
         """Whether the pipelines repeat without end."""
-        return self._repeat and self._function is None and self.batches is not None
+        return self._repeat and not self._own and self.batches is not None
 
     def iterators(self, strategy: Any) -> list[_tf.WorkerTask]:
         """Starts a pipeline on each worker; a worker that comes back starts a new one."""
@@ -80,8 +85,6 @@ class WorkerData:
           consume: called in a graph with the pipeline's iterator; the function returns what it
             returns.
         """
-        if self._function is not None:
-            return [(self._pipeline(worker, consume), ()) for worker in range(self.workers)]
 
         @tf.function(autograph=False)
         def function(graph: Any, worker: Any) -> Any:
@@ -89,47 +92,20 @@ class WorkerData:
             return consume(iter(self._shard(dataset, worker)))
 
         return [
-            (function, (self._graph, tf.constant(worker, tf.int64)))
+            (function, (self._graphs[worker % len(self._graphs)], tf.constant(worker, tf.int64)))
             for worker in range(self.workers)
         ]
 
     def _shard(self, dataset: Any, worker: Any) -> Any:
         """Returns worker `worker`'s part of the data set ([] int64, or an int)."""
+        if self._own:
+            return dataset
         # An empty part cannot be repeated: of fewer batches than workers, everyone reads all.
         if not self.endless or (self.batches or 0) >= self.workers:
             dataset = dataset.shard(self.workers, worker)
         if self.endless:
             dataset = dataset.repeat()
         return dataset.prefetch(2)
-
-    def _pipeline(self, worker: int, consume: Callable[[Any], Any]) -> Any:
-        """Returns the concrete function of one worker's own data set."""
-
-        @tf.function(autograph=False)
-        def function() -> Any:
-            dataset = self._from_function(worker)
-            if not _compatible(dataset.element_spec, self.element_spec):
-                raise ValueError(
-                    f"dataset_fn returns elements of {dataset.element_spec} for worker {worker}, "
-                    f"but of {self.element_spec} for worker 0; they must be the same."
-                )
-            return consume(iter(dataset))
-
-        # Traced here, so that what is wrong with the user's function is said here.
-        return function.get_concrete_function()
-
-    def _from_function(self, worker: int) -> Any:
-        assert self._function is not None
-        context = tf.distribute.InputContext(
-            num_input_pipelines=self.workers, input_pipeline_id=worker, num_replicas_in_sync=1
-        )
-        dataset = self._function(context)
-        if not isinstance(dataset, tf.data.Dataset):
-            raise TypeError(
-                f"dataset_fn returned {type(dataset).__name__} for worker {worker}; it must "
-                "return a tf.data.Dataset of batches."
-            )
-        return dataset
 
 
 def delay(dataset: Any, seconds: float) -> Any:
@@ -140,19 +116,34 @@ def delay(dataset: Any, seconds: float) -> Any:
     return _tf.sleep_before_each(dataset, seconds) if seconds > 0 else dataset
 
 
+def _call(function: DatasetFn, workers: int, worker: int) -> Any:
+    """Returns the data set that a user's function returns for one worker."""
+    dataset = function(
+        tf.distribute.InputContext(
+            num_input_pipelines=workers, input_pipeline_id=worker, num_replicas_in_sync=1
+        )
+    )
+    if not isinstance(dataset, tf.data.Dataset):
+        raise TypeError(
+            f"dataset_fn returned {type(dataset).__name__} for worker {worker}; it must return "
+            "a tf.data.Dataset of batches."
+        )
+    return dataset
+
+
 def _serialized(dataset: Any) -> Any:
     try:
         graph = _tf.dataset_to_graph(dataset)
     except tf.errors.OpError as error:
         raise ValueError(
-            "The data set cannot be sent to the workers' processes; give fit a function from "
-            f"tf.distribute.InputContext to a data set instead. TensorFlow says: {error}"
+            "The data set cannot be sent to the workers' processes. TensorFlow says: "
+            f"{error.message}"
         ) from None
     if b"PyFunc" in graph.numpy():
         raise ValueError(
             "The data set calls Python (from_generator, py_function or numpy_function), which "
-            "the workers' processes cannot. Give fit arrays, a data set made of TensorFlow "
-            "operations, or a function from tf.distribute.InputContext to one."
+            "the workers' processes cannot. Give arrays, or a data set made of TensorFlow's own "
+            "operations."
         )
     return graph
 

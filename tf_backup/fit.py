@@ -8,13 +8,19 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import keras
 import tensorflow as tf
 
-from tf_backup import _keras, _tf, errors, evaluation, optimizer
+from tf_backup import _keras, _tf, errors, evaluation
 from tf_backup.data import WorkerData
 from tf_backup.engine import Engine
 from tf_backup.keras_objective import KerasVariables, keras_objective, keras_sums
-from tf_backup.optimizer import SyncReplicasWithBackup
+from tf_backup.optimizer import (
+    DEFAULT_STALL_TIMEOUT_S,
+    SyncReplicasWithBackup,
+    check_strategy,
+    find,
+)
 from tf_backup.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
@@ -151,7 +157,7 @@ class TrainFunction:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._wrapped = optimizer.find(model.optimizer)
+        self._wrapped = find(model.optimizer)
         self._spec: Any = None
         self.engine: Engine | None = None
 
@@ -236,7 +242,7 @@ class _Hooks:
     """What Keras calls; see `_keras.Hooks`."""
 
     def check_fit(self, model: Model) -> None:
-        wrapped = optimizer.find(getattr(model, "optimizer", None))
+        wrapped = find(getattr(model, "optimizer", None))
         strategy = _keras.strategy_of(model)
         if strategy is None:
             if wrapped is not None:
@@ -254,7 +260,7 @@ class _Hooks:
                 "a wrapped optimizer: compile it with tf_backup.wrap(optimizer, replicas=N, "
                 "backups=b)."
             )
-        optimizer.check_strategy(strategy, wrapped.policy)
+        check_strategy(strategy, wrapped.policy)
         if model.run_eagerly:
             raise ValueError(
                 "run_eagerly=True cannot work: the workers run graphs. Compile the model without "
@@ -282,7 +288,7 @@ class _Hooks:
         return Feed(strategy, **data)
 
     def build(self, model: Model, feed: Feed) -> None:
-        wrapped = optimizer.find(model.optimizer)
+        wrapped = find(model.optimizer)
         if feed.training and wrapped is not None:
             feed.bind(wrapped.policy.workers, wrapped.replicas)
         else:
@@ -296,14 +302,49 @@ class _Hooks:
         return TestFunction(model)
 
 
-def install() -> None:
-    """Lets Keras train and evaluate models under a parameter-server strategy."""
+def wrap(
+    optimizer: keras.optimizers.Optimizer,
+    replicas: int,
+    backups: int = 0,
+    *,
+    stall_timeout_s: float = DEFAULT_STALL_TIMEOUT_S,
+) -> SyncReplicasWithBackup:
+    """Makes an optimizer update with the mean of the first N of N + b workers' gradients.
+
+    Call it in the scope of the strategy. Each update averages N gradients, so a learning rate
+    tuned for one worker is usually multiplied by N.
+
+    Example:
+
+        strategy = tf_backup.parameter_server_strategy(workers=4, ps=1)
+        with strategy.scope():
+            model = keras.Sequential([...])
+            optimizer = tf_backup.wrap(keras.optimizers.SGD(0.3), replicas=3, backups=1)
+            model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+        model.fit(dataset, epochs=5)
+        print(optimizer.contributions)
+
+    Args:
+      optimizer: any Keras optimizer, with any option.
+      replicas: N, gradients averaged in one update; at least 1.
+      backups: b, workers beyond N that nobody waits for.
+      stall_timeout_s: how long `fit` waits, with fewer than N workers alive, for one to come
+        back before it raises `WorkersLost`.
+
+    Returns:
+      An optimizer for `model.compile`.
+
+    Raises:
+      TypeError: if `optimizer` is no Keras optimizer, or is wrapped already.
+      ValueError: outside a parameter-server strategy's scope, if the strategy has a
+        `variable_partitioner`, or if its cluster has fewer than N + b workers.
+
+    Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 3 and 4.
+    """
+    wrapped = SyncReplicasWithBackup(optimizer, replicas, backups, stall_timeout_s)
+    check_strategy(tf.distribute.get_strategy(), wrapped.policy)
     _keras.install(_Hooks())
-
-
-def wrap(*args: Any, **kwargs: Any) -> SyncReplicasWithBackup:
-    install()
-    return optimizer.wrap(*args, **kwargs)
+    return wrapped
 
 
 def _is_dataset_fn(x: Any) -> bool:

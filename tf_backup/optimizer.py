@@ -169,50 +169,6 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):  # type: ignore[misc]
         return cls(**config)
 
 
-def wrap(
-    optimizer: keras.optimizers.Optimizer,
-    replicas: int,
-    backups: int = 0,
-    *,
-    stall_timeout_s: float = DEFAULT_STALL_TIMEOUT_S,
-) -> SyncReplicasWithBackup:
-    """Makes an optimizer update with the mean of the first N of N + b workers' gradients.
-
-    Call it in the scope of the strategy. Each update averages N gradients, so a learning rate
-    tuned for one worker is usually multiplied by N.
-
-    Example:
-
-        strategy = tf_backup.parameter_server_strategy(workers=4, ps=1)
-        with strategy.scope():
-            model = keras.Sequential([...])
-            optimizer = tf_backup.wrap(keras.optimizers.SGD(0.3), replicas=3, backups=1)
-            model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
-        model.fit(dataset, epochs=5)
-        print(optimizer.contributions)
-
-    Args:
-      optimizer: any Keras optimizer, with any option.
-      replicas: N, gradients averaged in one update; at least 1.
-      backups: b, workers beyond N that nobody waits for.
-      stall_timeout_s: how long `fit` waits, with fewer than N workers alive, for one to come
-        back before it raises `WorkersLost`.
-
-    Returns:
-      An optimizer for `model.compile`.
-
-    Raises:
-      TypeError: if `optimizer` is no Keras optimizer, or is wrapped already.
-      ValueError: outside a parameter-server strategy's scope, if the strategy has a
-        `variable_partitioner`, or if its cluster has fewer than N + b workers.
-
-    Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 3 and 4.
-    """
-    wrapped = SyncReplicasWithBackup(optimizer, replicas, backups, stall_timeout_s)
-    check_strategy(tf.distribute.get_strategy(), wrapped.policy)
-    return wrapped
-
-
 def check_strategy(strategy: Any, policy: BackupPolicy) -> None:
     """Refuses a strategy under which synchronous SGD with backup workers cannot run.
 
