@@ -45,6 +45,8 @@ class Gate:
     def __init__(self, policy: BackupPolicy) -> None:
         self.policy = policy
         self.tokens = TokenQueues(policy.workers)
+        for name in ("open_run", "close_run", "settle", "next_event", "tick"):
+            setattr(self, name, tf.function(getattr(self, name), autograph=False))
         name = f"tf_backup/gate/{uuid.uuid4().hex}"
         with tf.device(DEVICE):
             self._ledger = tf.Variable(
@@ -132,7 +134,6 @@ class Gate:
 
     # ---- For the coordinator ------------------------------------------------------------------
 
-    @tf.function
     def open_run(self, step: Tensor) -> Tensor:
         """Begins a run at step t = `step`; returns its number."""
 
@@ -144,12 +145,10 @@ class Gate:
 
         return self._locked(body)
 
-    @tf.function
     def close_run(self) -> Tensor:
         """Ends the run in the middle of a step, if it has not ended."""
         return self._release(lambda ledger: protocol.close_run(ledger, False, _TENSORS))
 
-    @tf.function
     def settle(self) -> Tensor:
         """Counts as lost what will not come home."""
 
@@ -160,13 +159,11 @@ class Gate:
 
         return self._locked(body)
 
-    @tf.function
     def next_event(self) -> Tensor:
         """Waits for an event; returns it ([1 + N]): a step and its N tickets, or a sign."""
         with tf.device(DEVICE):
             return self._events.dequeue()
 
-    @tf.function
     def tick(self) -> Tensor:
         """Wakes the chief, and tells it once more what a call that was cut off may not have."""
 

@@ -33,6 +33,7 @@ class Snapshot:
                 for v in variables
             ]
         )
+        self.publish = tf.function(self.publish, autograph=False)
         self._buffers: dict[Key, Variable] = {}
         for key in self.layout.keys:
             with tf.device(_tf.ps_device(key.ps)):
@@ -50,7 +51,6 @@ class Snapshot:
                 done.append(self._buffers[key].assign(packed, read_value=False))
         return done
 
-    @tf.function
     def publish(self) -> None:
         """Copies the variables into the buffers; called eagerly."""
         for ps in self.layout.servers:

@@ -52,9 +52,9 @@ class Worker:
         self._contribution = contribution
         self._accumulator = accumulator
         self._gate = gate
+        self.loop = tf.function(self._loop, autograph=False)
 
-    @tf.function(autograph=False)
-    def loop(self, worker: Tensor, run: Tensor, iterator: Any) -> Tensor:
+    def _loop(self, worker: Tensor, run: Tensor, iterator: Any) -> Tensor:
         """Works until it is told to stop, or has no more data.
 
         Args:

@@ -1,0 +1,40 @@
+"""Real clusters for tests, started once for all tests that want the same one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import tensorflow as tf
+
+import tf_backup
+from tests.cluster.processes import children
+
+tf.config.threading.set_intra_op_parallelism_threads(1)
+
+WORKERS = 4
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest) -> Iterator[tf_backup.LocalCluster]:
+    """A cluster of 4 workers, and of as many parameter servers as the parameter says."""
+    with tf_backup.LocalCluster(workers=WORKERS, ps=request.param) as local:
+        local.strategy()
+        yield local
+    assert not children(), "A process outlives its cluster."
+
+
+@pytest.fixture
+def strategy(cluster: tf_backup.LocalCluster) -> Any:
+    """The cluster's strategy."""
+    return cluster.strategy()
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left() -> Iterator[None]:
+    """Fails a test that leaves a thread of ours behind."""
+    yield
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("tf_backup")]
+    assert not left

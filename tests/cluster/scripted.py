@@ -1,0 +1,130 @@
+"""Workers whose gradients come when, and are what, a test says.
+
+A worker's pipeline waits for files: `release(worker, x)` writes one, and the worker computes the
+gradient x on it. `Script` releases in a given order, each once the gate has heard the one before.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tf_backup
+from tests.cluster.processes import wait_until
+from tf_backup import _tf
+
+
+class ScriptedData:
+    """Batches that tests release one by one; call it as a dataset function."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._released: dict[int, int] = {}
+
+    def __call__(self, context: tf.distribute.InputContext) -> tf.data.Dataset:
+        prefix = str(self._directory / str(context.input_pipeline_id)) + "-"
+
+        def exists(path: Any) -> Any:
+            return tf.size(tf.io.matching_files(path)) > 0
+
+        def look(index: Any, _: Any) -> Any:
+            path = tf.strings.join([prefix, tf.strings.as_string(index)])
+            there = exists(path)
+            value = tf.cond(
+                there,
+                lambda: tf.strings.to_number(tf.io.read_file(path)),
+                lambda: tf.constant(0.0),
+            )
+            return index + tf.cast(there, tf.int64), (there, value)
+
+        ticks = _tf.sleep_before_each(tf.data.Dataset.range(2**60), 0.002)
+        # The tick is part of the path, or TensorFlow would look once and for all.
+        end = str(self._directory / "end") + "*"
+        ticks = ticks.take_while(
+            lambda tick: ~exists(tf.strings.substr(tf.strings.join([end, tf.strings.as_string(tick)]), 0, len(end)))
+        )
+        values = ticks.scan(tf.constant(0, tf.int64), look).filter(lambda there, value: there)
+        return values.map(lambda there, value: (value[None, None], tf.zeros([1, 1])))
+
+    def release(self, worker: int, value: float) -> None:
+        """Lets a worker compute its next gradient, `value`."""
+        index = self._released.get(worker, 0)
+        self._released[worker] = index + 1
+        draft = self._directory / "draft"
+        draft.write_text(str(value))
+        draft.rename(self._directory / f"{worker}-{index}")
+
+    def end(self) -> None:
+        """Ends the data of all workers, those that wait for it included."""
+        (self._directory / "end").touch()
+
+
+def two_server_model(strategy: Any, optimizer: Any, replicas: int, backups: int) -> Any:
+    """Returns a model whose two parameters both have the gradient x, on different servers."""
+    with strategy.scope():
+        inputs = keras.Input((1,))
+        parts = [keras.layers.Dense(1, use_bias=False)(inputs) for _ in range(2)]
+        model = keras.Model(inputs, keras.layers.Add()(parts))
+        wrapped = tf_backup.wrap(optimizer, replicas, backups)
+        model.compile(wrapped, loss=lambda y, y_pred: y_pred)
+    return model
+
+
+def ledger(model: Any) -> Any:
+    """Returns the gate's ledger, once training has begun."""
+    wait_until(lambda: model.train_function is not None and model.train_function.engine is not None)
+    return model.train_function.engine._gate.ledger()
+
+
+class Script(threading.Thread):
+    """Releases batches in order, each once the gate has heard the one before; then ends the data.
+
+    Args:
+      model: being trained.
+      data: what it is trained on.
+      events: (worker, gradient) pairs.
+    """
+
+    def __init__(
+        self, model: Any, data: ScriptedData, events: Sequence[tuple[int, float]]
+    ) -> None:
+        super().__init__(name="script")
+        self._model = model
+        self._data = data
+        self._events = events
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            for worker, value in self._events:
+                heard = self._heard(worker)
+                self._data.release(worker, value)
+                wait_until(lambda w=worker, h=heard: self._heard(w) > h)
+            wait_until(lambda: ledger(self._model).open == 0)
+        except BaseException as error:
+            self.error = error
+        finally:
+            self._data.end()
+
+    def _heard(self, worker: int) -> int:
+        """Returns how many of a worker's contributions the gate has heard."""
+        books = ledger(self._model)
+        ended = books.accepted + books.late + books.stale + books.duplicate
+        return int(ended[worker] + (books.status[worker] == 2))
+
+    def finish(self) -> None:
+        """Waits for the end of the script; raises what it raised."""
+        self.join(60)
+        if self.error is not None:
+            raise self.error
+
+
+def weights(model: Any) -> list[np.ndarray[Any, Any]]:
+    """Returns copies of a model's weights."""
+    return [np.array(weight) for weight in model.get_weights()]

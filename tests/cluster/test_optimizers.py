@@ -1,0 +1,112 @@
+"""Transparency: with b = 0, the plain optimizer on the mean of the N gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_backup
+
+pytestmark = pytest.mark.parametrize("cluster", [1, 2], indirect=True)
+
+REPLICAS = 2
+UPDATES = 5
+BATCH = 4
+
+OPTIMIZERS: dict[str, Callable[[], Any]] = {
+    "momentum": lambda: keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),
+    "rmsprop": lambda: keras.optimizers.RMSprop(0.01, momentum=0.9, epsilon=1.0),
+    "adam_weight_decay": lambda: keras.optimizers.Adam(0.01, weight_decay=0.1),
+    "adagrad_schedule": lambda: keras.optimizers.Adagrad(
+        keras.optimizers.schedules.ExponentialDecay(0.5, 2, 0.5)
+    ),
+    "ema": lambda: keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5),
+    "ema_overwrite": lambda: keras.optimizers.SGD(
+        0.1, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2
+    ),
+    "global_clipnorm": lambda: keras.optimizers.Adam(0.1, global_clipnorm=0.1),
+    "clipnorm": lambda: keras.optimizers.SGD(0.5, clipnorm=0.1),
+    "gradient_accumulation": lambda: keras.optimizers.SGD(0.5, gradient_accumulation_steps=2),
+    "loss_scale": lambda: keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.SGD(0.1, momentum=0.9), dynamic_growth_steps=2
+    ),
+}
+
+
+def batches(worker: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Returns the batches of one worker: [updates, batch, 6] and [updates, batch, 2]."""
+    rng = np.random.default_rng(worker)
+    x = rng.normal(size=[UPDATES, BATCH, 6]).astype(np.float32)
+    return x, rng.normal(size=[UPDATES, BATCH, 2]).astype(np.float32)
+
+
+def dataset_fn(context: tf.distribute.InputContext) -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices(batches(context.input_pipeline_id))
+
+
+def new_model() -> Any:
+    keras.utils.set_random_seed(1)
+    return keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(5, activation="tanh", kernel_regularizer="l2"),
+            keras.layers.Dense(2),
+        ]
+    )
+
+
+def expected(make_optimizer: Callable[[], Any]) -> Any:
+    """Trains on one device with the mean of the N gradients; returns the model."""
+    model, optimizer = new_model(), make_optimizer()
+    model.compile(optimizer, "mse")
+    optimizer.build(model.trainable_variables)
+    for update in range(UPDATES):
+        gradients = []
+        for worker in range(REPLICAS):
+            x, y = (part[update] for part in batches(worker))
+            with tf.GradientTape() as tape:
+                loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=True))
+                loss = optimizer.scale_loss(loss)
+            gradients.append(tape.gradient(loss, model.trainable_variables))
+        means = [tf.add_n(list(each)) / REPLICAS for each in zip(*gradients, strict=True)]
+        optimizer.apply(means, model.trainable_variables)
+    optimizer.finalize_variable_values(model.trainable_variables)
+    return model
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_equals_the_plain_optimizer_on_the_mean(strategy: Any, name: str) -> None:
+    with strategy.scope():
+        model = new_model()
+        model.compile(tf_backup.wrap(OPTIMIZERS[name](), replicas=REPLICAS), "mse")
+    model.fit(dataset_fn, steps_per_epoch=UPDATES, verbose=0)
+    plain = expected(OPTIMIZERS[name])
+    for ours, theirs in zip(model.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-6)
+    ours = [v.numpy() for v in model.optimizer.variables]
+    theirs = [v.numpy() for v in plain.optimizer.variables]
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-6)
+
+
+def test_the_update_stays_on_the_parameter_servers(strategy: Any) -> None:
+    """Global clipping included: what passes through the coordinator are scalars."""
+    with strategy.scope():
+        model = new_model()
+        inner = keras.optimizers.Adam(0.1, global_clipnorm=0.1, weight_decay=0.1, use_ema=True)
+        model.compile(tf_backup.wrap(inner, replicas=REPLICAS), "mse")
+    model.fit(dataset_fn, steps_per_epoch=1, verbose=0)
+    update = model.train_function.engine._update
+    (graph,) = [f.graph for f in update._list_all_concrete_functions()]
+    here = [
+        tensor
+        for op in graph.get_operations()
+        if not op.device and op.type not in ("Placeholder", "Const", "NoOp", "ReadVariableOp")
+        for tensor in op.outputs
+    ]
+    assert all((tensor.shape.num_elements() or 0) <= REPLICAS for tensor in here), here

@@ -1,0 +1,101 @@
+"""The promises: exactly N, at most once, nothing unaccounted, a step is a step."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_backup
+from tests.cluster.scripted import Script, ScriptedData, two_server_model, weights
+
+pytestmark = pytest.mark.parametrize("cluster", [2], indirect=True)
+
+
+def fit(model: Any, data: ScriptedData, events: list[tuple[int, float]], updates: int) -> None:
+    script = Script(model, data, events)
+    script.start()
+    model.fit(data, steps_per_epoch=updates, verbose=0)
+    script.finish()
+
+
+def moves(before: list[Any], after: list[Any]) -> list[float]:
+    return [float(a[0, 0] - b[0, 0]) for a, b in zip(before, after, strict=True)]
+
+
+def test_first_n_make_the_update_on_both_servers(strategy: Any, tmp_path: Path) -> None:
+    model = two_server_model(strategy, keras.optimizers.SGD(1.0), replicas=2, backups=2)
+    assert len({v.value.device for v in model.trainable_variables}) == 2
+    before = weights(model)
+    fit(model, ScriptedData(tmp_path), [(3, 1.0), (1, 3.0)], updates=1)
+    assert moves(before, weights(model)) == pytest.approx([2.0, 2.0])
+    accepted = [record.accepted for record in model.optimizer.contributions.workers]
+    assert accepted == [0, 1, 0, 1]
+
+
+def test_late_and_stale_are_counted_and_move_nothing(strategy: Any, tmp_path: Path) -> None:
+    model = two_server_model(strategy, keras.optimizers.SGD(1.0), replicas=2, backups=2)
+    before = weights(model)
+    # Worker 0 comes third to step 0: late, or stale if the update was quicker. Worker 2 comes
+    # with its gradient at step 0 when step 1 has begun: stale; its next one is accepted.
+    events = [(3, 1.0), (1, 3.0), (0, 1e6), (3, 10.0), (2, 1e6), (2, 30.0)]
+    fit(model, ScriptedData(tmp_path), events, updates=2)
+    assert moves(before, weights(model)) == pytest.approx([22.0, 22.0])
+    accounts = model.optimizer.contributions
+    assert [record.accepted for record in accounts.workers] == [0, 1, 1, 2]
+    assert accounts.workers[2].stale == 1
+    assert accounts.workers[0].late + accounts.workers[0].stale == 1
+    total = accounts.total
+    assert total.computed == total.accepted + total.late + total.stale
+    assert int(model.optimizer.iterations) == 2
+
+
+def test_one_worker_never_contributes_twice_to_a_step(strategy: Any, tmp_path: Path) -> None:
+    model = two_server_model(strategy, keras.optimizers.SGD(1.0), replicas=2, backups=2)
+    data = ScriptedData(tmp_path)
+    for value in (1.0, 5.0, 7.0):
+        data.release(0, value)  # All at once: it may not fill step 0 by itself.
+    before = weights(model)
+    fit(model, data, [(2, 3.0), (2, 15.0)], updates=2)
+    assert moves(before, weights(model)) == pytest.approx([12.0, 12.0])
+    assert [record.accepted for record in model.optimizer.contributions.workers] == [2, 0, 2, 0]
+
+
+def delayed(seconds: list[float]) -> Any:
+    def batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        dataset = tf.data.Dataset.from_tensors((tf.ones([1, 1]), tf.zeros([1, 1]))).repeat()
+        return tf_backup.delay(dataset, seconds[context.input_pipeline_id])
+
+    return batches
+
+
+def test_updates_do_not_wait_for_a_slow_backup(strategy: Any) -> None:
+    model = two_server_model(strategy, keras.optimizers.SGD(1.0), replicas=3, backups=1)
+    model.fit(delayed([0, 0, 0, 1.0]), steps_per_epoch=100, verbose=0)
+    slow = model.optimizer.contributions.workers[3]
+    assert slow.accepted < 20, slow  # It has about a second for each of its contributions.
+    assert model.optimizer.contributions.total.accepted == 300
+
+
+def test_without_backups_updates_wait_for_everyone(strategy: Any) -> None:
+    model = two_server_model(strategy, keras.optimizers.SGD(1.0), replicas=4, backups=0)
+    begin = time.monotonic()
+    model.fit(delayed([0, 0, 0, 1.0]), steps_per_epoch=3, verbose=0)
+    assert time.monotonic() - begin > 3.0  # Asserted from below only: it cannot be quicker.
+    assert [r.accepted for r in model.optimizer.contributions.workers] == [3, 3, 3, 3]
+
+
+def test_metrics_are_exact_over_accepted_batches(strategy: Any, tmp_path: Path) -> None:
+    model = two_server_model(strategy, keras.optimizers.SGD(0.0), replicas=2, backups=2)
+    model.set_weights([np.ones([1, 1]), np.ones([1, 1])])
+    data = ScriptedData(tmp_path)
+    script = Script(model, data, [(3, 1.0), (1, 3.0), (0, 1e6), (1, 5.0), (3, 7.0)])
+    script.start()
+    history = model.fit(data, steps_per_epoch=2, verbose=0)
+    script.finish()
+    assert history.history["loss"] == [pytest.approx(2 * (1 + 3 + 5 + 7) / 4)]
