@@ -1,0 +1,55 @@
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q -q
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install install-models run test lint clean
+
+help: ## List the targets.
+	@echo 'make TARGET [PYTHON=python3.11] [ARGS="flags of the command"]'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+
+install: $(VENV)/installed ## Make .venv with the library and what scripts and tests need.
+
+install-models: $(VENV)/installed-models ## Add the TensorFlow model garden to .venv (0.7 GB more).
+
+run: install ## Train a small model on a local cluster; ARGS="--help" lists the flags.
+	$(BIN)/python scripts/train.py $(ARGS)
+
+test: install ## Run the tests; ARGS="tests/unit -k gate" runs some of them.
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: install ## Check style and types; changes nothing.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean: ## Delete .venv and all caches.
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# setuptools and wheel come first, at the lock's versions: what has no wheel (promise, and
+# tf_backup itself) is then built with them and not with whatever is newest that day.
+$(VENV)/installed: requirements.lock setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || { \
+	    echo 'tf_backup needs Python 3.10, 3.11 or 3.12, and "$(PYTHON)" is none of them: name one, as in "make install PYTHON=python3.11".' >&2; \
+	    exit 1; }
+	@echo 'Making $(VENV) ...'
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install -c requirements.lock setuptools wheel
+	@echo 'Installing requirements.lock: about 800 MB to download the first time, one to five minutes ...'
+	@$(PIP) install --no-build-isolation -r requirements.lock
+	@echo 'Installing tf_backup ...'
+	@$(PIP) install --no-build-isolation --no-deps -e .
+	@touch $@
+	@echo 'Installed in $(VENV).'
+
+$(VENV)/installed-models: requirements-models.lock $(VENV)/installed
+	@echo 'Installing requirements-models.lock ...'
+	@$(PIP) install --no-build-isolation -r requirements-models.lock
+	@touch $@
+	@echo 'Installed the model garden in $(VENV).'

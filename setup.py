@@ -1,0 +1,84 @@
+"""Packaging of tf_backup. The versions that are tested together are in requirements.lock."""
+
+import pathlib
+import re
+
+from setuptools import setup
+
+HERE = pathlib.Path(__file__).parent
+
+# Literals: a test reads these two from the source and compares them with the lock files.
+INSTALL_REQUIRES = [
+    # tf_backup uses private parts of both, each in one file (_tf.py, _keras.py): a version
+    # is added here once the tests have passed with it. Keras 3.12 is the last for Python 3.10.
+    "tensorflow>=2.20,<2.22",
+    "keras>=3.12,<3.16",
+    "numpy>=2.0",
+]
+
+EXTRAS_REQUIRE = {
+    "scripts": [
+        "absl-py>=1.4",
+        "scikit-learn>=1.5",
+        "tensorflow-datasets>=4.9.9",
+        # tensorflow-datasets imports it and does not ask for it.
+        "importlib_resources>=6",
+    ],
+    "models": [
+        # Asks for TensorFlow 2.20, and with it for the whole lock: see requirements-models.lock.
+        "tf-models-official>=2.20,<2.21",
+    ],
+    "tests": [
+        "absl-py>=1.4",
+        "importlib_resources>=6",
+        "mypy>=1.15",
+        "packaging>=24",
+        "pytest>=8",
+        "pytest-timeout>=2.3",
+        "ruff>=0.9",
+        "scikit-learn>=1.5",
+        "tensorflow-datasets>=4.9.9",
+    ],
+}
+
+
+def version() -> str:
+    """Returns the version in tf_backup/__init__.py, without importing TensorFlow for it."""
+    text = (HERE / "tf_backup" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if found is None:
+        raise RuntimeError("tf_backup/__init__.py has no line '__version__ = \"...\"'.")
+    return found[1]
+
+
+def long_description() -> str:
+    """Returns the README, or nothing where there is none."""
+    readme = HERE / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+setup(
+    name="tf_backup",
+    version=version(),
+    description="Synchronous SGD with backup workers for TensorFlow 2 and Keras 3",
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10,<3.13",
+    # Only the library: models, scripts and tests are used from a clone.
+    packages=["tf_backup"],
+    package_data={"tf_backup": ["py.typed"]},
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+    zip_safe=False,
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)

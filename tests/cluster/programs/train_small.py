@@ -1,0 +1,88 @@
+"""Trains a small model on a local cluster, while something happens to the cluster.
+
+What happens is named by the first argument. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+import tf_backup
+
+tf.get_logger().setLevel(logging.CRITICAL)
+logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+
+
+def batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
+    del context
+    dataset = tf.data.Dataset.from_tensors((tf.ones([4, 3]), tf.ones([4, 1]))).repeat()
+    return tf_backup.delay(dataset, 0.01)
+
+
+class Happening(keras.callbacks.Callback):  # type: ignore[misc]
+    """Does something to the cluster at certain updates."""
+
+    def __init__(self, local: tf_backup.LocalCluster, what: str) -> None:
+        super().__init__()
+        self.local = local
+        self.what = what
+        self.since = time.monotonic()
+        self.back = False
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if batch == 20 and self.what.startswith("kill_"):
+            self.local.kill_task(self.what.removeprefix("kill_"), 1)
+            self.since = time.monotonic()
+        if batch == 20 and self.what == "lose_workers":
+            for worker in (1, 2):
+                self.local.kill_task("worker", worker)
+            self.since = time.monotonic()
+        if batch == 20 and self.what == "restart":
+            self.before = self.records()[1].accepted
+            self.local.kill_task("worker", 1)
+        if batch == 60 and self.what == "restart":
+            self.local.start_task("worker", 1)
+        if batch > 60 and self.what == "restart" and not self.back:
+            self.back = self.records()[1].accepted > self.before + 5
+            self.model.stop_training = self.back
+
+    def records(self) -> Any:
+        return self.model.optimizer.contributions.workers
+
+
+def main() -> None:
+    what = sys.argv[1]
+    with tf_backup.LocalCluster(workers=3, ps=2) as local:
+        strategy = local.strategy()
+        with strategy.scope():
+            model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+            optimizer = tf_backup.wrap(
+                keras.optimizers.SGD(0.01), replicas=2, backups=1, stall_timeout_s=8.0
+            )
+            model.compile(optimizer, "mse")
+        happening = Happening(local, what)
+        result: dict[str, Any] = {"error": None}
+        updates = 20_000 if what == "restart" else 150
+        try:
+            model.fit(batches, steps_per_epoch=updates, verbose=0, callbacks=[happening])
+        except tf_backup.TfBackupError as error:
+            result["error"] = type(error).__name__
+            result["message"] = str(error)
+            result["seconds"] = time.monotonic() - happening.since
+        else:
+            result["iterations"] = int(optimizer.iterations)
+            result["back"] = happening.back
+            result["total"] = optimizer.contributions.total.as_dict()
+            result["workers"] = [record.as_dict() for record in optimizer.contributions.workers]
+        print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Machines that die while they train."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import Any
+
+import pytest
+
+from tests.cluster.processes import children, running, start, wait_until
+
+
+def run(what: str) -> dict[str, Any]:
+    """Runs the small training while `what` happens; returns what it printed."""
+    process = start("-m", "tests.cluster.programs.train_small", what)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err[-3000:]
+    result: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return result
+
+
+def test_a_killed_worker_is_not_waited_for() -> None:
+    result = run("kill_worker")
+    assert result["error"] is None
+    assert result["iterations"] == 150
+    total = result["total"]
+    assert total["accepted"] == 2 * 150
+    assert total["computed"] == sum(total[n] for n in total if n != "computed")
+    assert result["workers"][1]["lost"] <= 1
+
+
+def test_a_restarted_worker_contributes_again() -> None:
+    result = run("restart")
+    assert result["error"] is None
+    assert result["back"]
+    assert result["total"]["accepted"] == 2 * result["iterations"]
+
+
+def test_a_killed_parameter_server_is_said_within_a_minute() -> None:
+    result = run("kill_ps")
+    assert result["error"] == "ParameterServerLost"
+    assert "Parameter server 1" in result["message"]
+    assert result["seconds"] < 60
+
+
+def test_too_few_workers_are_named_after_a_deadline() -> None:
+    result = run("lose_workers")
+    assert result["error"] == "WorkersLost"
+    assert "worker 1 (localhost:" in result["message"]
+    assert "worker 2 (localhost:" in result["message"]
+    assert result["seconds"] < 60
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_a_local_cluster_dies_with_its_parent(signum: int) -> None:
+    process = start("-m", "tests.cluster.programs.train_small", "nothing")
+    wait_until(lambda: len(children(process.pid)) == 5)
+    servers = children(process.pid)
+    os.kill(process.pid, signum)
+    process.communicate(timeout=60)
+    wait_until(lambda: not any(map(running, servers)), timeout_s=10)

@@ -1,0 +1,240 @@
+"""Keras' own fit, evaluate, predict and save on the strategy."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_backup
+
+pytestmark = pytest.mark.parametrize("cluster", [2], indirect=True)
+
+X = np.random.default_rng(0).normal(size=[96, 6]).astype(np.float32)
+Y = (X[:, 0] > 0).astype(np.int64)
+
+
+class Subclassed(keras.Model):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = keras.layers.BatchNormalization()
+        self.dense = keras.layers.Dense(2, activation="softmax")
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        return self.dense(self.norm(x, training=training))
+
+
+def functional() -> Any:
+    inputs = keras.Input((6,))
+    hidden = keras.layers.Dropout(0.1)(keras.layers.Dense(8, activation="relu")(inputs))
+    return keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(hidden))
+
+
+def sequential() -> Any:
+    return keras.Sequential(
+        [
+            keras.layers.Dense(8, activation="relu", kernel_regularizer="l2"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dense(2, activation="softmax"),
+        ]
+    )
+
+
+def compiled(
+    strategy: Any, build: Any = functional, replicas: int = 3, backups: int = 1, **options: Any
+) -> Any:
+    with strategy.scope():
+        model = build()
+        optimizer = tf_backup.wrap(keras.optimizers.SGD(0.1, momentum=0.9), replicas, backups)
+        model.compile(
+            optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"], **options
+        )
+    return model
+
+
+def updates(model: Any) -> int:
+    total = model.optimizer.contributions.total
+    ended = total.accepted + total.late + total.stale + total.duplicate + total.lost
+    assert total.computed == ended
+    assert total.accepted == 3 * int(model.optimizer.iterations)
+    return int(model.optimizer.iterations)
+
+
+@pytest.mark.parametrize("build", [functional, sequential, Subclassed])
+def test_every_kind_of_model_trains_from_arrays(strategy: Any, build: Any) -> None:
+    model = compiled(strategy, build)
+    history = model.fit(X, Y, batch_size=8, epochs=15, verbose=0)
+    assert history.history["loss"][-1] < 0.8 * history.history["loss"][0]
+    assert updates(model) == 15 * 4  # ceil(12 batches / 3) updates are one pass.
+    loss, accuracy = model.evaluate(X, Y, batch_size=10, verbose=0)
+    probabilities = model.predict(X, batch_size=7, verbose=0)
+    assert accuracy == pytest.approx(np.mean(probabilities.argmax(-1) == Y))
+    labelled = probabilities[np.arange(len(Y)), Y]
+    assert loss == pytest.approx(-np.mean(np.log(labelled)) + sum(map(float, model.losses)), 1e-4)
+
+
+def test_twice_in_a_row_in_and_out_of_scope_with_validation(strategy: Any) -> None:
+    model = compiled(strategy)
+    dataset = tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(96).batch(8)
+    validation = tf.data.Dataset.from_tensor_slices((X, Y)).batch(10)
+    with strategy.scope():
+        first = model.fit(dataset, steps_per_epoch=3, verbose=0, validation_data=validation)
+    again = model.fit(dataset, steps_per_epoch=1, epochs=2, verbose=0, validation_data=(X, Y))
+    assert set(first.history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert len(again.history["val_loss"]) == 2
+    assert updates(model) == 5
+
+
+def test_callbacks_see_one_step_per_update(strategy: Any) -> None:
+    seen: list[Any] = []
+
+    class Watch(keras.callbacks.Callback):  # type: ignore[misc]
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            seen.append((batch, int(self.model.optimizer.iterations), sorted(logs)))
+
+    model = compiled(strategy)
+    model.fit(X, Y, batch_size=8, steps_per_epoch=3, verbose=0, callbacks=[Watch()])
+    assert seen == [(i, i + 1, ["accuracy", "loss"]) for i in range(3)]
+
+
+def test_a_callback_can_stop_training(strategy: Any) -> None:
+    class Stop(keras.callbacks.Callback):  # type: ignore[misc]
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.model.stop_training = batch == 1
+
+    model = compiled(strategy)
+    model.fit(
+        X, Y, batch_size=8, epochs=3, steps_per_epoch=10, verbose=0, callbacks=[Stop()],
+        validation_data=(X, Y),
+    )
+    assert updates(model) == 2
+    model.fit(X, Y, batch_size=8, steps_per_epoch=2, verbose=0)
+    assert updates(model) == 4
+
+
+def test_ctrl_c_ends_fit_and_the_model_goes_on(strategy: Any) -> None:
+    class Interrupt(keras.callbacks.Callback):  # type: ignore[misc]
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            if batch == 2:
+                raise KeyboardInterrupt
+
+    model = compiled(strategy)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, batch_size=8, steps_per_epoch=9, verbose=0, callbacks=[Interrupt()])
+    assert updates(model) == 2
+    assert not [t for t in threading.enumerate() if t.name.startswith("tf_backup")]
+    model.fit(X, Y, batch_size=8, steps_per_epoch=2, verbose=0)
+    assert updates(model) == 4
+
+
+def test_data_that_ends_early_ends_the_epoch(strategy: Any) -> None:
+    def two_batches_each(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        shard = tf.data.Dataset.from_tensor_slices((X, Y)).shard(4, context.input_pipeline_id)
+        return shard.batch(8).take(2)
+
+    model = compiled(strategy, replicas=4, backups=0)
+    with pytest.warns(UserWarning, match="ran out of data"):
+        model.fit(two_batches_each, steps_per_epoch=50, verbose=0)
+    assert int(model.optimizer.iterations) == 2
+
+
+def test_each_epoch_reads_the_functions_data_once(strategy: Any) -> None:
+    def shard(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        assert context.num_input_pipelines == 4
+        data = tf.data.Dataset.from_tensor_slices((X, Y))
+        return data.shard(4, context.input_pipeline_id).batch(8)
+
+    model = compiled(strategy, replicas=4, backups=0)
+    model.fit(shard, epochs=2, verbose=0)
+    assert int(model.optimizer.iterations) == 2 * 3
+
+
+def test_workers_read_different_batches_of_a_data_set(strategy: Any) -> None:
+    def build() -> Any:
+        return keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+
+    with strategy.scope():
+        model = build()
+        optimizer = tf_backup.wrap(keras.optimizers.SGD(1.0), replicas=4)
+        model.compile(optimizer, loss=lambda y, y_pred: y_pred)
+    before = model.get_weights()[0]
+    values = np.array([[1.0], [10.0], [100.0], [1000.0]], np.float32)
+    dataset = tf.data.Dataset.from_tensor_slices((values, values)).batch(1)
+    model.fit(dataset, epochs=1, verbose=0)
+    assert (before - model.get_weights()[0]).item() == pytest.approx(1111.0 / 4)
+
+
+def test_batch_norm_moves_by_the_mean_of_the_workers(strategy: Any) -> None:
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization(momentum=0.5)])
+        optimizer = tf_backup.wrap(keras.optimizers.SGD(0.0), replicas=2)
+        model.compile(optimizer, "mse")
+
+    def batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        x = tf.fill([4, 1], 2.0 if context.input_pipeline_id == 0 else 6.0)
+        return tf.data.Dataset.from_tensors((x, x))
+
+    model.fit(batches, steps_per_epoch=1, verbose=0)
+    assert model.layers[0].moving_mean.numpy() == pytest.approx([0.5 * (2.0 + 6.0) / 2])
+
+
+def test_mixed_precision_trains(strategy: Any) -> None:
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        model = compiled(strategy)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    history = model.fit(X, Y, batch_size=8, epochs=10, verbose=0)
+    assert history.history["loss"][-1] < history.history["loss"][0]
+    wrapped = model.optimizer.inner_optimizer
+    assert wrapped.contributions.total.accepted == 3 * 10 * 4
+
+
+def test_saved_models_load_again(strategy: Any, tmp_path: Path) -> None:
+    model = compiled(strategy)
+    model.fit(X, Y, batch_size=8, epochs=1, verbose=0)
+    path = tmp_path / "model.keras"
+    model.save(path)
+    with strategy.scope():
+        loaded = keras.models.load_model(path)
+    assert int(loaded.optimizer.iterations) == 4
+    np.testing.assert_allclose(loaded.predict(X, verbose=0), model.predict(X, verbose=0), 1e-5)
+    loaded.fit(X, Y, batch_size=8, epochs=1, verbose=0)
+    assert int(loaded.optimizer.iterations) == 8
+    alone = keras.models.load_model(path)
+    np.testing.assert_allclose(alone.predict(X, verbose=0), model.predict(X, verbose=0), 1e-5)
+    with pytest.raises(ValueError, match="not created under a parameter-server strategy"):
+        alone.fit(X, Y, verbose=0)
+
+
+def refused(strategy: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yields what a message must say, a model, and arguments of fit that it refuses."""
+    model = compiled(strategy)
+    yield "steps_per_epoch is 0", model, {"x": X, "y": Y, "steps_per_epoch": 0}
+    yield "cannot be sent", model, {"x": (batch for batch in [(X, Y)] * 9), "steps_per_epoch": 1}
+    yield "must return a tf.data.Dataset", model, {"x": lambda context: 3, "steps_per_epoch": 1}
+    yield "run_eagerly", compiled(strategy, run_eagerly=True), {"x": X, "y": Y}
+
+
+def test_bad_input_is_refused_and_the_cluster_stays_usable(strategy: Any) -> None:
+    for message, model, arguments in refused(strategy):
+        with pytest.raises((TypeError, ValueError), match=message):
+            model.fit(verbose=0, **arguments)
+    with strategy.scope():
+        plain = functional()
+        plain.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="tf_backup.wrap"):
+        plain.fit(X, Y, verbose=0)
+    with strategy.scope(), pytest.raises(ValueError, match="more than the 4 worker"):
+        tf_backup.wrap(keras.optimizers.SGD(), replicas=4, backups=1)
+    model = compiled(strategy)
+    with pytest.raises(tf_backup.WorkerFailed, match="Worker"):
+        model.fit(X, Y + 7, batch_size=8, verbose=0)  # No such class.
+    model.fit(X, Y, batch_size=8, steps_per_epoch=1, verbose=0)

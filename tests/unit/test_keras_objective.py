@@ -1,0 +1,389 @@
+"""A Keras model's computation, told in tensors, against Keras' own training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_backup.keras_objective import KerasVariables, keras_objective, keras_sums
+from tf_backup.objective import Objective, Results
+from tf_backup.optimizer import SyncReplicasWithBackup
+
+RNG = np.random.default_rng(5)
+X = RNG.normal(size=[6, 4]).astype(np.float32)
+Y = np.array([0, 2, 1, 1, 0, 2])
+WEIGHTS = np.array([1.0, 2.0, 0.0, 0.5, 1.0, 3.0], np.float32)
+BATCHES = {"x y": (X, Y), "x y weights": (X, Y, WEIGHTS)}
+
+layers = keras.layers
+Model = Any
+Values = list[Any]
+
+
+def plain() -> list[Any]:
+    return [layers.Dense(5, activation="tanh"), layers.Dense(3)]
+
+
+def regularised() -> list[Any]:
+    return [
+        layers.Dense(5, activation="tanh", kernel_regularizer=keras.regularizers.L2(0.3)),
+        layers.Dense(3, activity_regularizer=keras.regularizers.L2(0.1)),
+    ]
+
+
+def normalised() -> list[Any]:
+    return [layers.Dense(5), layers.BatchNormalization(momentum=0.8), layers.Dense(3)]
+
+
+def frozen() -> list[Any]:
+    return [layers.Dense(5, trainable=False), layers.Dense(3)]
+
+
+def dropping() -> list[Any]:
+    return [layers.Dense(50), layers.Dropout(0.5, seed=3), layers.Dense(3)]
+
+
+def noisy() -> list[Any]:
+    inside = keras.Sequential([layers.GaussianNoise(1.0), layers.Dense(5)])
+    return [inside, layers.Dense(3)]
+
+
+def build(stack: Sequence[Any], optimizer: Any = None, **options: Any) -> Model:
+    """Returns a compiled model with all its variables, of the same values each time."""
+    model = keras.Sequential([keras.Input([4]), *stack])
+    options.setdefault("metrics", ["accuracy"])
+    options.setdefault("weighted_metrics", [keras.metrics.SparseCategoricalCrossentropy()])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer or keras.optimizers.SGD(1.0), loss, **options)
+    return start(model, (X, Y))
+
+
+def start(model: Model, batch: Any) -> Model:
+    """Makes all variables of a compiled model, and gives its weights values."""
+    model._symbolic_build(data_batch=batch)
+    rng = np.random.default_rng(1)
+    for weight in model.weights:
+        value = rng.normal(scale=0.5, size=weight.shape)
+        weight.assign(np.abs(value) + 0.5 if weight.name == "moving_variance" else value)
+    return model
+
+
+def values_of(objective: Objective) -> Values:
+    return [tf.convert_to_tensor(v) for v in [*objective.trainable, *objective.state]]
+
+
+def compute(model: Model, batch: Any = (X, Y), seed: Sequence[int] = (1, 0)) -> Results:
+    """Returns the results on a batch, computed in a graph as a worker does."""
+    objective = keras_objective(model)
+    batch = tf.nest.map_structure(tf.constant, batch)
+    spec = tf.nest.map_structure(lambda part: tf.TensorSpec(part.shape, part.dtype), batch)
+    function = objective.trace(spec)
+    return function(values_of(objective), tf.constant(seed, tf.int64), batch)
+
+
+def assert_close(these: Sequence[Any], those: Sequence[Any]) -> None:
+    for one, other in zip(these, those, strict=True):
+        np.testing.assert_allclose(np.asarray(one), np.asarray(other), rtol=1e-4, atol=1e-5)
+
+
+def snapshot(variables: Sequence[Any]) -> list[np.ndarray]:
+    return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
+
+
+# ---- One step is Keras' own step --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES.keys())
+@pytest.mark.parametrize("stack", [plain, regularised, normalised, frozen])
+def test_a_step_equals_keras_own(stack: Callable[[], list[Any]], batch: Any):
+    results = compute(build(stack()), batch)
+    model = build(stack())
+    trainable, state = model.trainable_variables, model.non_trainable_variables
+    before = snapshot(trainable), snapshot(state)
+    model.train_on_batch(*batch)  # With SGD of learning rate 1.
+    moved = [old - new for old, new in zip(before[0], snapshot(trainable), strict=True)]
+    changed = [new - old for old, new in zip(before[1], snapshot(state), strict=True)]
+    assert_close(results.gradients, moved)
+    changes = [
+        np.zeros(old.shape) if change is None else change
+        for change, old in zip(results.changes, before[1], strict=True)
+    ]
+    assert_close(changes, changed)
+    assert_close(results.sums, snapshot(model.metrics_variables))
+    assert any(np.any(total) for total in results.sums)
+
+
+def test_gradients_equal_those_of_a_plain_tape():
+    model = build(plain())
+    results = compute(model)
+    with tf.GradientTape() as tape:
+        each = keras.losses.sparse_categorical_crossentropy(Y, model(X), from_logits=True)
+        loss = tf.reduce_mean(each)
+    parameters = [v.value for v in model.trainable_variables]
+    assert_close(results.gradients, tape.gradient(loss, parameters))
+
+
+def test_regularisation_is_part_of_the_gradient():
+    model = build([layers.Dense(3, kernel_regularizer=keras.regularizers.L2(0.3))])
+    without = build([layers.Dense(3)])
+    kernel = model.trainable_variables[0].numpy()
+    ours, theirs = compute(model).gradients, compute(without).gradients
+    assert_close([ours[0] - theirs[0], ours[1] - theirs[1]], [2 * 0.3 * kernel, np.zeros(3)])
+
+
+def test_values_are_those_it_is_given_and_not_the_variables():
+    objective = keras_objective(build(normalised()))
+    values = [value + 0.5 for value in values_of(objective)]
+    seed = tf.constant([1, 0], tf.int64)
+    results = objective.compute(values, seed, (tf.constant(X), tf.constant(Y)))
+    for variable, value in zip([*objective.trainable, *objective.state], values, strict=True):
+        variable.assign(value)
+    moved = compute_with(objective, values_of(objective))
+    assert_close(results.gradients, moved.gradients)
+    assert_close(results.changes, moved.changes)
+
+
+def compute_with(objective: Objective, values: Values) -> Results:
+    seed = tf.constant([1, 0], tf.int64)
+    return objective.compute(values, seed, (tf.constant(X), tf.constant(Y)))
+
+
+def test_sums_are_what_one_batch_adds_however_much_there_is():
+    model = build(plain())
+    fresh = compute(model).sums
+    model.train_on_batch(X, Y)
+    model.set_weights(build(plain()).get_weights())
+    assert any(np.any(v) for v in snapshot(model.metrics_variables))
+    assert_close(compute(model).sums, fresh)
+
+
+def test_inputs_by_name():
+    def by_name() -> Model:
+        one, two = keras.Input([4], name="one"), keras.Input([4], name="two")
+        model = keras.Model({"one": one, "two": two}, layers.Dense(1)(one - 2.0 * two))
+        model.compile(keras.optimizers.SGD(1.0), "mse")
+        return start(model, batch)
+
+    batch = ({"one": X, "two": X + 1}, Y[:, None].astype(np.float32))
+    model = by_name()
+    before = snapshot(model.trainable_variables)
+    model.train_on_batch(*batch)
+    moved = [
+        old - new for old, new in zip(before, snapshot(model.trainable_variables), strict=True)
+    ]
+    assert_close(compute(by_name(), batch).gradients, moved)
+
+
+# ---- It is a pure function --------------------------------------------------------------------
+
+
+def scaling() -> Any:
+    return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1.0))
+
+
+SCALED: dict[str, Callable[[], Any]] = {
+    "alone": scaling,
+    "inside": lambda: SyncReplicasWithBackup(scaling(), replicas=1),
+    "outside": lambda: keras.optimizers.LossScaleOptimizer(
+        SyncReplicasWithBackup(keras.optimizers.SGD(1.0), replicas=1)
+    ),
+}
+
+
+def captured(model: Model) -> list[Any]:
+    """Returns the variables that a worker would have to fetch for itself."""
+    spec = (tf.TensorSpec([None, 4]), tf.TensorSpec([None], tf.int64))
+    inputs = keras_objective(model).trace(spec).captured_inputs
+    return [tensor for tensor in inputs if tensor.dtype == tf.resource]
+
+
+@pytest.mark.parametrize("stack", [regularised, normalised, frozen, dropping, noisy])
+def test_it_captures_no_variable(stack: Callable[[], list[Any]]):
+    assert captured(build(stack())) == []
+
+
+@pytest.mark.parametrize("optimizer", SCALED.values(), ids=SCALED.keys())
+def test_it_captures_no_loss_scale(optimizer: Callable[[], Any]):
+    assert captured(build(plain(), optimizer())) == []
+
+
+@pytest.mark.parametrize("stack", [normalised, dropping])
+def test_it_changes_no_variable(stack: Callable[[], list[Any]]):
+    model = build(stack())
+    variables = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+    before = snapshot(variables)
+    compute(model)
+    for old, new in zip(before, snapshot(variables), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_batches_of_any_size_fit_one_trace():
+    objective = keras_objective(build(plain()))
+    function = objective.trace((tf.TensorSpec([None, 4]), tf.TensorSpec([None], tf.int64)))
+    seed, counts = tf.constant([1, 0], tf.int64), []
+    for size in (1, 6):
+        batch = (tf.constant(X[:size]), tf.constant(Y[:size]))
+        counts.append(float(function(values_of(objective), seed, batch).sums[1]))
+    assert counts == [1.0, 6.0]
+
+
+# ---- State ------------------------------------------------------------------------------------
+
+
+def test_state_that_does_not_change_is_none():
+    assert compute(build(plain())).changes == []
+    assert compute(build(frozen())).changes == [None, None]
+
+
+def test_batch_norm_that_is_frozen_does_not_move():
+    stack = [layers.Dense(5), layers.BatchNormalization(trainable=False), layers.Dense(3)]
+    objective = keras_objective(build(stack))
+    assert compute(build(stack)).changes == [None] * len(objective.state)
+
+
+def test_gradient_of_what_is_not_used_is_none():
+    class Unused(layers.Layer):
+        def build(self, shape: Any) -> None:
+            self.spare = self.add_weight(shape=[2], name="spare")
+
+        def call(self, x: Any) -> Any:
+            return x
+
+    model = build([layers.Dense(3), Unused()])
+    assert [v.name for v in model.trainable_variables] == ["kernel", "bias", "spare"]
+    assert [g is None for g in compute(model).gradients] == [False, False, True]
+
+
+def test_state_is_what_does_not_train_but_for_seeds():
+    model = build([*normalised()[:2], *dropping()])
+    variables = KerasVariables(model)
+    assert [v.name for v in variables.state] == ["moving_mean", "moving_variance"]
+    assert len(variables.seeds) == 1
+
+
+def test_seeds_are_found_in_models_in_models_and_once_each():
+    shared = layers.Dropout(0.5)
+    inside = keras.Sequential([keras.Input([4]), shared, layers.GaussianNoise(1.0)])
+    variables = KerasVariables(build([inside, shared, layers.Dense(3)]))
+    assert variables.state == []
+    assert len(variables.seeds) == 2
+
+
+# ---- Random numbers ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stack", [dropping, noisy])
+def test_same_seed_same_numbers(stack: Callable[[], list[Any]]):
+    model = build(stack())
+    first, second = compute(model, seed=(2, 7)), compute(model, seed=(2, 7))
+    for one, other in zip(first.gradients, second.gradients, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("other", [(3, 7), (2, 8), (7, 2)], ids=["worker", "step", "swapped"])
+@pytest.mark.parametrize("stack", [dropping, noisy])
+def test_other_worker_or_step_other_numbers(stack: Callable[[], list[Any]], other: tuple[int, int]):
+    model = build(stack())
+    first, second = compute(model, seed=(2, 7)), compute(model, seed=other)
+    assert not np.allclose(first.gradients[0], second.gradients[0])
+
+
+def test_the_users_seed_counts():
+    def gradients(seed: int) -> Any:
+        stack = [layers.Dense(50), layers.Dropout(0.5, seed=seed), layers.Dense(3)]
+        return compute(build(stack)).gradients[0]
+
+    np.testing.assert_array_equal(gradients(3), gradients(3))
+    assert not np.allclose(gradients(3), gradients(4))
+
+
+def test_layer_that_draws_from_keras_own_generator_draws_other_numbers_each_step():
+    class Noise(layers.Layer):
+        def call(self, x: Any) -> Any:
+            return x + keras.random.normal(tf.shape(x))
+
+    model = build([Noise(), layers.Dense(3)])
+    first, second = compute(model, seed=(2, 7)), compute(model, seed=(2, 8))
+    assert not np.allclose(first.gradients[0], second.gradients[0])
+
+
+def test_two_dropouts_draw_different_numbers():
+    class Both(layers.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = layers.Dropout(0.5), layers.Dropout(0.5)
+
+        def call(self, x: Any, training: bool = False) -> Any:
+            ones = tf.ones([tf.shape(x)[0], 100])
+            same = self.one(ones, training=training) == self.two(ones, training=training)
+            return x * tf.reduce_mean(tf.cast(same, x.dtype))
+
+    # The first layer's gradients are 0 if nothing, and whole if everything were the same.
+    model = build([Both(), layers.Dense(3)])
+    whole = compute(build([layers.Dense(3)])).gradients[0]
+    half = compute(model).gradients[0]
+    assert not np.allclose(half, whole)
+    assert np.any(half)
+
+
+# ---- Mixed precision --------------------------------------------------------------------------
+
+
+def test_gradients_are_scaled_by_the_scale_that_it_is_given():
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1.0), initial_scale=4.0)
+    objective = keras_objective(build(plain(), optimizer))
+    *values, scale = values_of(objective)
+    assert float(scale) == 4.0
+    results = compute_with(objective, [*values, tf.constant(16.0)])
+    assert results.changes == [None]
+    wanted = compute(build(plain())).gradients
+    assert_close([gradient / 16.0 for gradient in results.gradients], wanted)
+
+
+# ---- The rest ---------------------------------------------------------------------------------
+
+
+def test_apply_is_the_optimizers():
+    ours, theirs = (build(plain(), keras.optimizers.Adam(0.1)) for _ in range(2))
+    gradients = [tf.ones(v.shape) for v in ours.trainable_variables]
+    keras_objective(ours).apply(gradients)
+    theirs.optimizer.apply(gradients, theirs.trainable_variables)
+    assert int(ours.optimizer.iterations) == 1
+    assert_close(snapshot(ours.variables), snapshot(theirs.variables))
+
+
+def test_sums_that_are_added_make_the_results():
+    model = build(plain())
+    objective = keras_objective(model)
+    for variable, total in zip(objective.sums, compute(model).sums, strict=True):
+        variable.assign_add(total)
+    logs = objective.results()
+    wanted = build(plain()).train_on_batch(X, Y, return_dict=True)
+    assert sorted(logs) == sorted(wanted)
+    assert_close([logs[name] for name in wanted], list(wanted.values()))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_jit_compile_is_the_models(jit_compile: bool):
+    assert keras_objective(build(plain(), jit_compile=jit_compile)).jit_compile is jit_compile
+
+
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES.keys())
+@pytest.mark.parametrize("stack", [regularised, normalised, dropping])
+def test_evaluation_sums_equal_keras_own(stack: Callable[[], list[Any]], batch: Any):
+    model = build(stack())
+    variables = KerasVariables(model)
+    values = [tf.convert_to_tensor(v) for v in variables.read()]
+    before = snapshot(model.variables)
+    sums = tf.function(lambda batch: keras_sums(model, variables, values, batch))(batch)
+    for old, new in zip(before, snapshot(model.variables), strict=True):
+        np.testing.assert_array_equal(old, new)
+    other = build(stack())
+    other.test_on_batch(*batch)
+    assert_close(sums, snapshot(other.metrics_variables))
+    assert any(np.any(total) for total in sums)

@@ -1,0 +1,424 @@
+"""The rules of the gate under random schedules of workers that compute, die, return and leave.
+
+The actors do what worker.py, engine.py and TensorFlow's coordinator do; a model that is told of
+accepted gradients only, and knows nothing of worker states, says what the gate must answer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_backup import protocol
+from tf_backup.protocol import (
+    ACCEPTED,
+    COMPUTING,
+    DELIVERED,
+    DUPLICATE,
+    LATE,
+    LEFT,
+    STALE,
+    STOP,
+    WAIT,
+    WAITING,
+    Ledger,
+)
+
+SCHEDULES, BLOCKS, EVENTS = 2000, 10, 60
+TENSORS = protocol.Arrays(where=tf.where, sum=tf.reduce_sum)
+SLOTS = protocol.VECTORS
+
+Event = tuple[str, int]
+Call = tuple[str, Ledger, tuple[Any, ...], Any]
+
+
+@dataclasses.dataclass
+class Actor:
+    """A worker task: what its process does, and the loops that the coordinator has for it."""
+
+    batches: int  # Left in this run.
+    loops: list[int] = dataclasses.field(default_factory=list)  # Runs; the coordinator keeps them.
+    todo: list[int] = dataclasses.field(default_factory=list)  # Of these, not begun or in work.
+    alive: bool = True
+    doing: str = "nothing"  # or "computing" or "waiting"
+    step: int = -1
+    inbox: list[int] = dataclasses.field(default_factory=list)  # Its token queue.
+    awaited: bool = False  # The gate has told it to wait, and not handed it a token since.
+    last_offer: tuple[int, int] | None = None  # Run and step, until the answer is acted upon.
+
+    @property
+    def useful(self) -> bool:
+        """Whether it can contribute to the present run, now or when it is told to."""
+        return self.alive and self.batches > 0 and bool(self.todo)
+
+
+class Cluster:
+    """Actors around a ledger; every event checks what must always hold."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self.size = int(rng.integers(1, 6))
+        self.replicas = int(rng.integers(1, self.size + 1))
+        self.ledger = protocol.new_ledger(self.size)
+        self.actors = [Actor(0) for _ in range(self.size)]
+        self.updates = 0
+        self.admitted: dict[int, int] = {}  # Worker: ticket, of the present step.
+        self.left: set[int] = set()  # Who has told that it has no more data for this run.
+        self.complete: list[tuple[int, int]] = []  # (run, step) as they were announced.
+        self.tickets = 0
+        self.calls: list[Call] = []
+        self.history: list[Event] = []
+
+    # ---- What can happen ----------------------------------------------------------------------
+
+    def possible(self, failures: bool) -> list[Event]:
+        """Returns the events that can happen; `failures` are those that nobody can count on."""
+        events: list[Event] = []
+        for who, actor in enumerate(self.actors):
+            if not actor.alive:
+                events += [("revive", who)] * failures
+                continue
+            if actor.doing == "computing":
+                events += [("offer" if actor.batches else "leave", who)] * 3
+            elif actor.doing == "waiting":
+                events += [("take", who)] * (3 if actor.inbox else 0)
+            elif actor.todo:
+                events += [("enter", who)] * 3
+            if failures:
+                events += [("die", who)] * int(self.rng.random() < 0.2)
+            if failures and actor.last_offer and not actor.inbox and self.rng.random() < 0.1:
+                events.append(("repeat", who))
+        if self.ledger.open and len(self.admitted) == self.replicas:
+            events += [("update", 0)] * 3
+            events += [("last_update", 0)] * failures
+        if failures and self.ledger.open and self.rng.random() < 0.05:
+            events.append(("close", 0))
+        if failures and not self.ledger.open:
+            events.append(("open", 0))
+            events += [("settle", 0)] * int(self.rng.random() < 0.5)
+        return events
+
+    def happen(self, event: Event) -> None:
+        """Lets an event happen."""
+        self.history.append(event)
+        name, who = event
+        if name in ("update", "last_update", "close", "open", "settle"):
+            getattr(self, name)()
+        else:
+            getattr(self, name)(who, self.actors[who])
+        self.check()
+
+    # ---- Workers ------------------------------------------------------------------------------
+
+    def enter(self, who: int, actor: Actor) -> None:
+        run, before = actor.todo[0], int(self.ledger.entries)
+        actor.inbox, actor.awaited, actor.last_offer = [], False, None
+        self.left.discard(who)
+        if run == self.ledger.run:
+            actor.batches = self.draw_batches()  # A new iterator.
+        self.ledger, then = self.call("enter", self.me(who), run, self.replicas)
+        assert self.ledger.entries == before + 1
+        full = len(self.admitted) >= self.replicas
+        if run != self.ledger.run or not self.ledger.open:
+            assert then == STOP
+        elif who in self.admitted or full:
+            assert then == WAIT
+        else:
+            assert then == self.ledger.step
+        self.act(actor, int(then))
+        # Delivered, and between two loops that it runs again: a token waits for it meanwhile.
+        actor.awaited |= who in self.admitted
+
+    def offer(self, who: int, actor: Actor) -> None:
+        run, step = actor.todo[0], actor.step
+        actor.batches -= run == self.ledger.run
+        right, flag = self.right_verdict(who, run, step)
+        assert right != DUPLICATE  # Of workers that live, nobody offers twice.
+        actor.last_offer = (run, step)
+        verdict, then, complete = self.call_offer(who, run, step)
+        assert (verdict, complete) == (right, flag)
+        if verdict == ACCEPTED:
+            self.admitted[who] = self.tickets
+        full = len(self.admitted) >= self.replicas
+        if run != self.ledger.run or not self.ledger.open:
+            assert then == STOP
+        elif verdict == STALE and not full:
+            assert then == self.ledger.step
+        else:
+            assert then == WAIT
+        self.act(actor, then)
+
+    def repeat(self, who: int, actor: Actor) -> None:
+        """The runtime does work again that was done, and offers it a second time."""
+        assert actor.last_offer is not None
+        run, step = actor.last_offer
+        home = run != self.ledger.run or not self.ledger.open
+        verdict, then, complete = self.call_offer(who, run, step)
+        assert (verdict, then) == ((STALE, STOP) if home else (DUPLICATE, WAIT))
+        assert not complete
+
+    def leave(self, who: int, actor: Actor) -> None:
+        run = actor.todo[0]
+        self.ledger, exhausted = self.call("leave", self.me(who), run, self.replicas)
+        if run == self.ledger.run and self.ledger.open:
+            self.left.add(who)
+        few = self.size - len(self.left) < self.replicas
+        assert exhausted == (few and bool(self.ledger.open))
+        self.act(actor, STOP)
+
+    def take(self, who: int, actor: Actor) -> None:
+        self.act(actor, actor.inbox.pop(0))
+
+    def die(self, who: int, actor: Actor) -> None:
+        actor.alive, actor.doing = False, "nothing"
+
+    def revive(self, who: int, actor: Actor) -> None:
+        """The coordinator runs all loops again that it still has, the oldest first."""
+        actor.alive, actor.todo = True, list(actor.loops)
+
+    def act(self, actor: Actor, then: int) -> None:
+        """A worker does what it is told."""
+        actor.doing = "waiting" if then == WAIT else "nothing" if then == STOP else "computing"
+        actor.step = then
+        actor.awaited = then == WAIT
+        if then != WAIT:
+            actor.last_offer = None
+        if then == STOP:
+            actor.todo.pop(0)
+
+    # ---- The chief ----------------------------------------------------------------------------
+
+    def update(self) -> None:
+        self.check_admitted()
+        self.ledger, tokens = self.call("advance")
+        self.updated(tokens, self.ledger.step)
+
+    def last_update(self) -> None:
+        self.check_admitted()
+        self.ledger, tokens = self.call("close_run", True)
+        self.updated(tokens, STOP)
+
+    def updated(self, tokens: np.ndarray, token: int) -> None:
+        self.updates += 1
+        self.admitted = {}
+        self.hand_out(tokens, token)
+
+    def close(self) -> None:
+        self.ledger, tokens = self.call("close_run", False)
+        self.admitted = {}
+        self.hand_out(tokens, STOP)
+
+    def open(self) -> None:
+        self.ledger = self.call("open_run", np.int64(self.ledger.step))
+        self.left = set()
+        run = int(self.ledger.run)
+        for actor in self.actors:
+            # What is done is dropped; a dead worker's loops are not done.
+            actor.loops = [run for run in actor.loops if not actor.alive or run in actor.todo]
+            actor.loops.append(run)
+            actor.todo += [run] * actor.alive
+            actor.batches = self.draw_batches()
+
+    def settle(self) -> None:
+        self.ledger = self.call("settle")
+        for actor in self.actors:
+            actor.loops = []
+            actor.todo = actor.todo[:1] if actor.doing != "nothing" else []
+
+    def hand_out(self, tokens: np.ndarray, token: int) -> None:
+        """Everybody who waits gets a token, and nobody else."""
+        for actor, mine in zip(self.actors, tokens.tolist(), strict=True):
+            assert mine == (token if actor.awaited else WAIT)
+            actor.awaited = False
+            actor.inbox += [mine] * (mine != WAIT)
+
+    # ---- What must always hold ----------------------------------------------------------------
+
+    def check(self) -> None:
+        ledger = self.ledger
+        delivered = ledger.status == DELIVERED
+        under_way = delivered | (ledger.status == COMPUTING)
+        ended = ledger.accepted + ledger.late + ledger.stale + ledger.duplicate + ledger.lost
+        assert (ledger.begun == ended + under_way).all()
+        assert all((getattr(ledger, name) >= 0).all() for name in SLOTS)
+        assert np.flatnonzero(delivered).tolist() == sorted(self.admitted)
+        assert len(self.admitted) <= self.replicas
+        assert ledger.accepted.sum() == self.replicas * self.updates
+        assert ledger.step == self.updates
+        full = len(self.admitted) == self.replicas and bool(ledger.open)
+        assert protocol.complete(ledger, self.replicas) == full
+        now = (int(ledger.run), int(ledger.step))
+        left = np.flatnonzero(ledger.status == LEFT).tolist()
+        assert not ledger.open or left == sorted(self.left)
+        assert not ledger.open or (now in self.complete) == full
+        assert len(self.complete) == len(set(self.complete))
+
+    def check_admitted(self) -> None:
+        """Checks that the update is made of the N gradients that were accepted."""
+        tickets = self.ledger.ticket[self.ledger.status == DELIVERED].tolist()
+        assert sorted(tickets) == sorted(self.admitted.values())
+        assert len(set(tickets)) == self.replicas
+
+    def right_verdict(self, who: int, run: int, step: int) -> tuple[int, bool]:
+        """Returns the verdict on an offer, and whether it completes the step."""
+        if run != self.ledger.run or not self.ledger.open or step != self.updates:
+            return STALE, False
+        if who in self.admitted:
+            return DUPLICATE, False
+        if len(self.admitted) == self.replicas:
+            return LATE, False
+        return ACCEPTED, len(self.admitted) + 1 == self.replicas
+
+    # ---- Plumbing -----------------------------------------------------------------------------
+
+    def call_offer(self, who: int, run: int, step: int) -> tuple[int, int, bool]:
+        self.tickets += 1
+        self.ledger, verdict, then, complete = self.call(
+            "offer", self.me(who), run, step, self.tickets, self.replicas
+        )
+        if complete:
+            self.complete.append((int(self.ledger.run), int(self.ledger.step)))
+        return int(verdict), int(then), bool(complete)
+
+    def call(self, name: str, *args: Any) -> Any:
+        result = getattr(protocol, name)(self.ledger, *args)
+        self.calls.append((name, self.ledger, args, result))
+        return result
+
+    def me(self, who: int) -> np.ndarray:
+        return np.arange(self.size) == who
+
+    def draw_batches(self) -> int:
+        return int(self.rng.choice([0, 1, 3, 1000], p=[0.05, 0.1, 0.15, 0.7]))
+
+
+def play(cluster: Cluster, events: int) -> None:
+    """Lets a number of random events happen, failures among them."""
+    for _ in range(events):
+        possible = cluster.possible(failures=True)
+        if possible:
+            cluster.happen(possible[cluster.rng.integers(len(possible))])
+
+
+def finish_a_step(cluster: Cluster) -> None:
+    """Checks that without further failures a step is completed, if N workers are of use."""
+    wanted = cluster.updates + 1
+    for _ in range(20 * cluster.size):
+        useful = sum(actor.useful for actor in cluster.actors)
+        if not cluster.ledger.open or useful < cluster.replicas or cluster.updates == wanted:
+            return
+        possible = cluster.possible(failures=False)
+        assert possible, "deadlock"
+        cluster.happen(possible[cluster.rng.integers(len(possible))])
+    raise AssertionError("no step is completed")
+
+
+def schedules(block: int) -> Iterator[Cluster]:
+    for number in range(SCHEDULES // BLOCKS):
+        yield Cluster(np.random.default_rng([block, number]))
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_invariants_hold_under_random_schedules(block: int):
+    for number, cluster in enumerate(schedules(block)):
+        try:
+            play(cluster, EVENTS)
+            finish_a_step(cluster)
+        except AssertionError as error:
+            tale = ", ".join(f"{name} {who}" for name, who in cluster.history)
+            of = f"schedule {number}: N = {cluster.replicas} of {cluster.size}"
+            raise AssertionError(f"{of}: {tale}: {error}") from error
+
+
+def test_random_schedules_reach_every_verdict_state_and_event():
+    """Were the schedules tame, the test above would show nothing."""
+    seen: set[Any] = set()
+    updates = 0
+    for cluster in schedules(0):
+        play(cluster, EVENTS)
+        updates += cluster.updates
+        seen |= {event for event, _ in cluster.history}
+        seen |= {name for name in SLOTS if np.any(getattr(cluster.ledger, name))}
+        seen |= {int(status) for status in cluster.ledger.status}
+        exhausted = [result[1] for name, _, _, result in cluster.calls if name == "leave"]
+        seen |= {"exhausted"} if any(exhausted) else set()
+    events = "enter offer repeat leave take die revive update last_update close open settle"
+    states = {protocol.ABSENT, COMPUTING, DELIVERED, WAITING, LEFT}
+    assert seen == {*events.split(), *SLOTS, *states, "exhausted"}
+    assert updates > SCHEDULES // BLOCKS
+    verdicts = {int(result[1]) for _, _, _, result in some_calls("offer")}
+    assert verdicts == {ACCEPTED, LATE, STALE, DUPLICATE}
+
+
+@functools.cache
+def in_tensorflow(name: str, updated: bool | None, workers: int) -> Any:
+    """Returns a rule as the gate runs it: a `tf.function` of int64 tensors."""
+    del workers  # One function for each shape, lest TensorFlow warns of tracing again.
+    rule = getattr(protocol, name)
+    last = () if updated is None else (updated,)
+    return tf.function(lambda *args: rule(*args, *last, TENSORS), autograph=False)
+
+
+def tensors(value: Any) -> Any:
+    """Returns NumPy arrays and ints as tensors, int64 unless they are bool."""
+
+    def tensor(part: Any) -> Any:
+        part = np.asarray(part)
+        return tf.constant(part, tf.bool if part.dtype == bool else tf.int64)
+
+    return tf.nest.map_structure(tensor, value)
+
+
+@functools.cache
+def recorded() -> dict[str, list[Call]]:
+    """Returns calls that clusters of many sizes have made, by the rule's name."""
+    calls: dict[str, list[Call]] = {}
+    for number in range(100):
+        cluster = Cluster(np.random.default_rng([99, number]))
+        play(cluster, EVENTS)
+        for call in cluster.calls:
+            calls.setdefault(call[0], []).append(call)
+    return calls
+
+
+def some_calls(name: str) -> list[Call]:
+    """Returns some of a rule's calls."""
+    calls = recorded()[name]
+    chosen = np.random.default_rng(7).permutation(len(calls))[:150]
+    return [calls[index] for index in chosen]
+
+
+@pytest.mark.parametrize(
+    "name", ["enter", "offer", "leave", "open_run", "advance", "close_run", "settle"]
+)
+def test_rules_on_tensors_equal_rules_on_numpy(name: str):
+    calls = some_calls(name)
+    assert len(calls) >= 50
+    for _, ledger, args, expected in calls:
+        updated = args[0] if name == "close_run" else None
+        arguments = () if name == "close_run" else tensors(args)
+        rule = in_tensorflow(name, updated, len(ledger.status))
+        result = rule(tensors(ledger), *arguments)
+        tf.nest.assert_same_structure(expected, result)
+        pairs = zip(tf.nest.flatten(expected), tf.nest.flatten(result), strict=True)
+        for right, mine in pairs:
+            right = np.asarray(right)
+            assert mine.dtype.as_numpy_dtype == right.dtype
+            np.testing.assert_array_equal(mine.numpy(), right)
+
+
+@pytest.mark.parametrize("name", ["complete", "exhausted"])
+def test_questions_on_tensors_equal_questions_on_numpy(name: str):
+    answers = []
+    for _, ledger, _, _ in some_calls("offer"):
+        for replicas in (1, len(ledger.status)):
+            mine = getattr(protocol, name)(tensors(ledger), replicas, TENSORS)
+            answers.append(bool(mine))
+            assert answers[-1] == bool(getattr(protocol, name)(ledger, replicas))
+    assert set(answers) == {True, False}
