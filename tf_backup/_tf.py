@@ -67,6 +67,23 @@ def ps_index(device: str) -> int:
     return int(spec.task)
 
 
+def coordinator_of(strategy: Strategy) -> Any:
+    """Returns the strategy's `ClusterCoordinator`, made so that it can always be ended.
+
+    While a worker is dead, the coordinator's failure handler holds its lock until that worker
+    is back. Its own `stop`, which also runs when Python ends, would wait for that lock.
+    """
+    coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+    handler = coordinator._cluster.failure_handler
+
+    def stop() -> None:
+        handler._should_preemption_thread_run = False
+        handler._cluster_due_for_update_or_finish.set()
+
+    handler.stop = stop
+    return coordinator
+
+
 def forget_cluster(strategy: Strategy) -> None:
     """Lets go of what lies on a cluster that is about to end.
 
@@ -74,15 +91,16 @@ def forget_cluster(strategy: Strategy) -> None:
     that is gone, and TensorFlow says so at length. Relies on `EagerResourceDeleter`, and on
     the context's way to leave tasks out of the cluster.
     """
-    coordinator = strategy._cluster_coordinator
-    if coordinator is not None:
-        coordinator._cluster.stop()
+    coordinator = coordinator_of(strategy)
+    coordinator._cluster.stop()
     for thing in gc.get_objects():
         if isinstance(thing, resource_variable_ops.EagerResourceDeleter):
             handle = getattr(thing, "_handle", None)
             job = handle is not None and tf.DeviceSpec.from_string(handle.device).job
             if job in ("ps", "worker"):
                 del thing._handle  # Then it deletes nothing, by its own rules.
+    if any(worker._is_dead_with_error for worker in coordinator._cluster.workers):
+        return  # The coordinator is changing the cluster, and waits there for the dead one.
     alone = copy.deepcopy(context.get_server_def())
     del alone.cluster.job[:]
     job = alone.cluster.job.add(name=alone.job_name)
@@ -102,7 +120,7 @@ class WorkerTask:
     def __init__(
         self, strategy: Strategy, worker: int, function: Callable[..., Any], args: Sequence[Any]
     ) -> None:
-        coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+        coordinator = coordinator_of(strategy)
         self.worker = worker
         self._owner = coordinator._cluster.workers[worker]
         self.value = self._owner.create_resource(function, args=tuple(args))

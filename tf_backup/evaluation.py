@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_backup import _tf
 from tf_backup.data import WorkerData
 from tf_backup.snapshot import Snapshot
 
@@ -35,7 +36,7 @@ def evaluate(
     Returns:
       The sums, on the coordinator.
     """
-    coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+    coordinator = _tf.coordinator_of(strategy)
 
     def shard_sums(iterator: Any) -> list[Tensor]:
         values = snapshot.read_all()
