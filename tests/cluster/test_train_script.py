@@ -1,0 +1,159 @@
+"""scripts/train.py as users run it: alone, as a job's tasks, interrupted, and given nonsense."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.processes import children, running, start, wait_until
+
+SCRIPT = "scripts/train.py"
+
+
+def finish(process: subprocess.Popen[str], timeout_s: float = 240.0) -> tuple[str, str]:
+    out, err = process.communicate(timeout=timeout_s)
+    assert process.returncode == 0, err[-3000:]
+    return out, err
+
+
+def check_accounts(summary: dict[str, Any], updates: int) -> None:
+    counts = summary["contributions"]
+    assert summary["updates"] == updates
+    assert counts["accepted"] == summary["replicas"] * updates
+    assert counts["computed"] == sum(counts[name] for name in counts if name != "computed")
+    for name, total in counts.items():
+        assert total == sum(worker[name] for worker in summary["workers"])
+
+
+def test_without_flags_it_trains_digits_well(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    logs = tmp_path / "logs"
+    out, _ = finish(start(SCRIPT, f"--summary_json={path}", f"--log_dir={logs}"))
+    summary = json.loads(path.read_text())
+    assert (summary["strategy"], summary["replicas"], summary["backups"]) == ("ps", 3, 1)
+    check_accounts(summary, updates=300)
+    assert summary["validation"]["accuracy"] >= 0.97
+    assert "300 updates in" in out
+    assert f"accuracy {summary['validation']['accuracy']:.2%}" in out
+    assert list(logs.rglob("events.out.tfevents*"))
+
+
+def test_the_baseline_writes_the_same_summary(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    finish(start(SCRIPT, "--strategy=one_device", "--updates=20", f"--summary_json={path}"))
+    summary = json.loads(path.read_text())
+    check_accounts(summary, updates=20)
+    assert set(summary["validation"]) == {"loss", "accuracy"}
+
+
+def test_a_delayed_worker_is_late(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    flags = ["--replicas=1", "--backups=1", "--updates=40", "--delay=1:0.5"]
+    finish(start(SCRIPT, *flags, f"--summary_json={path}"))
+    summary = json.loads(path.read_text())
+    check_accounts(summary, updates=40)
+    assert summary["workers"][1]["accepted"] < summary["workers"][0]["accepted"]
+
+
+def test_ctrl_c_ends_it_and_its_cluster() -> None:
+    process = start(SCRIPT, "--updates=100000", "--replicas=1", "--backups=1")
+    assert process.stderr is not None
+    while "Training" not in process.stderr.readline():
+        pass
+    servers = children(process.pid)
+    assert len(servers) == 3
+    time.sleep(1.0)  # Anywhere in starting or training: it must end cleanly from either.
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert "Interrupted" in err
+    assert "Traceback" not in err
+    assert process.returncode != 0
+    wait_until(lambda: not any(map(running, servers)), timeout_s=10)
+
+
+def free_addresses(count: int) -> list[str]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    addresses = [f"localhost:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    return addresses
+
+
+def test_one_command_is_every_task_of_a_job(tmp_path: Path) -> None:
+    addresses = free_addresses(6)
+    cluster = {
+        "chief": addresses[:1],
+        "worker": addresses[1:4],
+        "ps": addresses[4:5],
+        "evaluator": addresses[5:],  # As TFJob has it; it must not hang the strategy.
+    }
+    path = tmp_path / "summary.json"
+    flags = ["--replicas=2", "--backups=1", "--updates=30", f"--summary_json={path}"]
+
+    def task(job: str, index: int) -> subprocess.Popen[str]:
+        config = {"cluster": cluster, "task": {"type": job, "index": index}}
+        return start(SCRIPT, *flags, TF_CONFIG=json.dumps(config))
+
+    chief = task("chief", 0)  # The chief first: tasks of a job start in any order.
+    others = [task("worker", index) for index in range(3)] + [task("ps", 0)]
+    try:
+        finish(chief)
+        check_accounts(json.loads(path.read_text()), updates=30)
+        for process in others:
+            begin = time.monotonic()
+            process.terminate()
+            assert process.wait(timeout=30) == 0
+            # Two seconds are the promise; on a machine that is busy this says too little.
+            assert time.monotonic() - begin < 10
+    finally:
+        for process in [chief, *others]:
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--replicas=0"], "replicas is 0; it must be at least 1"),
+        (["--backups=-1"], "backups is -1"),
+        (["--model=resnet"], "--model is 'resnet'; the known ones are small_cnn"),
+        (["--dataset=cifar"], "--dataset is 'cifar'; the known ones are digits"),
+        (["--dataset=mnist", "--data_dir=/nowhere"], "Get it, on a machine with a network"),
+        (["--delay=3"], "is not of the form WORKER:SECONDS"),
+        (["--delay=9:1"], "delay names worker 9"),
+        (["--updates=0"], "--updates is 0"),
+        (["--epochs=1", "--updates=1"], "give one"),
+        (["--learning_rate=-1"], "--learning_rate is -1"),
+        (["extra"], "takes flags only"),
+    ],
+)
+def test_nonsense_is_refused_in_a_sentence(flags: list[str], message: str) -> None:
+    process = start(SCRIPT, *flags)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert message in err
+    assert "Traceback" not in err
+    assert not children(process.pid)
+
+
+def test_malformed_tf_config_is_refused_in_a_sentence() -> None:
+    process = start(SCRIPT, TF_CONFIG='{"cluster": {"worker": "host:1"}}')
+    _, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "TF_CONFIG has no key 'task'" in err
+    assert "Traceback" not in err
+
+
+def test_help_teaches() -> None:
+    out, _ = start(SCRIPT, "--help").communicate(timeout=60)
+    for word in ("TF_CONFIG", "--delay=3:0.5", "backups", "Examples"):
+        assert word in out
