@@ -117,8 +117,8 @@ def _builder(name: str, data_dir: str | None) -> Any:
         where = f", data_dir={data_dir!r}" if data_dir else ""
         raise FileNotFoundError(
             f"data set {name!r} is not at {builder.data_dir}. Get it, on a machine with a "
-            f"network, with: python -c \"import tensorflow_datasets as tfds; "
-            f"tfds.load({name!r}{where})\""
+            f'network, with: python -c "import tensorflow_datasets as tfds; '
+            f'tfds.load({name!r}{where})"'
         )
     return builder
 

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from tf_backup.errors import TfBackupError as TfBackupError
     from tf_backup.errors import WorkerFailed as WorkerFailed
     from tf_backup.errors import WorkersLost as WorkersLost
+    from tf_backup.fit import wrap as wrap
     from tf_backup.local_cluster import LocalCluster as LocalCluster
     from tf_backup.optimizer import SyncReplicasWithBackup as SyncReplicasWithBackup
-    from tf_backup.fit import wrap as wrap
     from tf_backup.policy import BackupPolicy as BackupPolicy
     from tf_backup.records import Contributions as Contributions
     from tf_backup.records import WorkerRecord as WorkerRecord

@@ -162,9 +162,7 @@ def on_server(ps: int, function: Callable[..., Any], *args: Any) -> Any:
     takes to pieces, send control signals to and fro as well: 34 crossings a turn of the
     workers' loop became 6.
     """
-    whole = tf.function(
-        function, autograph=False, experimental_attributes={"_noinline": True}
-    )
+    whole = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
     with tf.device(ps_device(ps)):
         return whole(*args)
 

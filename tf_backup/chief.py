@@ -43,7 +43,6 @@ def make_update(
       A `tf.function` of the N tickets ([N] int64) and of whether this is the run's last update
       ([] bool), which returns the objective's results and the number of updates made.
     """
-
     servers = sorted({GATE_SERVER, *snapshot.layout.servers})
 
     def totals(tickets: Tensor) -> list[Tensor | None]:

@@ -39,7 +39,7 @@ class Contribution:
 
         The chief divides everything by N; what is to be added up is multiplied by N here.
         """
-        flat = [*results.gradients, *results.changes, *results.sums]
+        flat: list[Any] = [*results.gradients, *results.changes, *results.sums]
         return [
             tf.cast(
                 flat[index] * self._replicas if index >= self._first_sum else flat[index],

@@ -17,8 +17,8 @@ class WorkerData:
 
     Given a data set, worker i reads every `workers`-th of its elements (batches), beginning
     with the i-th; shuffles without a seed draw another order in every worker. A data set of
-    known length is repeated without end if `repeat`. Given a function, each worker reads the data set that the
-    function returns for it, once.
+    known length is repeated without end if `repeat`. Given a function, each worker reads the
+    data set that the function returns for it, once.
 
     Args:
       source: a `tf.data.Dataset` of batches, or a function from `tf.distribute.InputContext`
@@ -35,7 +35,7 @@ class WorkerData:
 
     def __init__(
         self,
-        source: tf.data.Dataset | DatasetFn,
+        source: Any,
         workers: int,
         batches: int | None = None,
         *,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -23,14 +22,13 @@ from tf_backup.objective import Objective
 from tf_backup.policy import BackupPolicy
 from tf_backup.records import Contributions
 from tf_backup.snapshot import Snapshot
+from tf_backup.watch import Watch, answers
 from tf_backup.worker import Worker
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.5  # How often the chief looks up while it waits.
 HOME_TIMEOUT_S = 30.0  # How long the end of training waits for workers' last batches.
-PROBE_TIMEOUT_S = 1.0
-FIRST_REPORT_S = 10.0  # A step that takes longer is talked about, and again at 20, 40 ...
 
 # What TensorFlow raises when a task is gone.
 _GONE = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
@@ -73,7 +71,7 @@ class Engine:
         self._stop_ticking = threading.Event()
         self._step = 0
         self._active = False
-        self._watch = _Watch()
+        self._watch = Watch()
 
     @property
     def active(self) -> bool:
@@ -98,7 +96,7 @@ class Engine:
             self._accumulator.clear()
             run = self._gate.open_run(tf.constant(step, tf.int64))
             self._step = step
-            self._watch = _Watch()
+            self._watch = Watch()
             self._active = True
             self._start_ticking()
             self._older_tasks = [task for task in self._older_tasks if not task.done]
@@ -260,7 +258,7 @@ class Engine:
     def _check_servers(self, cause: BaseException | None = None) -> None:
         """Raises if a parameter server is gone."""
         for index, address in enumerate(_tf.cluster_addresses(self._strategy, "ps")):
-            if not _answers(address):
+            if not answers(address):
                 raise errors.ParameterServerLost(
                     f"Parameter server {index} ({address}) is gone, and its part of the "
                     "parameters with it. Start it again, then run this command again; it goes on "
@@ -275,47 +273,3 @@ class Engine:
         failure = errors.WorkerFailed(f"Worker {task.worker} raised: {message}")
         failure.__cause__ = task.error
         return failure
-
-
-class _Watch:
-    """How long step t has taken, and how long it has been short of workers."""
-
-    def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        """A new step begins."""
-        self._since = time.monotonic()
-        self._short_since = self._since
-        self._next_report_s = FIRST_REPORT_S
-
-    @property
-    def seconds(self) -> float:
-        """How long the step has taken, in seconds."""
-        return time.monotonic() - self._since
-
-    @property
-    def short_s(self) -> float:
-        """How long fewer than N workers have been alive, in seconds."""
-        return time.monotonic() - self._short_since
-
-    def enough(self) -> None:
-        """At least N workers are alive."""
-        self._short_since = time.monotonic()
-
-    def time_to_report(self) -> bool:
-        """Returns True at 10 s, 20 s, 40 s and so on."""
-        if self.seconds < self._next_report_s:
-            return False
-        self._next_report_s *= 2
-        return True
-
-
-def _answers(address: str) -> bool:
-    """Returns whether somebody accepts connections at `host:port`."""
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), PROBE_TIMEOUT_S):
-            return True
-    except OSError:
-        return False

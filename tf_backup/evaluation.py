@@ -44,8 +44,7 @@ def evaluate(
         def body(batch: Any, sums: list[Tensor]) -> tuple[Any, list[Tensor]]:
             more = compute(values, batch.get_value())
             return iterator.get_next_as_optional(), [
-                total + tf.cast(part, total.dtype)
-                for total, part in zip(sums, more, strict=True)
+                total + tf.cast(part, total.dtype) for total, part in zip(sums, more, strict=True)
             ]
 
         start = [iterator.get_next_as_optional(), list(zeros)]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_backup import _tf, protocol
+from tf_backup import protocol
 from tf_backup.policy import BackupPolicy
 from tf_backup.protocol import Ledger
 from tf_backup.tokens import DEVICE, GATE_SERVER, TokenQueues
@@ -200,8 +200,9 @@ class Gate:
         def body() -> Tensor:
             ledger, tokens = rule(self._read())
             with tf.control_dependencies([self._write(ledger)]):
-                with tf.control_dependencies(self.tokens.put(tokens)):
-                    return tf.identity(ledger.step)
+                put = self.tokens.put(tokens)
+            with tf.control_dependencies(put):
+                return tf.identity(ledger.step)
 
         return self._locked(body)
 

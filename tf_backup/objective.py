@@ -49,8 +49,6 @@ class Objective:
 
     def trace(self, element_spec: Any) -> Any:
         """Returns `compute` as a concrete function for batches of `element_spec`."""
-        values = [
-            tf.TensorSpec(v.shape, v.dtype) for v in [*self.trainable, *self.state]
-        ]
+        values = [tf.TensorSpec(v.shape, v.dtype) for v in [*self.trainable, *self.state]]
         function = tf.function(self.compute, jit_compile=self.jit_compile, autograph=False)
         return function.get_concrete_function(values, tf.TensorSpec([2], tf.int64), element_spec)

@@ -33,7 +33,7 @@ class Snapshot:
                 for v in variables
             ]
         )
-        self.publish = tf.function(self.publish, autograph=False)
+        self.publish = tf.function(self._publish, autograph=False)
         self._buffers: dict[Key, Variable] = {}
         for key in self.layout.keys:
             with tf.device(_tf.ps_device(key.ps)):
@@ -51,8 +51,8 @@ class Snapshot:
                 done.append(self._buffers[key].assign(packed, read_value=False))
         return done
 
-    def publish(self) -> None:
-        """Copies the variables into the buffers; called eagerly."""
+    def _publish(self) -> None:
+        """Copies all variables into the buffers; called, as `publish`, eagerly."""
         for ps in self.layout.servers:
             self.write(ps)
 

@@ -131,9 +131,7 @@ class Worker:
 
         others = [ps for ps in self._accumulator.layout.servers if ps != GATE_SERVER]
         flat = self._accumulator.flat(tensors, GATE_SERVER)
-        step, mine = _tf.on_server(
-            GATE_SERVER, at_gate, message, flat, [put(ps) for ps in others]
-        )
+        step, mine = _tf.on_server(GATE_SERVER, at_gate, message, flat, [put(ps) for ps in others])
         step.set_shape([])
         return _tf.here(step), self._gather(step, _tf.here(mine))
 

@@ -44,11 +44,14 @@ class ScriptedData:
             return index + tf.cast(there, tf.int64), (there, value)
 
         ticks = _tf.sleep_before_each(tf.data.Dataset.range(2**60), 0.002)
-        # The tick is part of the path, or TensorFlow would look once and for all.
-        end = str(self._directory / "end") + "*"
-        ticks = ticks.take_while(
-            lambda tick: ~exists(tf.strings.substr(tf.strings.join([end, tf.strings.as_string(tick)]), 0, len(end)))
-        )
+
+        def goes_on(tick: Any) -> Any:
+            # The tick has a part in the path, or TensorFlow would look once and for all.
+            end = str(self._directory / "end")
+            path = tf.strings.join([end, tf.strings.as_string(tick)])
+            return ~exists(tf.strings.substr(path, 0, len(end)))
+
+        ticks = ticks.take_while(goes_on)
         values = ticks.scan(tf.constant(0, tf.int64), look).filter(lambda there, value: there)
         return values.map(lambda there, value: (value[None, None], tf.zeros([1, 1])))
 
@@ -91,9 +94,7 @@ class Script(threading.Thread):
       events: (worker, gradient) pairs.
     """
 
-    def __init__(
-        self, model: Any, data: ScriptedData, events: Sequence[tuple[int, float]]
-    ) -> None:
+    def __init__(self, model: Any, data: ScriptedData, events: Sequence[tuple[int, float]]) -> None:
         super().__init__(name="script")
         self._model = model
         self._data = data

@@ -52,9 +52,7 @@ def compiled(
     with strategy.scope():
         model = build()
         optimizer = tf_backup.wrap(keras.optimizers.SGD(0.1, momentum=0.9), replicas, backups)
-        model.compile(
-            optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"], **options
-        )
+        model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"], **options)
     return model
 
 
@@ -110,7 +108,13 @@ def test_a_callback_can_stop_training(strategy: Any) -> None:
 
     model = compiled(strategy)
     model.fit(
-        X, Y, batch_size=8, epochs=3, steps_per_epoch=10, verbose=0, callbacks=[Stop()],
+        X,
+        Y,
+        batch_size=8,
+        epochs=3,
+        steps_per_epoch=10,
+        verbose=0,
+        callbacks=[Stop()],
         validation_data=(X, Y),
     )
     assert updates(model) == 2
@@ -230,7 +234,7 @@ def test_bad_input_is_refused_and_the_cluster_stays_usable(strategy: Any) -> Non
     with strategy.scope():
         plain = functional()
         plain.compile("sgd", "sparse_categorical_crossentropy")
-    with pytest.raises(ValueError, match="tf_backup.wrap"):
+    with pytest.raises(ValueError, match=r"tf_backup\.wrap"):
         plain.fit(X, Y, verbose=0)
     with strategy.scope(), pytest.raises(ValueError, match="more than the 4 worker"):
         tf_backup.wrap(keras.optimizers.SGD(), replicas=4, backups=1)

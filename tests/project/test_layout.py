@@ -32,9 +32,10 @@ LEVELS = [
         "gate",
         "data",
         "server",
+        "watch",
     },
     {"worker", "chief", "evaluation"},
-    {"engine", "optimizer", "_keras", "keras_objective"},
+    {"engine", "optimizer", "_keras", "keras_objective", "feed"},
     {"fit", "local_cluster", "strategy"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}

@@ -266,10 +266,21 @@ def test_state_is_what_does_not_train_but_for_seeds():
     assert len(variables.seeds) == 1
 
 
+class Drawing(layers.Layer):
+    """Has a generator that other layers may have too."""
+
+    def __init__(self, generator: Any) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def call(self, x: Any) -> Any:
+        return x + keras.random.normal(tf.shape(x), seed=self.generator)
+
+
 def test_seeds_are_found_in_models_in_models_and_once_each():
-    shared = layers.Dropout(0.5)
-    inside = keras.Sequential([keras.Input([4]), shared, layers.GaussianNoise(1.0)])
-    variables = KerasVariables(build([inside, shared, layers.Dense(3)]))
+    generator = keras.random.SeedGenerator(1)
+    inside = keras.Sequential([keras.Input([4]), Drawing(generator), layers.Dropout(0.5)])
+    variables = KerasVariables(build([inside, Drawing(generator), layers.Dense(3)]))
     assert variables.state == []
     assert len(variables.seeds) == 2
 

@@ -1,0 +1,138 @@
+"""What stands for Keras' epoch iterator when the data are read by workers."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from tf_backup import _keras
+from tf_backup.data import WorkerData
+
+
+class Feed:
+    """Stands for Keras' epoch iterator: the data of one `fit`, `evaluate` or `predict`.
+
+    An epoch of `fit` has `steps_per_epoch` updates; left out, a data set of known length is
+    passed once, in ceil(batches / N) updates, and a function's data sets until fewer than N
+    workers have data.
+
+    Args:
+      strategy: whose workers read.
+      steps_per_execution: Keras steps per call of the train function.
+      steps_per_epoch: updates in fit, batches in evaluate and predict.
+      x, y, sample_weight, batch_size, shuffle, class_weight: as `fit` has them. Only fit
+        passes `class_weight`, which tells it from the others.
+
+    Raises:
+      ValueError: if `steps_per_epoch` is no positive int.
+    """
+
+    def __init__(
+        self,
+        strategy: Any,
+        *,
+        steps_per_execution: int = 1,
+        steps_per_epoch: int | None = None,
+        **data: Any,
+    ) -> None:
+        if steps_per_epoch is not None and (
+            not isinstance(steps_per_epoch, int) or steps_per_epoch < 1
+        ):
+            raise ValueError(
+                f"steps_per_epoch is {steps_per_epoch!r}; it must be an int of at least 1 "
+                "(updates, each of N gradients), or left out for one pass over the data."
+            )
+        self.training = "class_weight" in data
+        self.strategy = strategy
+        self.steps = steps_per_epoch
+        self.last = False  # Whether the step at hand is the epoch's last.
+        self.done = False  # Whether evaluation has read all there is.
+        self._per_call = steps_per_execution
+        self._data: WorkerData | None = None
+        self._iterators: Any = None
+        self._local: Any = None
+        if _is_dataset_fn(data.get("x")):
+            self._source = _keras.Source(data["x"], None)
+        else:
+            self._source = _keras.source(steps_per_epoch=steps_per_epoch, **data)
+
+    @property
+    def data(self) -> WorkerData:
+        """The workers' pipelines; known once `bind` was called."""
+        assert self._data is not None
+        return self._data
+
+    @property
+    def num_batches(self) -> int | None:
+        """Steps of the progress bar; None if that is not known."""
+        if not self.training and self._data is not None:
+            return 1  # All shards at once.
+        return self.steps if self.steps is not None else self._source.batches
+
+    def bind(self, workers: int, replicas: int) -> None:
+        """Says how many workers read, and how many gradients make an update."""
+        if self._data is not None:
+            return
+        source, batches = self._source
+        if self.training:
+            self._data = WorkerData(source, workers, batches)
+            if self.steps is None and self._data.endless:
+                self.steps = -(-(self._data.batches or 1) // replicas)
+            return
+        if self.steps is not None and isinstance(source, tf.data.Dataset):
+            source = source.take(self.steps)
+        self._data = WorkerData(source, workers, None, repeat=False)
+
+    def iterators(self) -> Any:
+        """Returns the workers' iterators for an epoch."""
+        if self._iterators is None:
+            self._iterators = self.data.iterators(self.strategy)
+        return self._iterators
+
+    def reset(self) -> None:
+        """Called by Keras between symbolic build and first epoch."""
+        self.done = False
+        self._local = None
+
+    def __iter__(self) -> Iterator[tuple[int, int, Any]]:
+        begin = 0
+        self.done = False
+        if self.training and self.steps is None:
+            self._iterators = None  # Each epoch reads the data once, from its beginning.
+        while not self.done and (not self.training or self.steps is None or begin < self.steps):
+            end = begin + self._per_call
+            self.last = self.training and self.steps is not None and end >= self.steps
+            yield begin, end - 1, self
+            begin = end
+
+    def __next__(self) -> Any:
+        """Returns a batch, on this process, for `predict`."""
+        if self._local is None:
+            if not isinstance(self._source.dataset, tf.data.Dataset):
+                raise TypeError("predict wants arrays or a tf.data.Dataset, not a function.")
+            dataset = self._source.dataset
+            self._local = iter(dataset if self.steps is None else dataset.take(self.steps))
+        return next(self._local)
+
+    @contextlib.contextmanager
+    def catch_stop_iteration(self) -> Iterator[None]:
+        """Ends an epoch whose data has ended."""
+        try:
+            yield
+        except StopIteration:
+            self._iterators = None
+            if self.training and self.steps is not None:
+                warnings.warn(
+                    "Your input ran out of data before steps_per_epoch updates; interrupting the "
+                    "epoch. Let your function's data sets .repeat(), or leave steps_per_epoch out.",
+                    stacklevel=2,
+                )
+
+
+def _is_dataset_fn(x: Any) -> bool:
+    """Returns whether `x` is a function to a data set, and nothing that Keras knows."""
+    return callable(x) and not isinstance(x, tf.data.Dataset) and not hasattr(x, "__getitem__")
