@@ -175,9 +175,10 @@ def source(**data: Any) -> Source:
     Raises:
       TypeError: if it lives in this process alone, as a generator does.
     """
-    if isinstance(data.get("x"), tf.data.Dataset):
-        data["shuffle"] = False  # As Keras would; it warns that it will not shuffle either.
-    adapter = data_adapters.get_data_adapter(**data)
+    # Keras shuffles arrays only, and warns at length that it does not shuffle what is none.
+    adapter = data_adapters.get_data_adapter(**{**data, "shuffle": False})
+    if isinstance(adapter, data_adapters.ArrayDataAdapter):
+        adapter = data_adapters.get_data_adapter(**data)
     movable = (data_adapters.ArrayDataAdapter, data_adapters.TFDatasetAdapter)
     if not isinstance(adapter, movable):
         raise TypeError(
