@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 from keras.src import backend, tree
 from keras.src.backend.tensorflow import trainer as keras_trainer
+from keras.src.random import seed_generator
 from keras.src.trainers import data_adapters
 from keras.src.trainers.data_adapters import data_adapter_utils
 
@@ -204,9 +205,13 @@ def build(model: Model, element_spec: Any) -> None:
 
 
 def seed_states(model: Model) -> list[Any]:
-    """Returns the state variables of all seed generators in a model (of dropout, say)."""
+    """Returns the state variables of all seed generators in a model (of dropout, say).
+
+    Keras' global generator is among them: a layer may draw from it without having one.
+    """
     layers = model._flatten_layers()
     states = [seed.state for layer in layers for seed in layer._seed_generators]
+    states.append(seed_generator.global_seed_generator().state)
     return list({id(state): state for state in states}.values())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_backup import _tf
+from tf_backup import _tf, placement
 from tf_backup.accumulator import Accumulator
 from tf_backup.contribution import Contribution
 from tf_backup.gate import GATE_SERVER, Gate
@@ -81,7 +81,7 @@ def make_update(
         values = totals(tickets)
         gradients = values[: len(objective.trainable)]
         others = [*objective.state, *objective.sums]
-        with _tf.with_its_inputs():
+        with placement.with_its_inputs():
             objective.apply(gradients)
             for variable, value in zip(others, values[len(gradients) :], strict=True):
                 if value is not None:

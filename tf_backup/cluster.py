@@ -103,13 +103,15 @@ def from_tf_config() -> ClusterConfig:
         task_index = int(index)
     except ValueError:
         raise ValueError(f"TF_CONFIG's task index is {index!r}; it must be an int.") from None
-    addresses = {job: _addresses(job, tasks) for job, tasks in cluster.items()}
+    # With an evaluator in the cluster, the strategy hangs for ever.
+    addresses = {
+        job: _addresses(job, tasks) for job, tasks in cluster.items() if job != "evaluator"
+    }
     if task_type == "evaluator":
         raise ValueError(
             "TF_CONFIG makes this process an evaluator, which is no part of the training "
             "cluster: start it without TF_CONFIG, or as chief, worker or ps."
         )
-    addresses.pop("evaluator", None)  # With it in the cluster, the strategy hangs for ever.
     if "master" in addresses and "chief" not in addresses:
         raise ValueError("TF_CONFIG's cluster has a 'master' task; rename it to 'chief'.")
     unknown = sorted(set(addresses) - set(JOBS))

@@ -139,7 +139,7 @@ def _serialized(dataset: Any) -> Any:
             "The data set cannot be sent to the workers' processes. TensorFlow says: "
             f"{error.message}"
         ) from None
-    if b"PyFunc" in graph.numpy():
+    if _tf.calls_python(graph):
         raise ValueError(
             "The data set calls Python (from_generator, py_function or numpy_function), which "
             "the workers' processes cannot. Give arrays, or a data set made of TensorFlow's own "

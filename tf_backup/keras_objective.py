@@ -26,8 +26,7 @@ class KerasVariables:
         seeds = _keras.seed_states(model)
         self.trainable = list(model.trainable_variables)
         self.state = _without(model.non_trainable_variables, seeds)
-        if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
-            self.state.append(model.optimizer.dynamic_scale)  # Workers scale their loss by it.
+        self.state += _loss_scales(model.optimizer)  # Workers scale their loss by them.
         self.sums = list(model.metrics_variables)
         # With the seeds that the user set, every run draws the same.
         self.seeds = [(seed, seed.numpy()) for seed in seeds]
@@ -125,6 +124,16 @@ def _mixed(start: Any, seed: Tensor | None, dtype: str) -> Tensor:
         state = tf.random.experimental.stateless_fold_in(state, part)
     # Keras counts on from here; keep it small, and the same in every integer dtype.
     return tf.cast(tf.bitwise.bitwise_and(state, 0x3FFFFFFF), dtype)
+
+
+def _loss_scales(optimizer: Any) -> list[Any]:
+    """Returns the scale of a LossScaleOptimizer, around the wrapped optimizer or inside it."""
+    scales = []
+    while optimizer is not None:
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            scales.append(optimizer.dynamic_scale)
+        optimizer = vars(optimizer).get("inner_optimizer")
+    return scales
 
 
 def _without(variables: Sequence[Any], excluded: Sequence[Any]) -> list[Any]:

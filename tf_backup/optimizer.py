@@ -67,8 +67,10 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):  # type: ignore[misc]
                 "keras.optimizers.SGD(0.1)."
             )
         policy = BackupPolicy(replicas, backups)
-        if not stall_timeout_s > 0:
-            raise ValueError(f"stall_timeout_s is {stall_timeout_s!r}; it must be above 0.")
+        if not isinstance(stall_timeout_s, int | float) or not stall_timeout_s > 0:
+            raise ValueError(
+                f"stall_timeout_s is {stall_timeout_s!r}; it must be a number above 0."
+            )
         super().__init__(learning_rate=0.0, name=name)
         for attribute in _INNER:
             delattr(self, attribute)  # Then __getattr__ asks the inner optimizer.
@@ -105,6 +107,12 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):  # type: ignore[misc]
         if name.startswith("__") or name == "inner_optimizer":
             raise AttributeError(name)
         return getattr(self.inner_optimizer, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _INNER and "inner_optimizer" in vars(self):
+            setattr(self.inner_optimizer, name, value)
+        else:
+            super().__setattr__(name, value)
 
     @property
     def variables(self) -> list[Any]:

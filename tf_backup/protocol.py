@@ -106,8 +106,10 @@ def enter(
     mine = _at(ledger.status, me, xp)
     welcome = (run == ledger.run) & (ledger.open == 1)
     go = welcome & (mine != DELIVERED) & ~_full(ledger, replicas, xp)
-    status = xp.where(mine == DELIVERED, np.int64(DELIVERED), np.int64(WAITING))
-    status = xp.where(welcome, status, np.int64(ABSENT))
+    status = xp.where(welcome, np.int64(WAITING), np.int64(ABSENT))
+    # What is delivered stays so, also when a loop of an older run is run again (TensorFlow does
+    # that to a worker that comes back) and is sent home here.
+    status = xp.where(mine == DELIVERED, np.int64(DELIVERED), status)
     status = xp.where(go, np.int64(COMPUTING), status)
     ledger = ledger._replace(
         entries=ledger.entries + 1,
@@ -158,7 +160,7 @@ def offer(
     again = stale & welcome & ~full
     waits = xp.where(mine == ABSENT, np.int64(WAITING), mine)
     status = xp.where(under_way, np.int64(WAITING), waits)
-    status = xp.where(welcome, status, np.int64(ABSENT))
+    status = xp.where(welcome | (mine == DELIVERED), status, np.int64(ABSENT))
     status = xp.where(again, np.int64(COMPUTING), status)
     status = xp.where(accept, np.int64(DELIVERED), status)
     ledger = ledger._replace(
@@ -189,7 +191,8 @@ def leave(
     begun = me & (ledger.status == COMPUTING)
     status = xp.where(run == ledger.run, np.int64(LEFT), np.int64(ABSENT))
     ledger = ledger._replace(
-        status=xp.where(me, status, ledger.status), begun=ledger.begun - _one(begun, xp)
+        status=xp.where(me & (ledger.status != DELIVERED), status, ledger.status),
+        begun=ledger.begun - _one(begun, xp),
     )
     return ledger, exhausted(ledger, replicas, xp)
 

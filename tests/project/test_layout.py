@@ -21,7 +21,7 @@ MAX_LINES = 320
 # A module imports from lower levels, and from its own level where that makes no cycle.
 LEVELS = [
     {"errors", "policy", "protocol", "records", "delays"},
-    {"_tf", "cluster"},
+    {"_tf", "cluster", "placement"},
     {
         "packing",
         "objective",

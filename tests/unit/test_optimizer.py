@@ -88,7 +88,7 @@ def test_n_and_b_are_checked():
 
 @pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])
 def test_stall_timeout_must_be_above_zero(seconds: float):
-    with pytest.raises(ValueError, match=f"stall_timeout_s is {seconds}; it must be above 0"):
+    with pytest.raises(ValueError, match=f"stall_timeout_s is {seconds}; it must be a"):
         SyncReplicasWithBackup(sgd(), 1, stall_timeout_s=seconds)
 
 

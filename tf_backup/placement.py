@@ -1,0 +1,55 @@
+"""Where operations run that do not say so: where their data lie."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+Tensor = Any
+
+
+@contextlib.contextmanager
+def with_its_inputs() -> Iterator[None]:
+    """Places every operation that says nothing of its device where its largest input lies.
+
+    TensorFlow would place it on the coordinator, and send it the parameters. Only in a graph.
+    Relies on device functions, on `FuncGraph.captures` and on the resource handles' devices.
+    """
+    graph = tf.compat.v1.get_default_graph()
+
+    def place(op: Any) -> str:
+        if op.device:
+            return str(op.device)
+        if not op.inputs:
+            return ""
+        largest = max(op.inputs, key=_size)
+        return _device_of(largest)
+
+    with graph.device(place):
+        yield
+
+
+def _size(tensor: Tensor) -> float:
+    """Returns a tensor's number of elements; handles and unknown shapes count as largest."""
+    if tensor.dtype == tf.resource:
+        return float("inf")
+    elements = tensor.shape.num_elements()
+    return float("inf") if elements is None else float(elements)
+
+
+def _device_of(tensor: Tensor) -> str:
+    """Returns where a graph's tensor lies, looking through the arguments of inner graphs."""
+    if isinstance(tensor, tf.__internal__.EagerTensor):
+        return str(tensor.device)
+    if tensor.op.device:
+        return str(tensor.op.device)
+    if tensor.op.type == "Placeholder":
+        captures = getattr(tensor.graph, "captures", ())
+        outside = [external for external, inside in captures if inside.name == tensor.name]
+        return _device_of(outside[0]) if outside else ""
+    # A variable is read where it is, though the reading does not say so.
+    resources = [each for each in tensor.op.inputs if each.dtype == tf.resource]
+    return _device_of(resources[0]) if resources else ""
