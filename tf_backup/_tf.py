@@ -9,6 +9,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import os
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -67,6 +70,25 @@ def ps_index(device: str) -> int:
     return int(spec.task)
 
 
+@contextlib.contextmanager
+def without_chatter() -> Iterator[None]:
+    """Keeps to itself what TensorFlow's C++ says, unless what is done in this context fails."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            said.seek(0)
+            os.write(stderr, said.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
 def coordinator_of(strategy: Strategy) -> Any:
     """Returns the strategy's `ClusterCoordinator`, made so that it can always be ended.
 
@@ -107,7 +129,8 @@ def forget_cluster(strategy: Strategy) -> None:
     job.tasks[alone.task_index] = strategy._cluster_resolver.cluster_spec().task_address(
         alone.job_name, alone.task_index
     )
-    context.context().update_server_def(alone)
+    with without_chatter():
+        context.context().update_server_def(alone)
 
 
 class WorkerTask:

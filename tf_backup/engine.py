@@ -71,6 +71,7 @@ class Engine:
         self._stop_ticking = threading.Event()
         self._step = 0
         self._active = False
+        self._dead: set[int] = set()
         self._watch = Watch()
 
     @property
@@ -123,6 +124,7 @@ class Engine:
         """
         with self._told_plainly():
             tickets = self._await_step()
+            self._notice_deaths()
             if tickets is None:
                 return None
             results, step = self._update(tf.constant(tickets, tf.int64), tf.constant(last))
@@ -195,6 +197,7 @@ class Engine:
                 raise self._failure(task)
         ledger = self._gate.ledger()
         dead = [task.dead for task in self._tasks]
+        self._notice_deaths()
         alive = len(self._tasks) - sum(dead)
         if alive >= self.policy.replicas:
             self._watch.enough()
@@ -214,6 +217,27 @@ class Engine:
             )
         return False
 
+    def _notice_deaths(self) -> None:
+        """Says who is gone, and who is back."""
+        dead = {task.worker for task in self._tasks if task.dead}
+        if dead == self._dead:
+            return
+        names = [f"worker {i} ({a})" for i, a in enumerate(self._addresses())]
+        for worker in sorted(dead - self._dead):
+            log.warning(
+                "Lost %s. %d of %d workers are left; an update takes %d.",
+                names[worker],
+                self.policy.workers - len(dead),
+                self.policy.workers,
+                self.policy.replicas,
+            )
+        for worker in sorted(self._dead - dead):
+            log.warning("%s is back.", names[worker].capitalize())
+        self._dead = dead
+
+    def _addresses(self) -> list[str]:
+        return _tf.cluster_addresses(self._strategy, "worker")[: self.policy.workers]
+
     def _report(self, ledger: protocol.Ledger, dead: Sequence[bool]) -> None:
         """Says why step t takes so long."""
         inside = int(np.sum(ledger.status == protocol.DELIVERED))
@@ -228,7 +252,7 @@ class Engine:
         log.warning("Step %d takes %.0f s: %s.", self._step, self._watch.seconds, "; ".join(parts))
 
     def _names(self, dead: Sequence[bool]) -> str:
-        addresses = _tf.cluster_addresses(self._strategy, "worker")
+        addresses = self._addresses()
         return ", ".join(f"worker {i} ({addresses[i]})" for i, gone in enumerate(dead) if gone)
 
     def _start_ticking(self) -> None:

@@ -189,7 +189,8 @@ def connect(config: cluster.ClusterConfig) -> Any:
     os.environ.setdefault("GRPC_FAIL_FAST", "use_caller")
     import tensorflow as tf
 
-    return tf.distribute.ParameterServerStrategy(config.resolver())
+    with _tf.without_chatter():
+        return tf.distribute.ParameterServerStrategy(config.resolver())
 
 
 def _free_ports(count: int) -> list[int]:

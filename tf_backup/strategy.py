@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 from typing import Any
 
-from tf_backup import cluster
+from tf_backup import _tf, cluster
 from tf_backup.local_cluster import LocalCluster, connect
 from tf_backup.server import serve
 
@@ -42,6 +43,7 @@ def parameter_server_strategy(workers: int = 4, ps: int = 1) -> Any:
                 len(config.addresses["ps"]),
             )
             _state["chief"] = connect(config)
+            atexit.register(_tf.forget_cluster, _state["chief"])
         return _state["chief"]
     local = _state.get("local")
     if local is None or (local.workers, local.ps) != (workers, ps):
@@ -53,5 +55,6 @@ def parameter_server_strategy(workers: int = 4, ps: int = 1) -> Any:
             )
         local = LocalCluster(workers, ps)
         local.start()  # Its processes end with this one: later than what refers to them.
+        atexit.register(_tf.forget_cluster, local.strategy())
         _state["local"] = local
     return local.strategy()
