@@ -21,14 +21,17 @@ class Data:
       examples: number of training examples.
       train: returns shard `index` of `shards` of the training examples, unbatched, in the order
         in which they are stored: ([height, width, channels] float32 in [0, 1], [] int64).
-      validation: the held-out examples, unbatched.
+      validation: returns the held-out examples, unbatched.
+
+    The data sets are made when they are asked for: TensorFlow wants a cluster to be connected
+    before functions, and a data set that maps has one.
     """
 
     shape: tuple[int, int, int]
     classes: int
     examples: int
     train: Callable[[int, int], tf.data.Dataset]
-    validation: tf.data.Dataset
+    validation: Callable[[], tf.data.Dataset]
 
     def batches(self, batch_size: int, seed: int, shards: int = 1, index: int = 0) -> Any:
         """Returns endless shuffled batches of a shard, always full.
@@ -75,14 +78,16 @@ def _digits(data_dir: str | None) -> Data:
     images = (digits.images / 16.0).astype(np.float32)[..., np.newaxis]
     labels = digits.target.astype(np.int64)
     held_out = np.arange(len(labels)) % 5 == 4
-    train = tf.data.Dataset.from_tensor_slices((images[~held_out], labels[~held_out]))
-    validation = tf.data.Dataset.from_tensor_slices((images[held_out], labels[held_out]))
+
+    def read(mask: np.ndarray[Any, Any]) -> tf.data.Dataset:
+        return tf.data.Dataset.from_tensor_slices((images[mask], labels[mask]))
+
     return Data(
         shape=(8, 8, 1),
         classes=10,
         examples=int(np.sum(~held_out)),
-        train=lambda shards, index: train.shard(shards, index),
-        validation=validation,
+        train=lambda shards, index: read(~held_out).shard(shards, index),
+        validation=lambda: read(held_out),
     )
 
 
@@ -100,7 +105,7 @@ def _mnist(data_dir: str | None) -> Data:
         classes=10,
         examples=builder.info.splits["train"].num_examples,
         train=lambda shards, index: read("train").shard(shards, index),
-        validation=read("test"),
+        validation=lambda: read("test"),
     )
 
 

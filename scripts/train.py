@@ -142,7 +142,6 @@ def train(settings: Settings) -> dict[str, Any]:
 
     keras.utils.set_random_seed(FLAGS.seed)
     data = model_data.load(FLAGS.dataset, FLAGS.data_dir)
-    validation = data.validation.batch(256)
     epochs, updates = settings.length(data.examples)
     workers = settings.policy.workers
 
@@ -166,7 +165,7 @@ def train(settings: Settings) -> dict[str, Any]:
         epochs=epochs,
         steps_per_epoch=updates,
         shuffle=False,  # The data sets shuffle themselves.
-        validation_data=validation,
+        validation_data=data.validation().batch(256),
         callbacks=[clock, *_callbacks()],
         verbose=1 if sys.stdout.isatty() else 2,
     )

@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.cluster.processes import children, running, start, wait_until
 
@@ -60,6 +62,41 @@ def test_a_delayed_worker_is_late(tmp_path: Path) -> None:
     summary = json.loads(path.read_text())
     check_accounts(summary, updates=40)
     assert summary["workers"][1]["accepted"] < summary["workers"][0]["accepted"]
+
+
+def prepare_tiny_mnist(directory: Path) -> None:
+    """Writes 96 images of noise in the format that tensorflow-datasets keeps MNIST in."""
+    import tensorflow_datasets as tfds
+
+    rng = np.random.default_rng(0)
+    features = {
+        "image": tfds.features.Image(shape=(28, 28, 1)),
+        "label": tfds.features.ClassLabel(num_classes=10),
+    }
+
+    def split(examples: int) -> tf.data.Dataset:
+        images = rng.integers(0, 256, [examples, 28, 28, 1]).astype(np.uint8)
+        labels = rng.integers(0, 10, [examples])
+        return tf.data.Dataset.from_tensor_slices({"image": images, "label": labels})
+
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="mnist",
+        version=str(tfds.builder("mnist", data_dir=directory, try_gcs=False).version),
+        features=tfds.features.FeaturesDict(features),
+        split_datasets={"train": split(64), "test": split(32)},
+        data_dir=directory,
+        disable_shuffling=True,
+    )
+
+
+def test_mnist_is_read_where_tensorflow_datasets_keeps_it(tmp_path: Path) -> None:
+    prepare_tiny_mnist(tmp_path / "data")
+    path = tmp_path / "summary.json"
+    flags = ["--dataset=mnist", f"--data_dir={tmp_path / 'data'}", "--batch_size=4", "--epochs=1"]
+    flags += ["--replicas=1", "--backups=1"]
+    _, err = finish(start(SCRIPT, *flags, f"--summary_json={path}"))
+    check_accounts(json.loads(path.read_text()), updates=16)
+    assert "failed" not in err.lower()
 
 
 def test_ctrl_c_ends_it_and_its_cluster() -> None:
