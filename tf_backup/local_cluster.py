@@ -114,7 +114,7 @@ class LocalCluster:
         environment["PYTHONPATH"] = f"{package}{os.pathsep}{path}" if path else package
         # Room for the runs of a step, a gate call and a transfer of every other task at once.
         inter_op = max(4, self.workers + 2)
-        command = [sys.executable, "-m", "tf_backup.server", str(self._threads), str(inter_op)]
+        command = [sys.executable, "-m", "tf_backup.local_task", str(self._threads), str(inter_op)]
         # TensorFlow's servers talk at length about what is no news to the chief's user.
         with open(self._log_path(job, index), "ab") as log_file:
             self._processes[job, index] = subprocess.Popen(

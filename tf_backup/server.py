@@ -64,24 +64,3 @@ def serve(*, intra_op_threads: int = 0, inter_op_threads: int = 0) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # Threads of the server would outlive sys.exit.
-
-
-def _die_with_parent(pipe: int) -> None:
-    """Ends this process when the other end of `pipe` closes: when its parent is gone."""
-    os.read(pipe, 1)
-    os._exit(0)
-
-
-def main() -> NoReturn:
-    """Runs a task of a `LocalCluster`: one thread, and an end when the parent ends.
-
-    Standard input is a pipe from the parent. It closes with the parent however that ends,
-    SIGKILL included.
-    """
-    threading.Thread(target=_die_with_parent, args=(sys.stdin.fileno(),), daemon=True).start()
-    threads = int(sys.argv[1])
-    serve(intra_op_threads=threads, inter_op_threads=int(sys.argv[2]))
-
-
-if __name__ == "__main__":
-    main()

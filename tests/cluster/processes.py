@@ -24,7 +24,7 @@ def children(parent: int | None = None) -> list[int]:
             command = (entry / "cmdline").read_text()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if int(fields[1]) == parent and fields[0] != "Z" and "tf_backup.server" in command:
+        if int(fields[1]) == parent and fields[0] != "Z" and "tf_backup.local_task" in command:
             found.append(int(entry.name))
     return found
 

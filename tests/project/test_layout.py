@@ -34,7 +34,7 @@ LEVELS = [
         "server",
         "watch",
     },
-    {"worker", "chief", "evaluation"},
+    {"worker", "chief", "evaluation", "local_task"},
     {"engine", "optimizer", "_keras", "keras_objective", "feed"},
     {"fit", "local_cluster", "strategy"},
 ]
