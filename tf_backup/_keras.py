@@ -55,6 +55,11 @@ def strategy_of(model: Model) -> Any:
     return strategy if _tf.is_parameter_server_strategy(strategy) else None
 
 
+def strategy_of_optimizer(optimizer: Any) -> Any:
+    """Returns the strategy that a Keras optimizer was created under."""
+    return optimizer._distribution_strategy
+
+
 _installed = False
 
 

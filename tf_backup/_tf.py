@@ -9,9 +9,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
-import os
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,6 +17,8 @@ from tensorflow.python.distribute.coordinator import remote_value
 from tensorflow.python.distribute.coordinator import values as coordinator_values
 from tensorflow.python.eager import context
 from tensorflow.python.ops import resource_variable_ops
+
+from tf_backup import chatter
 
 Tensor = Any  # a tf.Tensor
 Strategy = Any  # a tf.distribute.ParameterServerStrategy
@@ -58,8 +57,13 @@ def ps_device(index: int) -> str:
     return f"/job:ps/replica:0/task:{index}/device:CPU:0"
 
 
+def is_on_ps(device: str) -> bool:
+    """Returns whether a device is a parameter server's, or one's of no cluster at all."""
+    return tf.DeviceSpec.from_string(device).job in ("ps", None, "localhost")
+
+
 def ps_index(device: str) -> int:
-    """Returns which parameter server a variable's device is on; 0 for a local variable.
+    """Returns which parameter server a variable's device is on.
 
     Raises:
       ValueError: if `device` is on no parameter server.
@@ -68,25 +72,6 @@ def ps_index(device: str) -> int:
     if spec.job != "ps" or spec.task is None:
         raise ValueError(f"device {device!r} is on no parameter server.")
     return int(spec.task)
-
-
-@contextlib.contextmanager
-def without_chatter() -> Iterator[None]:
-    """Keeps to itself what TensorFlow's C++ says, unless what is done in this context fails."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            said.seek(0)
-            os.write(stderr, said.read())
-            raise
-        finally:
-            sys.stderr.flush()
-            os.dup2(stderr, 2)
-            os.close(stderr)
 
 
 def coordinator_of(strategy: Strategy) -> Any:
@@ -104,6 +89,22 @@ def coordinator_of(strategy: Strategy) -> Any:
 
     handler.stop = stop
     return coordinator
+
+
+def is_available(value: Any) -> bool:
+    """Returns whether a `RemoteValue` has come, or failed."""
+    return bool(value._status_available_event.is_set())
+
+
+def living_workers(coordinator: Any) -> int:
+    """Returns how many workers the coordinator has not seen die."""
+    return sum(not worker._is_dead_with_error for worker in coordinator._cluster.workers)
+
+
+def clear_errors(coordinator: Any) -> None:
+    """Lets the coordinator forget an error that has been reported, so that it goes on."""
+    with contextlib.suppress(tf.errors.OpError):
+        coordinator.join()
 
 
 def forget_cluster(strategy: Strategy) -> None:
@@ -129,7 +130,7 @@ def forget_cluster(strategy: Strategy) -> None:
     job.tasks[alone.task_index] = strategy._cluster_resolver.cluster_spec().task_address(
         alone.job_name, alone.task_index
     )
-    with without_chatter():
+    with chatter.kept_back():
         context.context().update_server_def(alone)
 
 

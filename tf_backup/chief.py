@@ -45,22 +45,33 @@ def make_update(
     """
     servers = sorted({GATE_SERVER, *snapshot.layout.servers})
 
-    def totals(tickets: Tensor) -> list[Tensor | None]:
-        """Returns the mean (or sum) for every target, None where workers send nothing."""
+    def totals(tickets: Tensor) -> tuple[list[Tensor | None], list[Tensor]]:
+        """Returns the mean (or sum) for every target, None where workers send nothing.
+
+        Returns also, from each server, a sign that the contributions to step t are out of it.
+        """
         buffers: dict[Key, Tensor] = {}
+        taken = []
         for ps in contribution.layout.servers:
 
-            def take(tickets: Tensor, ps: int = ps) -> list[Tensor]:
+            def take(tickets: Tensor, ps: int = ps) -> tuple[Tensor, list[Tensor]]:
                 each = tf.unstack(tickets, gate.policy.replicas)
-                return list(accumulator.take(each, ps).values())
+                sums = list(accumulator.take(each, ps).values())
+                with tf.control_dependencies(sums):
+                    return tf.constant(True), sums
 
             keys = contribution.layout.keys_on(ps)
-            sums = _tf.on_server(ps, take, tickets)
+            done, sums = _tf.on_server(ps, take, tickets)
+            taken.append(done)
             buffers.update(zip(keys, sums, strict=True))
-        return contribution.totals(buffers)
+        return contribution.totals(buffers), taken
 
-    def publish(last: Tensor) -> Tensor:
-        """Publishes theta(t + 1), then releases the workers; returns t + 1."""
+    def publish(last: Tensor, taken: list[Tensor]) -> Tensor:
+        """Publishes theta(t + 1), then releases the workers; returns t + 1.
+
+        Not before every server has cleared step t away, also those that publish nothing: a
+        contribution to step t + 1 could be there already, and be cleared away with it.
+        """
 
         def write(ps: int) -> Tensor:
             def at_server() -> Tensor:
@@ -74,11 +85,11 @@ def make_update(
                 return gate.complete_step(last)
 
         written = [write(ps) for ps in servers if ps != GATE_SERVER]
-        return _tf.on_server(GATE_SERVER, release, last, written)
+        return _tf.on_server(GATE_SERVER, release, last, [*written, *taken])
 
     @tf.function(autograph=False)
     def update(tickets: Tensor, last: Tensor) -> Any:
-        values = totals(tickets)
+        values, taken = totals(tickets)
         gradients = values[: len(objective.trainable)]
         others = [*objective.state, *objective.sums]
         with placement.with_its_inputs():
@@ -87,6 +98,6 @@ def make_update(
                 if value is not None:
                     variable.assign_add(value)
             results = objective.results()
-        return results, publish(last)
+        return results, publish(last, taken)
 
     return update

@@ -42,6 +42,7 @@ class WorkerData:
         repeat: bool = True,
     ) -> None:
         self.workers = workers
+        self._traced: dict[Any, Any] = {}
         self._repeat = repeat
         self.batches: int | None = batches
         self._own = not isinstance(source, tf.data.Dataset)  # One data set per worker.
@@ -75,7 +76,7 @@ class WorkerData:
         """Starts a pipeline on each worker; a worker that comes back starts a new one."""
         return [
             _tf.WorkerTask(strategy, worker, function, args)
-            for worker, (function, args) in enumerate(self.functions(lambda iterator: iterator))
+            for worker, (function, args) in enumerate(self.functions(_itself))
         ]
 
     def functions(self, consume: Callable[[Any], Any]) -> list[tuple[Any, tuple[Any, ...]]]:
@@ -83,14 +84,16 @@ class WorkerData:
 
         Args:
           consume: called in a graph with the pipeline's iterator; the function returns what it
-            returns.
+            returns. It is traced once, however often it is given.
         """
 
-        @tf.function(autograph=False)
-        def function(graph: Any, worker: Any) -> Any:
+        def read(graph: Any, worker: Any) -> Any:
             dataset = _tf.dataset_from_graph(graph, self.element_spec)
             return consume(iter(self._shard(dataset, worker)))
 
+        if consume not in self._traced:
+            self._traced[consume] = tf.function(read, autograph=False)
+        function = self._traced[consume]
         return [
             (function, (self._graphs[worker % len(self._graphs)], tf.constant(worker, tf.int64)))
             for worker in range(self.workers)
@@ -114,6 +117,10 @@ def delay(dataset: Any, seconds: float) -> Any:
     A straggler on purpose: apply it last, in the pipeline of the worker that is to be slow.
     """
     return _tf.sleep_before_each(dataset, seconds) if seconds > 0 else dataset
+
+
+def _itself(iterator: Any) -> Any:
+    return iterator
 
 
 def _call(function: DatasetFn, workers: int, worker: int) -> Any:

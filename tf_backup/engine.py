@@ -9,7 +9,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,20 +18,18 @@ import tensorflow as tf
 from tf_backup import _tf, chief, errors, gate, protocol
 from tf_backup.accumulator import Accumulator
 from tf_backup.contribution import Contribution
+from tf_backup.failures import check_servers, told_plainly, worker_failed
 from tf_backup.objective import Objective
 from tf_backup.policy import BackupPolicy
 from tf_backup.records import Contributions
 from tf_backup.snapshot import Snapshot
-from tf_backup.watch import Watch, answers
+from tf_backup.watch import Watch
 from tf_backup.worker import Worker
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.5  # How often the chief looks up while it waits.
 HOME_TIMEOUT_S = 30.0  # How long the end of training waits for workers' last batches.
-
-# What TensorFlow raises when a task is gone.
-_GONE = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 
 
 class Engine:
@@ -89,10 +87,16 @@ class Engine:
         return Contributions.from_ledger(self._gate.ledger())
 
     def begin(self, iterators: Sequence[_tf.WorkerTask], step: int) -> None:
-        """Publishes theta(t) and sets the workers to work on step t = `step`."""
+        """Publishes theta(t) and sets the workers to work on step t = `step`.
+
+        Steps never come twice, since the workers draw their random numbers by them: an
+        optimizer that counts fewer (it accumulates gradients, or skipped some that were not
+        finite) does not set the count back.
+        """
+        step = max(step, self._step)
         if self._active:
             raise RuntimeError("A run is on already.")
-        with self._told_plainly():
+        with told_plainly(self._strategy):
             self._snapshot.publish()
             self._accumulator.clear()
             run = self._gate.open_run(tf.constant(step, tf.int64))
@@ -122,7 +126,7 @@ class Engine:
         Raises:
           ParameterServerLost, WorkersLost, WorkerFailed: nothing is updated then.
         """
-        with self._told_plainly():
+        with told_plainly(self._strategy):
             tickets = self._await_step()
             self._notice_deaths()
             if tickets is None:
@@ -140,7 +144,7 @@ class Engine:
         if self._ticker is not None:
             self._ticker.join()
             self._ticker = None
-        with self._told_plainly():
+        with told_plainly(self._strategy):
             self._gate.close_run()
 
     def close(self) -> None:
@@ -159,7 +163,7 @@ class Engine:
                 )
                 break
             time.sleep(0.005)
-        with self._told_plainly():
+        with told_plainly(self._strategy):
             self._gate.settle()
         self._tasks, self._older_tasks = [], []
 
@@ -194,20 +198,22 @@ class Engine:
         """
         for task in self._tasks:
             if task.error is not None:
-                raise self._failure(task)
+                raise worker_failed(self._strategy, task.worker, task.error)
         ledger = self._gate.ledger()
         dead = [task.dead for task in self._tasks]
         self._notice_deaths()
         alive = len(self._tasks) - sum(dead)
         if alive >= self.policy.replicas:
             self._watch.enough()
+        if protocol.complete(ledger, self.policy.replicas):
+            return False  # Its event is on the way.
         left = ledger.status == protocol.LEFT
         usable = int(np.sum(~left & ~np.array(dead)))
         if np.any(left) and usable < self.policy.replicas:
             return True
         if self._watch.time_to_report():
             self._report(ledger, dead)
-            self._check_servers()
+            check_servers(self._strategy)
         if self._watch.short_s > self._stall_timeout_s:
             raise errors.WorkersLost(
                 f"Step {self._step} needs {self.policy.replicas} workers, but only {alive} of "
@@ -267,33 +273,3 @@ class Engine:
 
         self._ticker = threading.Thread(target=tick, name="tf_backup-ticker", daemon=True)
         self._ticker.start()
-
-    # ---- Failures -----------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _told_plainly(self) -> Iterator[None]:
-        """Turns TensorFlow's account of a lost server into a sentence."""
-        try:
-            yield
-        except _GONE as error:
-            self._check_servers(error)
-            raise
-
-    def _check_servers(self, cause: BaseException | None = None) -> None:
-        """Raises if a parameter server is gone."""
-        for index, address in enumerate(_tf.cluster_addresses(self._strategy, "ps")):
-            if not answers(address):
-                raise errors.ParameterServerLost(
-                    f"Parameter server {index} ({address}) is gone, and its part of the "
-                    "parameters with it. Start it again, then run this command again; it goes on "
-                    "from the last checkpoint if it saves them."
-                ) from cause
-
-    def _failure(self, task: _tf.WorkerTask) -> errors.TfBackupError:
-        """Returns the error of a worker's function, told as what it is."""
-        if isinstance(task.error, _GONE):
-            self._check_servers(task.error)
-        message = getattr(task.error, "message", None) or str(task.error)
-        failure = errors.WorkerFailed(f"Worker {task.worker} raised: {message}")
-        failure.__cause__ = task.error
-        return failure

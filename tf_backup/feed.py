@@ -47,6 +47,7 @@ class Feed:
                 "(updates, each of N gradients), or left out for one pass over the data."
             )
         self.training = "class_weight" in data
+        self.count = steps_per_execution  # Updates to make in the call at hand.
         self.strategy = strategy
         self.steps = steps_per_epoch
         self.last = False  # Whether the step at hand is the epoch's last.
@@ -57,8 +58,30 @@ class Feed:
         self._local: Any = None
         if _is_dataset_fn(data.get("x")):
             self._source = _keras.Source(data["x"], None)
+            self._check_function(data)
         else:
             self._source = _keras.source(steps_per_epoch=steps_per_epoch, **data)
+
+    def _check_function(self, data: dict[str, Any]) -> None:
+        """Refuses what Keras would do to the data, and cannot do to a function's."""
+        for name in ("y", "sample_weight", "batch_size", "class_weight"):
+            if data.get(name) is not None:
+                raise ValueError(
+                    f"{name} cannot be given with a function: let its data sets yield batches "
+                    "of (x, y) or (x, y, sample_weight)."
+                )
+        if not self.training and self.steps is not None:
+            raise ValueError("steps cannot be given with a function: let its data sets .take().")
+
+    def _check_finite(self) -> None:
+        """Refuses data that would be read for ever."""
+        dataset = self._source.dataset
+        infinite = isinstance(dataset, tf.data.Dataset) and (
+            int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY
+        )
+        if infinite and self.steps is None:
+            name = "steps_per_epoch" if self.training else "steps (or validation_steps)"
+            raise ValueError(f"the data set repeats for ever; say how long to read with {name}.")
 
     @property
     def data(self) -> WorkerData:
@@ -77,6 +100,7 @@ class Feed:
         """Says how many workers read, and how many gradients make an update."""
         if self._data is not None:
             return
+        self._check_finite()
         source, batches = self._source
         if self.training:
             self._data = WorkerData(source, workers, batches)
@@ -105,7 +129,10 @@ class Feed:
             self._iterators = None  # Each epoch reads the data once, from its beginning.
         while not self.done and (not self.training or self.steps is None or begin < self.steps):
             end = begin + self._per_call
-            self.last = self.training and self.steps is not None and end >= self.steps
+            if self.training and self.steps is not None:
+                end = min(end, self.steps)
+                self.last = end == self.steps
+            self.count = end - begin
             yield begin, end - 1, self
             begin = end
 
@@ -128,7 +155,8 @@ class Feed:
             if self.training and self.steps is not None:
                 warnings.warn(
                     "Your input ran out of data before steps_per_epoch updates; interrupting the "
-                    "epoch. Let your function's data sets .repeat(), or leave steps_per_epoch out.",
+                    "epoch. Let the data set (or those of your function) .repeat(), or leave "
+                    "steps_per_epoch out.",
                     stacklevel=2,
                 )
 

@@ -8,8 +8,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_backup import _keras, _tf, errors, evaluation
+from tf_backup import _keras, _tf, errors
 from tf_backup.engine import Engine
+from tf_backup.evaluation import Evaluation
 from tf_backup.feed import Feed
 from tf_backup.keras_objective import KerasVariables, keras_objective, keras_sums
 from tf_backup.optimizer import (
@@ -47,13 +48,14 @@ class TrainFunction:
         Raises:
           StopIteration: if too few workers have data left.
         """
+        _check_feed(feed, "train_on_batch")
         engine = self._engine_for(feed)
         logs = None
         if not engine.active:
             assert self._wrapped is not None
             engine.begin(feed.iterators(), step=int(self._wrapped.iterations))
-        for turn in range(self._model.steps_per_execution):
-            last = feed.last and turn + 1 == self._model.steps_per_execution
+        for turn in range(feed.count):
+            last = feed.last and turn + 1 == feed.count
             results = engine.step(last)
             if results is None:
                 engine.end()
@@ -93,22 +95,24 @@ class TestFunction:
     def __init__(self, model: Model) -> None:
         self._model = model
         self._variables = KerasVariables(model)
-        self._snapshot: Snapshot | None = None
+        self._evaluation: Evaluation | None = None
 
     def __call__(self, feed: Feed) -> Any:
         """Evaluates all of the feed's data; returns the model's metrics."""
+        _check_feed(feed, "test_on_batch")
         train = self._model.train_function
         if isinstance(train, TrainFunction) and train.engine is not None:
             train.engine.end()  # Else the workers would be waiting for the next step for ever.
-        if self._snapshot is None:
-            self._snapshot = Snapshot(self._variables.read())
-        sums = evaluation.evaluate(
-            feed.strategy,
-            self._snapshot,
-            feed.data,
-            lambda values, batch: keras_sums(self._model, self._variables, values, batch),
-            [tf.zeros(v.shape, v.dtype) for v in self._variables.sums],
-        )
+        if self._evaluation is None:
+            wrapped = find(self._model.optimizer)
+            self._evaluation = Evaluation(
+                feed.strategy,
+                Snapshot(self._variables.read()),
+                lambda values, batch: keras_sums(self._model, self._variables, values, batch),
+                [tf.zeros(v.shape, v.dtype) for v in self._variables.sums],
+                wrapped.stall_timeout_s if wrapped else DEFAULT_STALL_TIMEOUT_S,
+            )
+        sums = self._evaluation.run(feed.data)
         for variable, more in zip(self._variables.sums, sums, strict=True):
             variable.assign(variable + more)
         feed.done = True
@@ -176,7 +180,20 @@ class _Hooks:
         return TrainFunction(model)
 
     def test_function(self, model: Model) -> Any:
+        if _keras.has_own_step(model, "test_step"):
+            raise ValueError(
+                f"{type(model).__name__} overrides test_step, which the workers cannot run yet. "
+                "Override compute_loss and compute_metrics instead."
+            )
         return TestFunction(model)
+
+
+def _check_feed(feed: Any, method: str) -> None:
+    if not isinstance(feed, Feed):
+        raise ValueError(
+            f"{method} cannot work on a parameter-server strategy: no worker has the batch. Use "
+            "fit or evaluate, or a model of its own on one device."
+        )
 
 
 def wrap(
@@ -219,6 +236,12 @@ def wrap(
     Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 3 and 4.
     """
     wrapped = SyncReplicasWithBackup(optimizer, replicas, backups, stall_timeout_s)
-    check_strategy(tf.distribute.get_strategy(), wrapped.policy)
+    strategy = tf.distribute.get_strategy()
+    check_strategy(strategy, wrapped.policy)
+    if _keras.strategy_of_optimizer(optimizer) is not strategy:
+        raise ValueError(
+            "The optimizer was created outside the strategy's scope, and its variables with it. "
+            "Create it inside `with strategy.scope():`."
+        )
     _keras.install(_Hooks())
     return wrapped

@@ -28,6 +28,13 @@ class KerasVariables:
         self.state = _without(model.non_trainable_variables, seeds)
         self.state += _loss_scales(model.optimizer)  # Workers scale their loss by them.
         self.sums = list(model.metrics_variables)
+        for variable in [*self.trainable, *self.state, *self.sums]:
+            if not _tf.is_on_ps(_keras.tensors_of(variable).device):
+                raise ValueError(
+                    f"variable {variable.path!r} is on no parameter server: it was created "
+                    "outside the strategy's scope. Create the model and the optimizer, and call "
+                    "compile, inside `with strategy.scope():`."
+                )
         # With the seeds that the user set, every run draws the same.
         self.seeds = [(seed, seed.numpy()) for seed in seeds]
 
@@ -105,14 +112,26 @@ def _gradients(
         _keras.metrics(model, done)
     after = [scope.get_current_value(v) for v in [*variables.state, *variables.sums]]
     moves = [
-        None if new is old else tf.cast(new, old.dtype) - old
-        for old, new in zip(before, after, strict=True)
+        None if new is old else _move(old, new, variable)
+        for old, new, variable in zip(
+            before, after, [*variables.state, *variables.sums], strict=True
+        )
     ]
     return Results(
         gradients=[None if g is None else tf.convert_to_tensor(g) for g in gradients],
         changes=moves[: len(variables.state)],
         sums=moves[len(variables.state) :],
     )
+
+
+def _move(old: Tensor, new: Tensor, variable: Any) -> Tensor:
+    """Returns what the pass adds to a variable."""
+    if old.dtype == tf.bool:
+        raise TypeError(
+            f"the model changes its variable {variable.path!r} of dtype bool, but changes of N "
+            "workers are averaged. Let it be a number, or change it in a callback."
+        )
+    return tf.cast(new, old.dtype) - old
 
 
 def _mixed(start: Any, seed: Tensor | None, dtype: str) -> Tensor:

@@ -14,7 +14,7 @@ import time
 from types import TracebackType
 from typing import Any
 
-from tf_backup import _tf, cluster, errors
+from tf_backup import _tf, chatter, cluster, errors
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,6 @@ class LocalCluster:
         self.workers = workers
         self.ps = ps
         self._threads = threads
-        self._logs = tempfile.TemporaryDirectory(prefix="tf_backup_")
         # A pipe that nobody writes to. The processes end when its writing end is closed, and
         # that is when this process ends, however it does.
         self._lifeline: tuple[int, ...] = ()
@@ -93,6 +92,7 @@ class LocalCluster:
         )
         log.info("Starting %d worker and %d ps processes.", self.workers, self.ps)
         self._lifeline = os.pipe()
+        self._logs = tempfile.TemporaryDirectory(prefix="tf_backup_")
         try:
             for job, count in (("ps", self.ps), ("worker", self.workers)):
                 for index in range(count):
@@ -189,7 +189,7 @@ def connect(config: cluster.ClusterConfig) -> Any:
     os.environ.setdefault("GRPC_FAIL_FAST", "use_caller")
     import tensorflow as tf
 
-    with _tf.without_chatter():
+    with chatter.kept_back():
         return tf.distribute.ParameterServerStrategy(config.resolver())
 
 

@@ -51,4 +51,14 @@ class Objective:
         """Returns `compute` as a concrete function for batches of `element_spec`."""
         values = [tf.TensorSpec(v.shape, v.dtype) for v in [*self.trainable, *self.state]]
         function = tf.function(self.compute, jit_compile=self.jit_compile, autograph=False)
-        return function.get_concrete_function(values, tf.TensorSpec([2], tf.int64), element_spec)
+        seed = tf.TensorSpec([2], tf.int64)
+        concrete = function.get_concrete_function(values, seed, element_spec)
+        foreign = [t for t in concrete.captured_inputs if t.dtype in (tf.resource, tf.variant)]
+        if foreign:
+            raise ValueError(
+                "the model uses something that lies in the chief's process: a lookup table (as "
+                "StringLookup and TextVectorization have), or a variable that Keras does not "
+                "know. Move it into the data set's map, or make the variable with add_weight. "
+                f"TensorFlow calls it {', '.join(str(t) for t in foreign)}."
+            )
+        return concrete

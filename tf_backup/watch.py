@@ -1,11 +1,9 @@
-"""Keeping an eye on a step that takes long, and on who still answers."""
+"""Keeping an eye on a step that takes long."""
 
 from __future__ import annotations
 
-import socket
 import time
 
-PROBE_TIMEOUT_S = 1.0
 FIRST_REPORT_S = 10.0  # A step that takes longer is talked about, and again at 20, 40 ...
 
 
@@ -41,13 +39,3 @@ class Watch:
             return False
         self._next_report_s *= 2
         return True
-
-
-def answers(address: str) -> bool:
-    """Returns whether somebody accepts connections at `host:port`."""
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), PROBE_TIMEOUT_S):
-            return True
-    except OSError:
-        return False

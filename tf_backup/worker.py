@@ -18,7 +18,7 @@ from tf_backup.packing import Key
 from tf_backup.snapshot import Snapshot
 
 Tensor = Any
-Buffers = dict[Key, Tensor]
+Buffers = list[Tensor]  # One per key of the snapshot's layout, in its order.
 
 _TICKETS_PER_ENTRY = 2**32
 
@@ -94,7 +94,8 @@ class Worker:
         self, worker: Tensor, step: Tensor, buffers: Buffers, batch: Any
     ) -> list[Tensor]:
         """Computes the contribution to step t on a batch, at theta(t)."""
-        values = self._snapshot.layout.unpack_all(buffers)
+        layout = self._snapshot.layout
+        values = layout.unpack_all(dict(zip(layout.keys, buffers, strict=True)))
         results = self._compute(values, tf.stack([worker + 1, step]), batch)
         return self._contribution.tensors(results)
 
@@ -151,7 +152,7 @@ class Worker:
     def _gather(self, step: Tensor, mine: Sequence[Tensor]) -> Buffers:
         """Returns all of theta: the gate server's part, and the others', read behind `step`."""
         layout = self._snapshot.layout
-        parts = dict(zip(layout.keys_on(GATE_SERVER), mine, strict=True))
+        parts: dict[Key, Tensor] = dict(zip(layout.keys_on(GATE_SERVER), mine, strict=True))
 
         def read(ps: int) -> Any:
             def at_server(step: Tensor) -> list[Tensor]:
@@ -163,4 +164,4 @@ class Worker:
         for ps in layout.servers:
             if ps != GATE_SERVER:
                 parts.update(zip(layout.keys_on(ps), _tf.here(read(ps)), strict=True))
-        return {key: parts[key] for key in layout.keys}
+        return [parts[key] for key in layout.keys]

@@ -53,6 +53,18 @@ def test_too_few_workers_are_named_after_a_deadline() -> None:
     assert result["seconds"] < 60
 
 
+def test_a_parameter_server_killed_in_validation_is_said() -> None:
+    result = run("kill_ps_in_validation")
+    assert result["error"] == "ParameterServerLost"
+    assert result["seconds"] < 60
+
+
+def test_no_worker_left_in_validation_is_said_after_a_deadline() -> None:
+    result = run("lose_workers_in_validation")
+    assert result["error"] == "WorkersLost"
+    assert result["seconds"] < 60
+
+
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_a_local_cluster_dies_with_its_parent(signum: int) -> None:
     process = start("-m", "tests.cluster.programs.train_small", "nothing")

@@ -218,12 +218,57 @@ def test_saved_models_load_again(strategy: Any, tmp_path: Path) -> None:
         alone.fit(X, Y, verbose=0)
 
 
+def test_a_server_without_parameters_is_waited_for_too(strategy: Any) -> None:
+    """Once, its metrics of step t + 1 came before step t was cleared away there, and fit hung."""
+    model = compiled(
+        strategy,
+        lambda: keras.Sequential([keras.Input((6,)), keras.layers.Dense(2, use_bias=False)]),
+    )
+    model.fit(X, Y, batch_size=8, steps_per_epoch=200, verbose=0)
+    assert updates(model) == 200
+    engine = model.train_function.engine
+    assert engine._snapshot.layout.servers != engine._accumulator.layout.servers
+
+
+def test_integer_state_beside_parameters(strategy: Any) -> None:
+    """Once, buffers of two dtypes on one server could not be loop variables."""
+
+    class Counting(keras.layers.Layer):  # type: ignore[misc]
+        def build(self, shape: Any) -> None:
+            self.calls = [
+                self.add_weight(shape=(), dtype="int64", initializer="zeros", trainable=False)
+                for _ in range(2)
+            ]
+
+        def call(self, x: Any) -> Any:
+            for each in self.calls:
+                each.assign(each + 2)
+            return x
+
+    model = compiled(
+        strategy,
+        lambda: keras.Sequential([keras.Input((6,)), Counting(), keras.layers.Dense(2)]),
+    )
+    model.fit(X, Y, batch_size=8, steps_per_epoch=3, verbose=0)
+    assert [int(each) for each in model.layers[0].calls] == [6, 6]
+
+
+def test_steps_per_execution_makes_no_update_too_many(strategy: Any) -> None:
+    model = compiled(strategy, steps_per_execution=4)
+    model.fit(X, Y, batch_size=8, epochs=2, steps_per_epoch=6, verbose=0)
+    assert updates(model) == 12
+
+
 def refused(strategy: Any) -> Iterator[tuple[str, Any, Any]]:
     """Yields what a message must say, a model, and arguments of fit that it refuses."""
     model = compiled(strategy)
     yield "steps_per_epoch is 0", model, {"x": X, "y": Y, "steps_per_epoch": 0}
     yield "cannot be sent", model, {"x": (batch for batch in [(X, Y)] * 9), "steps_per_epoch": 1}
     yield "must return a tf.data.Dataset", model, {"x": lambda context: 3, "steps_per_epoch": 1}
+    one = tf.data.Dataset.from_tensors((X, Y))
+    weights = {"x": lambda context: one, "class_weight": {0: 1.0, 1: 2.0}}
+    yield "class_weight cannot be given", model, weights
+    yield "repeats for ever", model, {"x": one.repeat()}
     yield "run_eagerly", compiled(strategy, run_eagerly=True), {"x": X, "y": Y}
 
 
@@ -236,9 +281,16 @@ def test_bad_input_is_refused_and_the_cluster_stays_usable(strategy: Any) -> Non
         plain.compile("sgd", "sparse_categorical_crossentropy")
     with pytest.raises(ValueError, match=r"tf_backup\.wrap"):
         plain.fit(X, Y, verbose=0)
+    with pytest.raises(ValueError, match="train_on_batch cannot work"):
+        compiled(strategy).train_on_batch(X, Y)
+    outside = keras.optimizers.SGD()
+    with strategy.scope(), pytest.raises(ValueError, match="outside the strategy's scope"):
+        tf_backup.wrap(outside, replicas=1)
     with strategy.scope(), pytest.raises(ValueError, match="more than the 4 worker"):
         tf_backup.wrap(keras.optimizers.SGD(), replicas=4, backups=1)
     model = compiled(strategy)
     with pytest.raises(tf_backup.WorkerFailed, match="Worker"):
         model.fit(X, Y + 7, batch_size=8, verbose=0)  # No such class.
+    with pytest.raises(tf_backup.WorkerFailed, match="worker"):
+        model.evaluate(X, Y + 7, batch_size=8, verbose=0)
     model.fit(X, Y, batch_size=8, steps_per_epoch=1, verbose=0)

@@ -20,7 +20,7 @@ MAX_LINES = 320
 
 # A module imports from lower levels, and from its own level where that makes no cycle.
 LEVELS = [
-    {"errors", "policy", "protocol", "records", "delays"},
+    {"chatter", "errors", "policy", "protocol", "records", "delays"},
     {"_tf", "cluster", "placement"},
     {
         "packing",
@@ -33,6 +33,7 @@ LEVELS = [
         "data",
         "server",
         "watch",
+        "failures",
     },
     {"worker", "chief", "evaluation", "local_task"},
     {"engine", "optimizer", "_keras", "keras_objective", "feed"},

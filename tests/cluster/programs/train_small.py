@@ -26,6 +26,10 @@ def batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
     return tf_backup.delay(dataset, 0.01)
 
 
+def validation(context: tf.distribute.InputContext) -> tf.data.Dataset:
+    return tf_backup.delay(batches(context).take(20), 0.1)
+
+
 class Happening(keras.callbacks.Callback):  # type: ignore[misc]
     """Does something to the cluster at certain updates."""
 
@@ -37,7 +41,7 @@ class Happening(keras.callbacks.Callback):  # type: ignore[misc]
         self.back = False
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if batch == 20 and self.what.startswith("kill_"):
+        if batch == 20 and self.what in ("kill_worker", "kill_ps"):
             self.local.kill_task(self.what.removeprefix("kill_"), 1)
             self.since = time.monotonic()
         if batch == 20 and self.what == "lose_workers":
@@ -52,6 +56,15 @@ class Happening(keras.callbacks.Callback):  # type: ignore[misc]
         if batch > 60 and self.what == "restart" and not self.back:
             self.back = self.records()[1].accepted > self.before + 5
             self.model.stop_training = self.back
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        if self.what == "kill_ps_in_validation":
+            self.local.kill_task("ps", 1)
+            self.since = time.monotonic()
+        if self.what == "lose_workers_in_validation":
+            for worker in range(3):
+                self.local.kill_task("worker", worker)
+            self.since = time.monotonic()
 
     def records(self) -> Any:
         return self.model.optimizer.contributions.workers
@@ -71,7 +84,13 @@ def main() -> None:
         result: dict[str, Any] = {"error": None}
         updates = 20_000 if what == "restart" else 150
         try:
-            model.fit(batches, steps_per_epoch=updates, verbose=0, callbacks=[happening])
+            model.fit(
+                batches,
+                steps_per_epoch=updates,
+                verbose=0,
+                callbacks=[happening],
+                validation_data=validation if "validation" in what else None,
+            )
         except tf_backup.TfBackupError as error:
             result["error"] = type(error).__name__
             result["message"] = str(error)

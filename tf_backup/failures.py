@@ -1,0 +1,66 @@
+"""TensorFlow's account of what failed, turned into a sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from tf_backup import _tf, errors
+
+PROBE_TIMEOUT_S = 1.0
+
+# What TensorFlow raises when a task is gone.
+GONE = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
+
+
+@contextlib.contextmanager
+def told_plainly(strategy: Any) -> Iterator[None]:
+    """Raises `ParameterServerLost` in the place of what TensorFlow says of a lost server."""
+    try:
+        yield
+    except GONE as error:
+        check_servers(strategy, error)
+        raise
+
+
+def check_servers(strategy: Any, cause: BaseException | None = None) -> None:
+    """Raises `ParameterServerLost` if a parameter server does not answer."""
+    for index, address in enumerate(_tf.cluster_addresses(strategy, "ps")):
+        if not _answers(address):
+            raise errors.ParameterServerLost(
+                f"Parameter server {index} ({address}) is gone, and its part of the "
+                "parameters with it. Start it again, then run this command again; it goes on "
+                "from the last checkpoint if it saves them."
+            ) from cause
+
+
+def worker_failed(strategy: Any, worker: int | None, error: BaseException) -> errors.TfBackupError:
+    """Returns the error of a worker's function, told as what it is."""
+    if isinstance(error, GONE):
+        check_servers(strategy, error)
+    who = "A worker" if worker is None else f"Worker {worker}"
+    failure = errors.WorkerFailed(f"{who} raised: {gist(error)}")
+    failure.__cause__ = error
+    return failure
+
+
+def gist(error: BaseException) -> str:
+    """Returns the line of TensorFlow's message that says what is wrong."""
+    message = str(getattr(error, "message", None) or error)
+    noise = (" ", "\t", "Graph execution error", "Detected at", "Additional GRPC", ":{", ":UNKNOWN")
+    lines = [line for line in message.splitlines() if line.strip() and not line.startswith(noise)]
+    return lines[0] if lines else message
+
+
+def _answers(address: str) -> bool:
+    """Returns whether somebody accepts connections at `host:port`."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), PROBE_TIMEOUT_S):
+            return True
+    except OSError:
+        return False
