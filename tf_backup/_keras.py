@@ -19,6 +19,7 @@ from keras.src.trainers import data_adapters
 from keras.src.trainers.data_adapters import data_adapter_utils
 
 from tf_backup import _tf
+from tf_backup.failures import told_plainly
 
 Tensor = Any
 Model = Any  # a keras.Model
@@ -108,7 +109,7 @@ def _install_fit(trainer: Any, hooks: Hooks) -> None:
         if strategy_of(self) is None:
             return fit(self, *args, **kwargs)
         failed = True
-        with _tf.outside_strategy():
+        with _tf.outside_strategy(), told_plainly(strategy_of(self)):
             try:
                 history = fit(self, *args, **kwargs)
                 failed = False
@@ -128,7 +129,7 @@ def _outside(method: Any) -> Any:
     def managed(self: Model, *args: Any, **kwargs: Any) -> Any:
         if strategy_of(self) is None:
             return method(self, *args, **kwargs)
-        with _tf.outside_strategy():
+        with _tf.outside_strategy(), told_plainly(strategy_of(self)):
             return method(self, *args, **kwargs)
 
     return managed
