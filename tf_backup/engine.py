@@ -79,7 +79,7 @@ class Engine:
 
     @property
     def bytes_per_step(self) -> dict[str, int]:
-        """Bytes that one worker reads and, if it is accepted, sends per step."""
+        """Bytes that one worker reads and sends per step."""
         return {"read": self._snapshot.layout.nbytes, "sent": self._accumulator.layout.nbytes}
 
     def contributions(self) -> Contributions:

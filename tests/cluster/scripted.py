@@ -68,13 +68,13 @@ class ScriptedData:
         (self._directory / "end").touch()
 
 
-def two_server_model(strategy: Any, optimizer: Any, replicas: int, backups: int) -> Any:
+def two_server_model(strategy: Any, learning_rate: float, replicas: int, backups: int) -> Any:
     """Returns a model whose two parameters both have the gradient x, on different servers."""
     with strategy.scope():
         inputs = keras.Input((1,))
         parts = [keras.layers.Dense(1, use_bias=False)(inputs) for _ in range(2)]
         model = keras.Model(inputs, keras.layers.Add()(parts))
-        wrapped = tf_backup.wrap(optimizer, replicas, backups)
+        wrapped = tf_backup.wrap(keras.optimizers.SGD(learning_rate), replicas, backups)
         model.compile(wrapped, loss=lambda y, y_pred: y_pred)
     return model
 

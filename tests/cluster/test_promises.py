@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -29,7 +28,7 @@ def moves(before: list[Any], after: list[Any]) -> list[float]:
 
 
 def test_first_n_make_the_update_on_both_servers(strategy: Any, tmp_path: Path) -> None:
-    model = two_server_model(strategy, keras.optimizers.SGD(1.0), replicas=2, backups=2)
+    model = two_server_model(strategy, 1.0, replicas=2, backups=2)
     assert len({v.value.device for v in model.trainable_variables}) == 2
     before = weights(model)
     fit(model, ScriptedData(tmp_path), [(3, 1.0), (1, 3.0)], updates=1)
@@ -39,7 +38,7 @@ def test_first_n_make_the_update_on_both_servers(strategy: Any, tmp_path: Path) 
 
 
 def test_late_and_stale_are_counted_and_move_nothing(strategy: Any, tmp_path: Path) -> None:
-    model = two_server_model(strategy, keras.optimizers.SGD(1.0), replicas=2, backups=2)
+    model = two_server_model(strategy, 1.0, replicas=2, backups=2)
     before = weights(model)
     # Worker 0 comes third to step 0: late, or stale if the update was quicker. Worker 2 comes
     # with its gradient at step 0 when step 1 has begun: stale; its next one is accepted.
@@ -56,7 +55,7 @@ def test_late_and_stale_are_counted_and_move_nothing(strategy: Any, tmp_path: Pa
 
 
 def test_one_worker_never_contributes_twice_to_a_step(strategy: Any, tmp_path: Path) -> None:
-    model = two_server_model(strategy, keras.optimizers.SGD(1.0), replicas=2, backups=2)
+    model = two_server_model(strategy, 1.0, replicas=2, backups=2)
     data = ScriptedData(tmp_path)
     for value in (1.0, 5.0, 7.0):
         data.release(0, value)  # All at once: it may not fill step 0 by itself.
@@ -75,7 +74,7 @@ def delayed(seconds: list[float]) -> Any:
 
 
 def test_updates_do_not_wait_for_a_slow_backup(strategy: Any) -> None:
-    model = two_server_model(strategy, keras.optimizers.SGD(1.0), replicas=3, backups=1)
+    model = two_server_model(strategy, 1.0, replicas=3, backups=1)
     model.fit(delayed([0, 0, 0, 1.0]), steps_per_epoch=100, verbose=0)
     slow = model.optimizer.contributions.workers[3]
     assert slow.accepted < 20, slow  # It has about a second for each of its contributions.
@@ -83,7 +82,7 @@ def test_updates_do_not_wait_for_a_slow_backup(strategy: Any) -> None:
 
 
 def test_without_backups_updates_wait_for_everyone(strategy: Any) -> None:
-    model = two_server_model(strategy, keras.optimizers.SGD(1.0), replicas=4, backups=0)
+    model = two_server_model(strategy, 1.0, replicas=4, backups=0)
     begin = time.monotonic()
     model.fit(delayed([0, 0, 0, 1.0]), steps_per_epoch=3, verbose=0)
     assert time.monotonic() - begin > 3.0  # Asserted from below only: it cannot be quicker.
@@ -91,7 +90,7 @@ def test_without_backups_updates_wait_for_everyone(strategy: Any) -> None:
 
 
 def test_metrics_are_exact_over_accepted_batches(strategy: Any, tmp_path: Path) -> None:
-    model = two_server_model(strategy, keras.optimizers.SGD(0.0), replicas=2, backups=2)
+    model = two_server_model(strategy, 0.0, replicas=2, backups=2)
     model.set_weights([np.ones([1, 1]), np.ones([1, 1])])
     data = ScriptedData(tmp_path)
     script = Script(model, data, [(3, 1.0), (1, 3.0), (0, 1e6), (1, 5.0), (3, 7.0)])
