@@ -58,8 +58,8 @@ def ps_device(index: int) -> str:
 
 
 def is_on_ps(device: str) -> bool:
-    """Returns whether a device is a parameter server's, or one's of no cluster at all."""
-    return tf.DeviceSpec.from_string(device).job in ("ps", None, "localhost")
+    """Returns whether a device is a parameter server's."""
+    return bool(tf.DeviceSpec.from_string(device).job == "ps")
 
 
 def ps_index(device: str) -> int:

@@ -175,6 +175,7 @@ class _Hooks:
         else:
             feed.bind(_tf.worker_count(feed.strategy), 1)
         _keras.build(model, feed.data.element_spec)
+        KerasVariables(model).check_placed()
 
     def train_function(self, model: Model) -> Any:
         return TrainFunction(model)

@@ -28,6 +28,15 @@ class KerasVariables:
         self.state = _without(model.non_trainable_variables, seeds)
         self.state += _loss_scales(model.optimizer)  # Workers scale their loss by them.
         self.sums = list(model.metrics_variables)
+        # With the seeds that the user set, every run draws the same.
+        self.seeds = [(seed, seed.numpy()) for seed in seeds]
+
+    def check_placed(self) -> None:
+        """Refuses variables that are on no parameter server.
+
+        Raises:
+          ValueError: naming the first of them.
+        """
         for variable in [*self.trainable, *self.state, *self.sums]:
             if not _tf.is_on_ps(_keras.tensors_of(variable).device):
                 raise ValueError(
@@ -35,8 +44,6 @@ class KerasVariables:
                     "outside the strategy's scope. Create the model and the optimizer, and call "
                     "compile, inside `with strategy.scope():`."
                 )
-        # With the seeds that the user set, every run draws the same.
-        self.seeds = [(seed, seed.numpy()) for seed in seeds]
 
     def scope(self, values: Sequence[Tensor], seed: Tensor | None) -> Any:
         """Returns a scope in which the model's variables have the given values.

@@ -283,6 +283,11 @@ def test_bad_input_is_refused_and_the_cluster_stays_usable(strategy: Any) -> Non
         plain.fit(X, Y, verbose=0)
     with pytest.raises(ValueError, match="train_on_batch cannot work"):
         compiled(strategy).train_on_batch(X, Y)
+    with strategy.scope():
+        model, optimizer = functional(), tf_backup.wrap(keras.optimizers.SGD(), 1)
+    model.compile(optimizer, "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="call compile, inside"):
+        model.fit(X, Y, verbose=0)
     outside = keras.optimizers.SGD()
     with strategy.scope(), pytest.raises(ValueError, match="outside the strategy's scope"):
         tf_backup.wrap(outside, replicas=1)
