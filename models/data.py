@@ -46,7 +46,7 @@ class Data:
         return (
             self.train(shards, index)
             .cache()
-            .shuffle(min(shard, 20_000), seed=seed * 1000 + index)
+            .shuffle(min(shard, 5_000), seed=seed * 1000 + index)
             .repeat()
             .batch(batch_size, drop_remainder=True)
             .prefetch(2)
