@@ -6,8 +6,9 @@ not created under a parameter-server strategy, which Keras 3 cannot train by its
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import keras
@@ -86,6 +87,7 @@ def install(hooks: Hooks) -> None:
     _install_iterator(hooks)
     _install_fit(trainer, hooks)
     _install_functions(trainer, hooks)
+    _install_slots()
     _installed = True
 
 
@@ -120,6 +122,25 @@ def _install_fit(trainer: Any, hooks: Hooks) -> None:
     trainer.fit = managed_fit
     for name in ("evaluate", "predict"):
         setattr(trainer, name, _outside(getattr(trainer, name)))
+
+
+def _install_slots() -> None:
+    """Lets what an optimizer keeps for a variable (momentum, say) lie beside that variable.
+
+    An update would send it from one parameter server to another otherwise.
+    """
+    optimizer = keras.optimizers.Optimizer
+    add = optimizer.add_variable_from_reference
+
+    @functools.wraps(add)
+    def managed(self: Any, reference_variable: Any, *args: Any, **kwargs: Any) -> Any:
+        variable = getattr(reference_variable, "_value", None)
+        if not _tf.is_parameter_server_strategy(tf.distribute.get_strategy()) or variable is None:
+            return add(self, reference_variable, *args, **kwargs)
+        with _tf.beside(variable):
+            return add(self, reference_variable, *args, **kwargs)
+
+    optimizer.add_variable_from_reference = managed
 
 
 def _outside(method: Any) -> Any:
@@ -207,7 +228,17 @@ def has_own_step(model: Model, name: str) -> bool:
 def build(model: Model, element_spec: Any) -> None:
     """Creates the variables of model, metrics and optimizer, from the spec of a batch."""
     with strategy_of(model).scope():
-        model._symbolic_build(data_batch=element_spec)
+        try:
+            model._symbolic_build(data_batch=element_spec)
+        except RuntimeError:
+            # Keras calls the model, but a train_step of its own may never do that.
+            parts = model._flatten_layers(include_self=False)
+            own = has_own_step(model, "train_step") and model.trainable_variables
+            if not own or not all(part.built for part in parts):
+                raise
+            model.built = True
+            if model.optimizer is not None and not model.optimizer.built:
+                model.optimizer.build(model.trainable_variables)
 
 
 def seed_states(model: Model) -> list[Any]:
@@ -221,14 +252,128 @@ def seed_states(model: Model) -> list[Any]:
     return list({id(state): state for state in states}.values())
 
 
-def stateless_scope(mapping: Sequence[tuple[Any, Tensor]]) -> Any:
-    """Returns a scope in which Keras variables have other values, and keep what is assigned."""
-    return backend.StatelessScope(state_mapping=mapping, collect_losses=True)
+class ValuesScope(backend.StatelessScope):  # type: ignore[misc]
+    """A scope in which Keras variables have other values, and keep what is assigned.
+
+    Args:
+      mapping: variables and their values.
+      tables: variables that should not be read whole; `whole` collects those that are.
+    """
+
+    def __init__(self, mapping: Sequence[tuple[Any, Tensor]], tables: Sequence[Any] = ()) -> None:
+        super().__init__(state_mapping=mapping, collect_losses=True)
+        self.whole: list[Any] = []
+        self._tables = {id(table) for table in tables}
+
+    def get_current_value(self, variable: Any) -> Tensor | None:
+        if id(variable) in self._tables:
+            self.whole.append(variable)
+            return tf.zeros(variable.shape, variable.dtype)  # The computation is traced anew.
+        return super().get_current_value(variable)
+
+
+def embedding_tables(layer: Any) -> list[Any]:
+    """Returns the variables of all embedding layers in a model or layer."""
+    layers = [each for each in layer._flatten_layers() if isinstance(each, keras.layers.Embedding)]
+    tables = [each._embeddings for each in layers if hasattr(each, "_embeddings")]
+    return list({id(table): table for table in tables}.values())
+
+
+@contextlib.contextmanager
+def looking_up(rows: Callable[[Any, Tensor], Tensor | None]) -> Iterator[None]:
+    """Lets embedding layers get their rows from elsewhere.
+
+    Args:
+      rows: from a layer's variable and ids to rows; None if the layer is to read the variable.
+    """
+    original = keras.layers.Embedding.call
+
+    def call(self: Any, inputs: Any) -> Any:
+        plain = not self.lora_enabled and self.quantization_mode is None
+        if plain and isinstance(inputs, tf.Tensor):
+            ids = inputs if inputs.dtype in (tf.int32, tf.int64) else tf.cast(inputs, tf.int32)
+            found = rows(self._embeddings, ids)
+            if found is not None:
+                return tf.cast(found, self.compute_dtype)
+        return original(self, inputs)
+
+    keras.layers.Embedding.call = call
+    try:
+        yield
+    finally:
+        keras.layers.Embedding.call = original
+
+
+def settings(optimizer: Any) -> list[Any]:
+    """Returns the variables of an optimizer that a training step may look at."""
+    while "inner_optimizer" in vars(optimizer):
+        optimizer = optimizer.inner_optimizer
+    found = [optimizer.iterations, getattr(optimizer, "_learning_rate", None)]
+    return [each for each in found if isinstance(each, backend.Variable)]
+
+
+@contextlib.contextmanager
+def replaced(variables: Sequence[tuple[Any, Any]]) -> Iterator[None]:
+    """Lets Keras variables be other `tf.Variable`s: (Keras variable, `tf.Variable`) pairs."""
+    originals = [(variable, variable._value) for variable, _ in variables]
+    try:
+        for variable, other in variables:
+            variable._value = other
+        yield
+    finally:
+        for variable, original in originals:
+            variable._value = original
+
+
+@contextlib.contextmanager
+def applying(optimizer: Any, apply: Callable[..., None]) -> Iterator[None]:
+    """Lets a function stand for an optimizer's `apply`."""
+    object.__setattr__(optimizer, "apply", apply)
+    try:
+        yield
+    finally:
+        object.__delattr__(optimizer, "apply")
+
+
+@contextlib.contextmanager
+def results_noted(model: Model) -> Iterator[dict[int, Callable[[], Any]]]:
+    """Notes what the results of a model's metrics are.
+
+    Yields:
+      By the id of a tensor or dict that a metric's `result` returned, a function that returns it
+      as it is at another time.
+    """
+    noted: dict[int, Callable[[], Any]] = {}
+    kept: list[Any] = []  # An id is one thing's only as long as the thing lives.
+
+    def noting(metric: Any) -> Callable[[], Any]:
+        def current() -> Any:
+            return type(metric).result(metric)
+
+        def result() -> Any:
+            value = current()
+            kept.append(value)
+            noted[id(value)] = current
+            if isinstance(value, dict):
+                for name, single in value.items():
+                    noted[id(single)] = functools.partial(_item, current, name)
+            return value
+
+        return result
+
+    metrics = list({id(metric): metric for metric in model.metrics}.values())
+    for metric in metrics:
+        object.__setattr__(metric, "result", noting(metric))
+    try:
+        yield noted
+    finally:
+        for metric in metrics:
+            object.__delattr__(metric, "result")
 
 
 def tensors_of(variable: Any) -> Any:
-    """Returns the `tf.Variable` of a Keras variable."""
-    return variable.value
+    """Returns the `tf.Variable` of a Keras variable, also in a scope of other values."""
+    return variable._value
 
 
 class Pass(NamedTuple):
@@ -256,3 +401,7 @@ def forward(model: Model, batch: Any, training: bool) -> Pass:
 def metrics(model: Model, done: Pass) -> None:
     """Updates a model's metrics as its `train_step` or `test_step` does."""
     model.compute_metrics(done.x, done.y, done.y_pred, sample_weight=done.sample_weight)
+
+
+def _item(result: Callable[[], Any], name: str) -> Any:
+    return result()[name]

@@ -37,11 +37,6 @@ def worker_count(strategy: Strategy) -> int:
     return int(strategy._num_workers)
 
 
-def ps_count(strategy: Strategy) -> int:
-    """Returns how many parameter-server tasks the strategy's cluster has."""
-    return int(strategy._num_ps)
-
-
 def has_variable_partitioner(strategy: Strategy) -> bool:
     """Returns whether the strategy splits variables (Keras 3 cannot use the pieces)."""
     return strategy.extended._variable_partitioner is not None
@@ -72,6 +67,20 @@ def ps_index(device: str) -> int:
     if spec.job != "ps" or spec.task is None:
         raise ValueError(f"device {device!r} is on no parameter server.")
     return int(spec.task)
+
+
+@contextlib.contextmanager
+def beside(variable: Any) -> Iterator[None]:
+    """Lets variables that are made under a parameter-server strategy lie where `variable` does.
+
+    The strategy would deal them out in turn. Relies on its regard for `colocate_with`.
+    """
+
+    def creator(next_creator: Callable[..., Any], **kwargs: Any) -> Any:
+        return next_creator(**{**kwargs, "colocate_with": variable})
+
+    with tf.variable_creator_scope(creator):
+        yield
 
 
 def coordinator_of(strategy: Strategy) -> Any:
@@ -175,7 +184,68 @@ def worker_values(tasks: Sequence[WorkerTask]) -> Any:
     return coordinator_values.PerWorkerValues(tuple(task.value for task in tasks))
 
 
+# ---- Variables of one computation -------------------------------------------------------------
+
+
+class LocalVariable(resource_variable_ops.BaseResourceVariable):  # type: ignore[misc]
+    """A variable that is made, used and gone within one run of a graph, on its device.
+
+    To what uses it, it is any `tf.Variable`: gradient tapes watch it, loops may assign to it.
+    Relies on variables without a name of their own, which live as long as their handle.
+
+    Args:
+      value: its first value, a tensor of static shape.
+      trainable: whether gradient tapes watch it by themselves.
+      name: for messages.
+    """
+
+    def __init__(self, value: Tensor, trainable: bool, name: str) -> None:
+        self._refusal: BaseException | None = None
+        super().__init__(
+            trainable=trainable,
+            shape=value.shape,
+            dtype=value.dtype,
+            handle=resource_variable_ops._variable_handle_from_shape_and_dtype(
+                value.shape, value.dtype, context.anonymous_name(), "local", graph_mode=True
+            ),
+            name=name,
+            handle_name=name,
+            unique_id=name,
+            in_graph_mode=True,
+        )
+        self.assign(value)
+
+    @property
+    def handle(self) -> Tensor:
+        """The handle that every use of the variable asks for."""
+        if self._refusal is not None:
+            raise self._refusal
+        return self._handle
+
+    @property
+    def changed(self) -> bool:
+        """Whether the graph may assign to it after its first value."""
+        looking = ("ReadVariableOp", "VariableShape")
+        others = [op for op in self._handle.consumers() if op.type not in looking]
+        return len(others) > 1  # The first is the assignment of the first value.
+
+    def refuse(self, error: BaseException | None) -> None:
+        """Lets every use from now on raise `error`; None to allow it again."""
+        self._refusal = error
+
+
 # ---- State on a parameter server --------------------------------------------------------------
+
+
+def function(python: Callable[..., Any]) -> Any:
+    """Returns a `tf.function` of which each engine has one of its own.
+
+    TensorFlow takes those for one that is traced again and again, and warns of it. Relies on
+    the way in which Keras keeps such warnings off.
+    """
+    made = tf.function(python, autograph=False)
+    made._omit_frequent_tracing_warning = True
+    return made
 
 
 def on_server(ps: int, function: Callable[..., Any], *args: Any) -> Any:
@@ -225,11 +295,6 @@ def unstage(name: str, key: Tensor, dtypes: Sequence[tf.DType]) -> list[Tensor]:
 def clear_stage(name: str, dtypes: Sequence[tf.DType]) -> Any:
     """Empties the map `name` of the current device."""
     return tf.raw_ops.MapClear(dtypes=list(dtypes), shared_name=name)
-
-
-def stage_size(name: str, dtypes: Sequence[tf.DType]) -> Tensor:
-    """Returns how many keys the map `name` of the current device holds ([] int32)."""
-    return tf.raw_ops.MapSize(dtypes=list(dtypes), shared_name=name)
 
 
 def select_queue(queues: Sequence[Any], index: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from tf_backup.accumulator import Accumulator
 from tf_backup.contribution import Contribution
 from tf_backup.gate import GATE_SERVER, Gate
 from tf_backup.objective import Objective
-from tf_backup.packing import Key
 from tf_backup.snapshot import Snapshot
 
 Tensor = Any
@@ -45,26 +44,24 @@ def make_update(
     """
     servers = sorted({GATE_SERVER, *snapshot.layout.servers})
 
-    def totals(tickets: Tensor) -> tuple[list[Tensor | None], list[Tensor]]:
+    def totals(tickets: Tensor) -> tuple[list[Any], list[Tensor]]:
         """Returns the mean (or sum) for every target, None where workers send nothing.
 
         Returns also, from each server, a sign that the contributions to step t are out of it.
         """
-        buffers: dict[Key, Tensor] = {}
+        found: dict[int, Any] = {}
         taken = []
-        for ps in contribution.layout.servers:
+        for ps in contribution.servers:
 
-            def take(tickets: Tensor, ps: int = ps) -> tuple[Tensor, list[Tensor]]:
-                each = tf.unstack(tickets, gate.policy.replicas)
-                sums = list(accumulator.take(each, ps).values())
-                with tf.control_dependencies(sums):
-                    return tf.constant(True), sums
+            def take(tickets: Tensor, ps: int = ps) -> tuple[Tensor, dict[int, Any]]:
+                parts = accumulator.take(tf.unstack(tickets, gate.policy.replicas), ps)
+                with tf.control_dependencies([part[0] for part in parts]):
+                    return tf.constant(True), contribution.combine(parts, ps)
 
-            keys = contribution.layout.keys_on(ps)
-            done, sums = _tf.on_server(ps, take, tickets)
+            done, values = _tf.on_server(ps, take, tickets)
             taken.append(done)
-            buffers.update(zip(keys, sums, strict=True))
-        return contribution.totals(buffers), taken
+            found.update(values)
+        return contribution.totals(found), taken
 
     def publish(last: Tensor, taken: list[Tensor]) -> Tensor:
         """Publishes theta(t + 1), then releases the workers; returns t + 1.
@@ -87,17 +84,19 @@ def make_update(
         written = [write(ps) for ps in servers if ps != GATE_SERVER]
         return _tf.on_server(GATE_SERVER, release, last, [*written, *taken])
 
-    @tf.function(autograph=False)
+    @_tf.function
     def update(tickets: Tensor, last: Tensor) -> Any:
         values, taken = totals(tickets)
         gradients = values[: len(objective.trainable)]
         others = [*objective.state, *objective.sums]
+        changes = values[len(gradients) : len(gradients) + len(others)]
+        reports = values[len(gradients) + len(others) :]
         with placement.with_its_inputs():
             objective.apply(gradients)
-            for variable, value in zip(others, values[len(gradients) :], strict=True):
+            for variable, value in zip(others, changes, strict=True):
                 if value is not None:
                     variable.assign_add(value)
-            results = objective.results()
+            results = objective.results(reports)
         return results, publish(last, taken)
 
     return update

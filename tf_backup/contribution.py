@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tf_backup import _tf
+from tf_backup import _tf, tables
 from tf_backup.objective import Objective, Results
 from tf_backup.packing import Entry, Key, Layout
+from tf_backup.tokens import GATE_SERVER
 
 Tensor = Any
+
+
+class Rows(NamedTuple):
+    """A table's gradient among the results: its target, its server, and its table."""
+
+    target: int
+    ps: int
+    shape: tuple[int, ...]  # of the table
+    dtype: tf.DType
 
 
 class Contribution:
     """Which results there are, and the parameter server and dtype that each belongs to.
 
     Each result travels to the server of the variable that it is for, metric sums included:
-    these are then exact over the accepted batches, once each, for free.
+    these are then exact over the accepted batches, once each, for free. Dense results of one
+    server and dtype are one buffer; a table's gradient is two more, its ids and its rows.
 
     Args:
       objective: whose variables the results are for.
@@ -26,50 +38,104 @@ class Contribution:
     """
 
     def __init__(self, objective: Objective, results: Results, replicas: int) -> None:
-        targets = [*objective.trainable, *objective.state, *objective.sums]
-        flat = [*results.gradients, *results.changes, *results.sums]
-        self._present = [index for index, result in enumerate(flat) if result is not None]
-        self._targets = len(targets)
-        self._first_sum = len(targets) - len(objective.sums)
+        variables = [*objective.trainable, *objective.state, *objective.sums]
+        keys = [_key(variable) for variable in variables]
+        keys += [Key(GATE_SERVER, tf.float32)] * len(results.reports)
+        shapes = [tuple(variable.shape) for variable in variables]
+        shapes += [()] * len(results.reports)
+        flat = _flat(results)
+        sparse = [isinstance(result, tf.IndexedSlices) for result in flat]
+        self._dense = [i for i, r in enumerate(flat) if r is not None and not sparse[i]]
+        self._rows = [
+            Rows(i, keys[i].ps, shapes[i], keys[i].dtype)
+            for i, is_sparse in enumerate(sparse)
+            if is_sparse
+        ]
+        self._targets = len(flat)
+        first_sum = len(objective.trainable) + len(objective.state)
+        self._sums = range(first_sum, first_sum + len(objective.sums))
         self._replicas = replicas
-        self.layout = Layout([_entry(targets[index]) for index in self._present])
+        self.layout = Layout([Entry(shapes[i], keys[i]) for i in self._dense])
 
-    def tensors(self, results: Results) -> list[Tensor]:
-        """Returns a worker's results as they are sent, one per entry of the layout.
+    @property
+    def servers(self) -> list[int]:
+        """The parameter servers that get a part of every contribution."""
+        return sorted({*self.layout.servers, *(rows.ps for rows in self._rows)})
+
+    def specs(self, ps: int) -> list[tf.TensorSpec]:
+        """Returns the specs of the buffers that one server gets."""
+        specs = [tf.TensorSpec([self.layout.size(k)], k.dtype) for k in self.layout.keys_on(ps)]
+        for rows in self._rows_on(ps):
+            specs.append(tf.TensorSpec([None], tf.int64))
+            specs.append(tf.TensorSpec([None, *rows.shape[1:]], rows.dtype))
+        return specs
+
+    def buffers(self, results: Results) -> list[Tensor]:
+        """Returns a worker's results as they are sent: the buffers of each server in turn.
 
         The chief divides everything by N; what is to be added up is multiplied by N here.
         """
-        flat: list[Any] = [*results.gradients, *results.changes, *results.sums]
-        return [
-            tf.cast(
-                flat[index] * self._replicas if index >= self._first_sum else flat[index],
-                entry.key.dtype,
-            )
-            for index, entry in zip(self._present, self.layout.entries, strict=True)
-        ]
+        flat = _flat(results)
+        dense = [flat[i] * self._replicas if i in self._sums else flat[i] for i in self._dense]
+        sent: list[Tensor] = []
+        for ps in self.servers:
+            sent += [self.layout.pack(dense, key) for key in self.layout.keys_on(ps)]
+            for rows in self._rows_on(ps):
+                gradient = flat[rows.target]
+                sent.append(tf.cast(gradient.indices, tf.int64))
+                sent.append(tf.cast(gradient.values, rows.dtype))
+        return sent
 
     def nothing(self) -> list[Tensor]:
-        """Returns tensors in the place of those of a worker that has no data."""
-        return [tf.zeros(entry.shape, entry.key.dtype) for entry in self.layout.entries]
+        """Returns buffers in the place of those of a worker that has no data."""
+        return [
+            tf.zeros([size or 0 for size in spec.shape], spec.dtype)
+            for ps in self.servers
+            for spec in self.specs(ps)
+        ]
 
-    def totals(self, buffers: dict[Key, Tensor]) -> list[Tensor | None]:
-        """Returns for every target the mean (for a sum variable the sum) of N contributions.
+    def part(self, buffers: Sequence[Tensor], ps: int) -> list[Tensor]:
+        """Returns those of a contribution's buffers that are for one server."""
+        start = 0
+        for server in self.servers:
+            size = len(self.specs(server))
+            if server == ps:
+                return list(buffers[start : start + size])
+            start += size
+        return []
+
+    def combine(self, parts: Sequence[Sequence[Tensor]], ps: int) -> dict[int, Any]:
+        """Returns the mean (for a sum variable the sum) of N contributions, by target.
+
+        Call it on the server, in a graph.
 
         Args:
-          buffers: the sums of the N contributions, each on its parameter server.
+          parts: of each of the N contributions, the buffers for this server.
+          ps: which server.
         """
-        found: dict[int, Tensor] = {}
-        for key, buffer in buffers.items():
-            with tf.device(_tf.ps_device(key.ps)):
-                whole = key.dtype.is_integer
-                mean = buffer // self._replicas if whole else buffer / self._replicas
-                found.update(self.layout.unpack(mean, key))
-        values: list[Tensor | None] = [None] * self._targets
-        for place, target in enumerate(self._present):
-            values[target] = found[place]
-        return values
+        columns = iter(zip(*parts, strict=True))
+        found: dict[int, Any] = {}
+        for key in self.layout.keys_on(ps):
+            total = tf.add_n(list(next(columns)))
+            whole = key.dtype.is_integer
+            mean = total // self._replicas if whole else total / self._replicas
+            for place, value in self.layout.unpack(mean, key).items():
+                found[self._dense[place]] = value
+        for rows in self._rows_on(ps):
+            found[rows.target] = tables.mean(next(columns), next(columns), rows.shape)
+        return found
+
+    def totals(self, found: dict[int, Any]) -> list[Any]:
+        """Returns what `combine` has found on all servers, one (or None) per target."""
+        return [found.get(target) for target in range(self._targets)]
+
+    def _rows_on(self, ps: int) -> list[Rows]:
+        return [rows for rows in self._rows if rows.ps == ps]
 
 
-def _entry(variable: Any) -> Entry:
-    key = Key(_tf.ps_index(variable.device), tf.as_dtype(variable.dtype))
-    return Entry(tuple(variable.shape), key)
+def _flat(results: Results) -> list[Any]:
+    return [*results.gradients, *results.changes, *results.sums, *results.reports]
+
+
+def _key(variable: Any) -> Key:
+    return Key(_tf.ps_index(variable.device), tf.as_dtype(variable.dtype))

@@ -92,7 +92,7 @@ class WorkerData:
             return consume(iter(self._shard(dataset, worker)))
 
         if consume not in self._traced:
-            self._traced[consume] = tf.function(read, autograph=False)
+            self._traced[consume] = _tf.function(read)
         function = self._traced[consume]
         return [
             (function, (self._graphs[worker % len(self._graphs)], tf.constant(worker, tf.int64)))

@@ -39,7 +39,6 @@ class Engine:
       strategy: a `tf.distribute.ParameterServerStrategy`.
       policy: N and b; the first N + b workers of the cluster take part.
       objective: what is trained.
-      element_spec: of the batches that the workers will read.
       stall_timeout_s: how long to wait, with fewer than N workers alive, for one to come back.
     """
 
@@ -48,20 +47,19 @@ class Engine:
         strategy: Any,
         policy: BackupPolicy,
         objective: Objective,
-        element_spec: Any,
         stall_timeout_s: float,
     ) -> None:
         self.policy = policy
         self._strategy = strategy
         self._stall_timeout_s = stall_timeout_s
-        compute = objective.trace(element_spec)
-        results = compute.structured_outputs
-        self._snapshot = Snapshot([*objective.trainable, *objective.state])
+        self._snapshot = Snapshot(objective.read)
+        results = objective.compute.structured_outputs
         contribution = Contribution(objective, results, policy.replicas)
-        self._accumulator = Accumulator(contribution.layout)
+        self._contribution = contribution
+        self._accumulator = Accumulator({ps: contribution.specs(ps) for ps in contribution.servers})
         self._gate = gate.Gate(policy)
         parts = (self._snapshot, contribution, self._accumulator, self._gate)
-        self._worker = Worker(compute, *parts)
+        self._worker = Worker(objective.compute, *parts)
         self._update = chief.make_update(objective, *parts)
         self._tasks: list[_tf.WorkerTask] = []
         self._older_tasks: list[_tf.WorkerTask] = []
@@ -79,8 +77,8 @@ class Engine:
 
     @property
     def bytes_per_step(self) -> dict[str, int]:
-        """Bytes that one worker reads and sends per step."""
-        return {"read": self._snapshot.layout.nbytes, "sent": self._accumulator.layout.nbytes}
+        """Bytes that one worker reads and sends per step, without rows of tables."""
+        return {"read": self._snapshot.layout.nbytes, "sent": self._contribution.layout.nbytes}
 
     def contributions(self) -> Contributions:
         """Returns what became of every contribution since this engine was made."""

@@ -43,7 +43,7 @@ def worker_failed(strategy: Any, worker: int | None, error: BaseException) -> er
     if isinstance(error, GONE):
         check_servers(strategy, error)
     who = "A worker" if worker is None else f"Worker {worker}"
-    failure = errors.WorkerFailed(f"{who} raised: {gist(error)}")
+    failure = errors.WorkerFailed(f"{who} raised {type(error).__name__}: {gist(error)}")
     failure.__cause__ = error
     return failure
 

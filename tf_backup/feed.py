@@ -127,7 +127,9 @@ class Feed:
         self.done = False
         if self.training and self.steps is None:
             self._iterators = None  # Each epoch reads the data once, from its beginning.
-        while not self.done and (not self.training or self.steps is None or begin < self.steps):
+        local = not self.training and self._data is None  # For predict.
+        limit = self.num_batches if local else self.steps if self.training else None
+        while not self.done and (limit is None or begin < limit):
             end = begin + self._per_call
             if self.training and self.steps is not None:
                 end = min(end, self.steps)

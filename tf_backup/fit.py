@@ -12,14 +12,15 @@ from tf_backup import _keras, _tf, errors
 from tf_backup.engine import Engine
 from tf_backup.evaluation import Evaluation
 from tf_backup.feed import Feed
-from tf_backup.keras_objective import KerasVariables, keras_objective, keras_sums
+from tf_backup.keras_objective import keras_measurement, keras_objective
+from tf_backup.keras_step import step_measurement, step_objective
+from tf_backup.keras_variables import KerasVariables
 from tf_backup.optimizer import (
     DEFAULT_STALL_TIMEOUT_S,
     SyncReplicasWithBackup,
     check_strategy,
     find,
 )
-from tf_backup.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -72,14 +73,12 @@ class TrainFunction:
         spec = feed.data.element_spec
         if self.engine is None or spec != self._spec:
             assert self._wrapped is not None
-            self._spec = spec
+            own = _keras.has_own_step(self._model, "train_step")
+            objective = (step_objective if own else keras_objective)(self._model, spec)
             engine = Engine(
-                feed.strategy,
-                self._wrapped.policy,
-                keras_objective(self._model),
-                spec,
-                self._wrapped.stall_timeout_s,
+                feed.strategy, self._wrapped.policy, objective, self._wrapped.stall_timeout_s
             )
+            self._spec = spec
             self._wrapped.report_to(engine.contributions)
             self.engine = engine
         return self.engine
@@ -94,7 +93,7 @@ class TestFunction:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._variables = KerasVariables(model)
+        self._spec: Any = None
         self._evaluation: Evaluation | None = None
 
     def __call__(self, feed: Feed) -> Any:
@@ -103,20 +102,21 @@ class TestFunction:
         train = self._model.train_function
         if isinstance(train, TrainFunction) and train.engine is not None:
             train.engine.end()  # Else the workers would be waiting for the next step for ever.
-        if self._evaluation is None:
-            wrapped = find(self._model.optimizer)
-            self._evaluation = Evaluation(
-                feed.strategy,
-                Snapshot(self._variables.read()),
-                lambda values, batch: keras_sums(self._model, self._variables, values, batch),
-                [tf.zeros(v.shape, v.dtype) for v in self._variables.sums],
-                wrapped.stall_timeout_s if wrapped else DEFAULT_STALL_TIMEOUT_S,
-            )
-        sums = self._evaluation.run(feed.data)
-        for variable, more in zip(self._variables.sums, sums, strict=True):
-            variable.assign(variable + more)
+        logs = self._evaluation_for(feed).run(feed.data)
         feed.done = True
-        return self._model.get_metrics_result()
+        return logs
+
+    def _evaluation_for(self, feed: Feed) -> Evaluation:
+        """Returns the evaluation for batches of the feed's spec."""
+        spec = feed.data.element_spec
+        if self._evaluation is None or spec != self._spec:
+            own = _keras.has_own_step(self._model, "test_step")
+            measurement = (step_measurement if own else keras_measurement)(self._model, spec)
+            wrapped = find(self._model.optimizer)
+            timeout = wrapped.stall_timeout_s if wrapped else DEFAULT_STALL_TIMEOUT_S
+            self._evaluation = Evaluation(feed.strategy, measurement, timeout)
+            self._spec = spec
+        return self._evaluation
 
 
 class _Hooks:
@@ -147,11 +147,6 @@ class _Hooks:
                 "run_eagerly=True cannot work: the workers run graphs. Compile the model without "
                 "it, and debug on one device."
             )
-        if _keras.has_own_step(model, "train_step"):
-            raise ValueError(
-                f"{type(model).__name__} overrides train_step, which the workers cannot run yet. "
-                "Override compute_loss instead, or train it on one device."
-            )
 
     def end_fit(self, model: Model, failed: bool) -> None:
         train = model.train_function
@@ -175,18 +170,21 @@ class _Hooks:
         else:
             feed.bind(_tf.worker_count(feed.strategy), 1)
         _keras.build(model, feed.data.element_spec)
-        KerasVariables(model).check_placed()
+        KerasVariables(model, model.optimizer).check_placed()
 
     def train_function(self, model: Model) -> Any:
         return TrainFunction(model)
 
     def test_function(self, model: Model) -> Any:
-        if _keras.has_own_step(model, "test_step"):
-            raise ValueError(
-                f"{type(model).__name__} overrides test_step, which the workers cannot run yet. "
-                "Override compute_loss and compute_metrics instead."
-            )
         return TestFunction(model)
+
+
+def install() -> None:
+    """Lets Keras' `fit` and `evaluate` work under parameter-server strategies, from now on.
+
+    Also lets Keras find the wrapped optimizer in files.
+    """
+    _keras.install(_Hooks())
 
 
 def _check_feed(feed: Any, method: str) -> None:
@@ -244,5 +242,5 @@ def wrap(
             "The optimizer was created outside the strategy's scope, and its variables with it. "
             "Create it inside `with strategy.scope():`."
         )
-    _keras.install(_Hooks())
+    install()
     return wrapped

@@ -1,167 +1,172 @@
-"""A compiled Keras model as an objective: its computation told in tensors."""
+"""What `fit` and `evaluate` compute for a Keras model, told in tensors.
+
+Workers run the model with values in the place of its variables, in a `keras.StatelessScope`.
+A model with a `train_step` or `test_step` of its own goes another way: see `keras_step`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from tf_backup import _keras, _tf
-from tf_backup.objective import Objective, Results
+from tf_backup.keras_variables import KerasVariables, tensors_of
+from tf_backup.objective import Measurement, Objective, Results
+from tf_backup.tables import Lookups
 
 Tensor = Any
 Model = Any  # a compiled, built keras.Model
 
 
-class KerasVariables:
-    """The variables of a model in the order in which an objective has them.
-
-    Args:
-      model: a compiled and built model.
-    """
-
-    def __init__(self, model: Model) -> None:
-        seeds = _keras.seed_states(model)
-        self.trainable = list(model.trainable_variables)
-        self.state = _without(model.non_trainable_variables, seeds)
-        self.state += _loss_scales(model.optimizer)  # Workers scale their loss by them.
-        self.sums = list(model.metrics_variables)
-        # With the seeds that the user set, every run draws the same.
-        self.seeds = [(seed, seed.numpy()) for seed in seeds]
-
-    def check_placed(self) -> None:
-        """Refuses variables that are on no parameter server.
-
-        Raises:
-          ValueError: naming the first of them.
-        """
-        for variable in [*self.trainable, *self.state, *self.sums]:
-            if not _tf.is_on_ps(_keras.tensors_of(variable).device):
-                raise ValueError(
-                    f"variable {variable.path!r} is on no parameter server: it was created "
-                    "outside the strategy's scope. Create the model and the optimizer, and call "
-                    "compile, inside `with strategy.scope():`."
-                )
-
-    def scope(self, values: Sequence[Tensor], seed: Tensor | None) -> Any:
-        """Returns a scope in which the model's variables have the given values.
-
-        Args:
-          values: of `trainable` and `state`. Sums are zero, so that they hold what is added.
-          seed: [2] int64, which every seed generator mixes with its own; None for no mixing.
-        """
-        mapping = list(zip([*self.trainable, *self.state], values, strict=True))
-        mapping += [(v, tf.zeros(v.shape, v.dtype)) for v in self.sums]
-        for variable, start in self.seeds:
-            mapping.append((variable, _mixed(start, seed, variable.dtype)))
-        return _keras.stateless_scope(mapping)
-
-    def read(self) -> list[Any]:
-        """Returns the `tf.Variable`s whose values `scope` wants."""
-        return [_keras.tensors_of(v) for v in [*self.trainable, *self.state]]
-
-
-def keras_objective(model: Model) -> Objective:
+def keras_objective(model: Model, element_spec: Any) -> Objective:
     """Returns the objective of a compiled and built model.
 
     Each of the N gradients is of the mean loss over one worker's batch, regularisation
     included. Batch-norm statistics move by the mean of the N workers' moves. Dropout draws a
     stream of its own for every worker and step.
+
+    Args:
+      model: whose loss is minimised.
+      element_spec: of the batches.
     """
-    variables = KerasVariables(model)
+
+    def loss(batch: Any) -> tuple[Tensor, Callable[[], Any]]:
+        done = _keras.forward(model, batch, training=True)
+        return done.loss, lambda: _keras.metrics(model, done)
+
+    def results(reports: Sequence[Tensor]) -> Any:
+        del reports
+        return model.get_metrics_result()
+
+    variables = KerasVariables(model, model.optimizer)
+    jit_compile = bool(model.jit_compile)
+    return objective_of(variables, model.optimizer, loss, results, element_spec, jit_compile)
+
+
+def objective_of(
+    variables: KerasVariables,
+    optimizer: Any,
+    loss: Callable[[Any], tuple[Tensor, Callable[[], Any]]],
+    results: Callable[[Sequence[Tensor]], Any],
+    element_spec: Any,
+    jit_compile: bool = False,
+) -> Objective:
+    """Returns the objective of a loss.
+
+    Args:
+      variables: that the loss depends on.
+      optimizer: of its trainable variables, built.
+      loss: from a batch to the loss ([], floating), and to a function that is called after the
+        gradients were computed and may return scalars to report.
+      results: see `Objective`.
+      element_spec: of the batches.
+      jit_compile: whether workers compile the computation with XLA.
+    """
 
     def compute(values: Sequence[Tensor], seed: Tensor, batch: Any) -> Results:
         with _tf.outside_strategy():
-            return _gradients(model, variables, values, seed, batch)
+            return _gradients(variables, optimizer, loss, values, seed, batch)
 
-    def apply(gradients: Sequence[Tensor | None]) -> None:
+    def apply(gradients: Sequence[Any]) -> None:
         with _tf.outside_strategy():
-            model.optimizer.apply(gradients, variables.trainable)
+            optimizer.apply(gradients, variables.trainable)
 
+    computed = variables.traced(compute, element_spec, jit_compile)
     return Objective(
-        trainable=[_keras.tensors_of(v) for v in variables.trainable],
-        state=[_keras.tensors_of(v) for v in variables.state],
-        sums=[_keras.tensors_of(v) for v in variables.sums],
-        compute=compute,
+        read=tensors_of(variables.read),
+        trainable=tensors_of(variables.trainable),
+        state=tensors_of(variables.state),
+        sums=tensors_of(variables.sums),
+        compute=computed,
         apply=apply,
-        results=model.get_metrics_result,
-        jit_compile=bool(model.jit_compile),
+        results=results,
     )
 
 
-def keras_sums(
-    model: Model, variables: KerasVariables, values: Sequence[Tensor], batch: Any
-) -> list[Tensor]:
-    """Returns what evaluating a batch adds to each of the model's sums."""
-    with _tf.outside_strategy():
-        scope = variables.scope(values, seed=None)
-        with scope:
-            _keras.metrics(model, _keras.forward(model, batch, training=False))
-        return [scope.get_current_value(v) for v in variables.sums]
+def keras_measurement(model: Model, element_spec: Any) -> Measurement:
+    """Returns what `evaluate` computes for a compiled and built model.
+
+    Args:
+      model: whose loss and metrics are computed.
+      element_spec: of the batches.
+    """
+    variables = KerasVariables(model, None)
+
+    def compute(values: Sequence[Tensor], seed: Tensor, batch: Any) -> list[Tensor]:
+        del seed
+        with _tf.outside_strategy():
+            scope = variables.scope(values, seed=None)
+            with scope, variables.lookup(Lookups()):
+                _keras.metrics(model, _keras.forward(model, batch, training=False))
+            return [scope.get_current_value(v) for v in variables.sums]
+
+    def results(sums: Sequence[Tensor]) -> Any:
+        variables.add(sums)
+        return model.get_metrics_result()
+
+    computed = variables.traced(compute, element_spec, jit_compile=False)
+    return Measurement(tensors_of(variables.read), computed, results)
 
 
 def _gradients(
-    model: Model, variables: KerasVariables, values: Sequence[Tensor], seed: Tensor, batch: Any
+    variables: KerasVariables,
+    optimizer: Any,
+    loss: Callable[[Any], tuple[Tensor, Callable[[], Any]]],
+    values: Sequence[Tensor],
+    seed: Tensor,
+    batch: Any,
 ) -> Results:
     """Computes gradients, and what the pass changes and adds up, on one batch."""
     scope = variables.scope(values, seed)
-    before = [scope.get_current_value(v) for v in [*variables.state, *variables.sums]]
-    parameters = [scope.get_current_value(v) for v in variables.trainable]
+    tables = {id(table) for table in variables.tables}
+    changing = [*variables.state, *variables.sums]
+
+    def current(known: Sequence[Any]) -> list[Tensor | None]:
+        return [None if id(v) in tables else scope.get_current_value(v) for v in known]
+
+    before, parameters = current(changing), current(variables.trainable)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(parameters)
-        with scope:
-            done = _keras.forward(model, batch, training=True)
-            loss = model.optimizer.scale_loss(done.loss)
-    gradients = tape.gradient(loss, parameters)
-    with scope:
-        _keras.metrics(model, done)
-    after = [scope.get_current_value(v) for v in [*variables.state, *variables.sums]]
+        tape.watch([parameter for parameter in parameters if parameter is not None])
+        lookups = Lookups(tape)
+        with scope, variables.lookup(lookups):
+            value, then = loss(batch)
+            scaled = optimizer.scale_loss(value)
+    sources: list[Any] = [
+        lookups.looked_up(table) if parameter is None else parameter
+        for parameter, table in zip(parameters, tensors_of(variables.trainable), strict=True)
+    ]
+    gradients = tape.gradient(scaled, sources)
+    with scope, variables.lookup(Lookups()):
+        reports = then() or ()
     moves = [
-        None if new is old else _move(old, new, variable)
-        for old, new, variable in zip(
-            before, after, [*variables.state, *variables.sums], strict=True
-        )
+        None if new is old else change(old, new, variable)
+        for old, new, variable in zip(before, current(changing), changing, strict=True)
     ]
     return Results(
-        gradients=[None if g is None else tf.convert_to_tensor(g) for g in gradients],
+        gradients=[
+            lookups.gradient(table, gradient) if parameter is None else dense(gradient)
+            for parameter, gradient, table in zip(
+                parameters, gradients, tensors_of(variables.trainable), strict=True
+            )
+        ],
         changes=moves[: len(variables.state)],
         sums=moves[len(variables.state) :],
+        reports=[tf.cast(report, tf.float32) for report in reports],
     )
 
 
-def _move(old: Tensor, new: Tensor, variable: Any) -> Tensor:
-    """Returns what the pass adds to a variable."""
+def dense(gradient: Any) -> Tensor | None:
+    """Returns a gradient that may be tf.IndexedSlices, or None, as a tensor or None."""
+    return None if gradient is None else tf.convert_to_tensor(gradient)
+
+
+def change(old: Tensor, new: Tensor, variable: Any) -> Tensor:
+    """Returns what a computation adds to a variable."""
     if old.dtype == tf.bool:
         raise TypeError(
             f"the model changes its variable {variable.path!r} of dtype bool, but changes of N "
             "workers are averaged. Let it be a number, or change it in a callback."
         )
     return tf.cast(new, old.dtype) - old
-
-
-def _mixed(start: Any, seed: Tensor | None, dtype: str) -> Tensor:
-    """Returns a seed generator's state for one worker and step ([2], of `dtype`)."""
-    if seed is None:
-        return tf.cast(start, dtype)
-    state = tf.cast(start, tf.int64)
-    for part in tf.unstack(seed, 2):
-        state = tf.random.experimental.stateless_fold_in(state, part)
-    # Keras counts on from here; keep it small, and the same in every integer dtype.
-    return tf.cast(tf.bitwise.bitwise_and(state, 0x3FFFFFFF), dtype)
-
-
-def _loss_scales(optimizer: Any) -> list[Any]:
-    """Returns the scale of a LossScaleOptimizer, around the wrapped optimizer or inside it."""
-    scales = []
-    while optimizer is not None:
-        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            scales.append(optimizer.dynamic_scale)
-        optimizer = vars(optimizer).get("inner_optimizer")
-    return scales
-
-
-def _without(variables: Sequence[Any], excluded: Sequence[Any]) -> list[Any]:
-    ids = {id(variable) for variable in excluded}
-    return [variable for variable in variables if id(variable) not in ids]

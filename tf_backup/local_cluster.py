@@ -189,6 +189,9 @@ def connect(config: cluster.ClusterConfig) -> Any:
     os.environ.setdefault("GRPC_FAIL_FAST", "use_caller")
     import tensorflow as tf
 
+    from tf_backup import fit  # Here: a worker's process needs no Keras.
+
+    fit.install()
     with chatter.kept_back():
         return tf.distribute.ParameterServerStrategy(config.resolver())
 

@@ -15,9 +15,10 @@ Variable = Any  # a tf.Variable on a parameter server
 class Results(NamedTuple):
     """What a worker computes on one batch; None where there is nothing."""
 
-    gradients: Sequence[Tensor | None]  # one per trainable variable, of its shape
+    gradients: Sequence[Any]  # one per trainable variable: of its shape, or tf.IndexedSlices
     changes: Sequence[Tensor | None]  # one per state variable: what to add to it
     sums: Sequence[Tensor | None]  # one per sum variable: what to add to it
+    reports: Sequence[Tensor] = ()  # scalars of which the mean is reported; [] float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,40 +26,81 @@ class Objective:
     """What is trained, told in tensors.
 
     Attributes:
-      trainable: the variables that gradients are computed for.
+      read: the variables whose values workers get.
+      trainable: the variables that gradients are computed for. Those that are not in `read` are
+        tables: workers look rows of them up, and send gradients as tf.IndexedSlices.
       state: variables that the computation reads and may change, such as batch-norm
         statistics. Update t adds the mean of the N changes.
       sums: variables that the computation adds to and never reads, such as the total and
         count of a metric. Update t adds the sum of the N contributions.
-      compute: called on workers, in a graph, as `compute(values, seed, batch)`, where `values`
-        are the values of `trainable` and then `state` as tensors, `seed` ([2] int64) differs by
-        worker and step, and `batch` is an element of the worker's data. It must only use these.
+      compute: called on workers, as `compute(values, seed, batch)`, where `values` are the values
+        of `read`, `seed` ([2] int64) differs by worker and step, and `batch` is an element of
+        the worker's data; returns `Results`. Made by `traced`.
       apply: called by the chief, in a graph, with the N gradients' mean, one (or None) per
         trainable variable: updates these variables.
-      results: called by the chief after the update, in a graph: what to report of it.
-      jit_compile: whether workers compile `compute` with XLA.
+      results: called by the chief after the update, in a graph, with the mean of the N
+        reports: what to tell of the update.
     """
 
+    read: Sequence[Variable]
     trainable: Sequence[Variable]
     state: Sequence[Variable]
     sums: Sequence[Variable]
-    compute: Callable[[Sequence[Tensor], Tensor, Any], Results]
-    apply: Callable[[Sequence[Tensor | None]], None]
-    results: Callable[[], Any]
-    jit_compile: bool = False
+    compute: Any
+    apply: Callable[[Sequence[Any]], None]
+    results: Callable[[Sequence[Tensor]], Any]
 
-    def trace(self, element_spec: Any) -> Any:
-        """Returns `compute` as a concrete function for batches of `element_spec`."""
-        values = [tf.TensorSpec(v.shape, v.dtype) for v in [*self.trainable, *self.state]]
-        function = tf.function(self.compute, jit_compile=self.jit_compile, autograph=False)
-        seed = tf.TensorSpec([2], tf.int64)
-        concrete = function.get_concrete_function(values, seed, element_spec)
-        foreign = [t for t in concrete.captured_inputs if t.dtype in (tf.resource, tf.variant)]
-        if foreign:
-            raise ValueError(
-                "the model uses something that lies in the chief's process: a lookup table (as "
-                "StringLookup and TextVectorization have), or a variable that Keras does not "
-                "know. Move it into the data set's map, or make the variable with add_weight. "
-                f"TensorFlow calls it {', '.join(str(t) for t in foreign)}."
-            )
-        return concrete
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What is evaluated, told in tensors.
+
+    Attributes:
+      read: the variables whose values workers get.
+      compute: called on workers, as `compute(values, seed, batch)`; returns tensors that are
+        added up over all batches. Made by `traced`.
+      results: called eagerly with the sums: what to tell of them.
+    """
+
+    read: Sequence[Variable]
+    compute: Any
+    results: Callable[[Sequence[Tensor]], Any]
+
+
+def traced(
+    compute: Callable[..., Any],
+    read: Sequence[Variable],
+    element_spec: Any,
+    *,
+    tables: Sequence[Variable] = (),
+    jit_compile: bool = False,
+) -> Any:
+    """Returns a worker's computation as a concrete function.
+
+    Args:
+      compute: from the values of `read`, a seed ([2] int64) and a batch to results.
+      read: the variables whose values it gets; it must not use any other, but for `tables`.
+      element_spec: of the batches.
+      tables: variables of which it looks rows up.
+      jit_compile: whether to compile it with XLA.
+
+    Raises:
+      ValueError: if it uses what only the chief's process has.
+    """
+    values = [tf.TensorSpec(v.shape, v.dtype) for v in read]
+    function = tf.function(compute, jit_compile=jit_compile, autograph=False)
+    concrete = function.get_concrete_function(values, tf.TensorSpec([2], tf.int64), element_spec)
+    foreign = [
+        tensor
+        for tensor in concrete.captured_inputs
+        if tensor.dtype in (tf.resource, tf.variant)
+        and not any(tensor is table.handle for table in tables)
+    ]
+    if foreign:
+        raise ValueError(
+            "the model uses something that lies in the chief's process: a lookup table (as "
+            "StringLookup and TextVectorization have), or a variable that Keras does not "
+            "know. Move it into the data set's map, or make the variable with add_weight. "
+            f"TensorFlow calls it {', '.join(str(t) for t in foreign)}."
+        )
+    return concrete

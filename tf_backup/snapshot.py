@@ -33,7 +33,7 @@ class Snapshot:
                 for v in variables
             ]
         )
-        self.publish = tf.function(self._publish, autograph=False)
+        self.publish = _tf.function(self._publish)
         self._buffers: dict[Key, Variable] = {}
         for key in self.layout.keys:
             with tf.device(_tf.ps_device(key.ps)):

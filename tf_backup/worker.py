@@ -18,7 +18,7 @@ from tf_backup.packing import Key
 from tf_backup.snapshot import Snapshot
 
 Tensor = Any
-Buffers = list[Tensor]  # One per key of the snapshot's layout, in its order.
+Buffers = list[Tensor]  # Of the snapshot (one per key of its layout), or of a contribution.
 
 _TICKETS_PER_ENTRY = 2**32
 
@@ -52,7 +52,7 @@ class Worker:
         self._contribution = contribution
         self._accumulator = accumulator
         self._gate = gate
-        self.loop = tf.function(self._loop, autograph=False)
+        self.loop = _tf.function(self._loop)
 
     def _loop(self, worker: Tensor, run: Tensor, iterator: Any) -> Tensor:
         """Works until it is told to stop, or has no more data.
@@ -66,38 +66,39 @@ class Worker:
           [] int64, how many turns it made.
         """
 
-        def body(step: Tensor, ticket: Tensor, buffers: Buffers) -> tuple[Tensor, Tensor, Buffers]:
+        def body(step: Tensor, ticket: Tensor, theta: Buffers) -> tuple[Tensor, Tensor, Buffers]:
             # A data set that ends inside a loop must end the loop, not raise.
             batch = iterator.get_next_as_optional()
-            tensors = tf.cond(
+            buffers = tf.cond(
                 batch.has_value(),
-                lambda: self._contribute(worker, step, buffers, batch.get_value()),
+                lambda: self._contribute(worker, step, theta, batch.get_value()),
                 self._contribution.nothing,
             )
             computed = tf.where(batch.has_value(), step, tf.constant(protocol.STOP, tf.int64))
             message = tf.stack([worker, run, computed, ticket])
-            step, buffers = self._deliver(message, tensors)
-            return step, ticket + 1, buffers
+            step, theta = self._deliver(message, buffers)
+            return step, ticket + 1, theta
 
-        step, entry, buffers = self._enter(worker, run)
+        step, entry, theta = self._enter(worker, run)
         # Unlike any ticket of another entry, this worker's own earlier life included.
         first_ticket = entry * _TICKETS_PER_ENTRY
         _, ticket, _ = tf.while_loop(
-            lambda step, ticket, buffers: step >= 0,
+            lambda step, ticket, theta: step >= 0,
             body,
-            [step, first_ticket, buffers],
+            [step, first_ticket, theta],
             parallel_iterations=1,
         )
         return ticket - first_ticket
 
-    def _contribute(
-        self, worker: Tensor, step: Tensor, buffers: Buffers, batch: Any
-    ) -> list[Tensor]:
+    def _contribute(self, worker: Tensor, step: Tensor, theta: Buffers, batch: Any) -> Buffers:
         """Computes the contribution to step t on a batch, at theta(t)."""
         layout = self._snapshot.layout
-        values = layout.unpack_all(dict(zip(layout.keys, buffers, strict=True)))
+        values = layout.unpack_all(dict(zip(layout.keys, theta, strict=True)))
+        # Rows of tables are looked up for what is in the batch: not before step t has begun.
+        with tf.control_dependencies([step]):
+            batch = tf.nest.map_structure(tf.identity, batch, expand_composites=True)
         results = self._compute(values, tf.stack([worker + 1, step]), batch)
-        return self._contribution.tensors(results)
+        return self._contribution.buffers(results)
 
     def _enter(self, worker: Tensor, run: Tensor) -> tuple[Tensor, Tensor, Buffers]:
         """Starts: returns the first step, the number of the entry, and theta of that step."""
@@ -111,37 +112,37 @@ class Worker:
         step.set_shape([])
         return step, entry, self._gather(step, mine)
 
-    def _deliver(self, message: Tensor, tensors: list[Tensor]) -> tuple[Tensor, Buffers]:
+    def _deliver(self, message: Tensor, buffers: Buffers) -> tuple[Tensor, Buffers]:
         """Delivers a contribution; returns the next step and its theta."""
 
         def put(ps: int) -> Any:
-            def at_server(message: Tensor, flat: list[Tensor]) -> Tensor:
-                with tf.control_dependencies([self._put(message, flat, ps)]):
+            def at_server(message: Tensor, part: list[Tensor]) -> Tensor:
+                with tf.control_dependencies([self._put(message, part)]):
                     return tf.constant(True)
 
-            return _tf.on_server(ps, at_server, message, self._accumulator.flat(tensors, ps))
+            return _tf.on_server(ps, at_server, message, self._contribution.part(buffers, ps))
 
         def at_gate(
-            message: Tensor, flat: list[Tensor], arrived: list[Tensor]
+            message: Tensor, part: list[Tensor], arrived: list[Tensor]
         ) -> tuple[Tensor, list[Tensor]]:
-            done = [self._put(message, flat, GATE_SERVER), *arrived]
+            done = [self._put(message, part), *arrived]
             with tf.control_dependencies(done):
                 step = self._gate.offer(*tf.unstack(message, 4))
             with tf.control_dependencies([step]):
                 return step, self._read(GATE_SERVER)
 
-        others = [ps for ps in self._accumulator.layout.servers if ps != GATE_SERVER]
-        flat = self._accumulator.flat(tensors, GATE_SERVER)
-        step, mine = _tf.on_server(GATE_SERVER, at_gate, message, flat, [put(ps) for ps in others])
+        others = [ps for ps in self._contribution.servers if ps != GATE_SERVER]
+        part = self._contribution.part(buffers, GATE_SERVER)
+        step, mine = _tf.on_server(GATE_SERVER, at_gate, message, part, [put(ps) for ps in others])
         step.set_shape([])
         return _tf.here(step), self._gather(step, _tf.here(mine))
 
-    def _put(self, message: Tensor, flat: list[Tensor], ps: int) -> Any:
-        """Puts a contribution, if there is one, where this is called: on server `ps`."""
+    def _put(self, message: Tensor, part: list[Tensor]) -> Any:
+        """Puts a contribution's part, if there is one, on the server where this is called."""
         _, _, step, ticket = tf.unstack(message, 4)
         return tf.cond(
             tf.not_equal(step, protocol.STOP),
-            lambda: self._accumulator.put(ticket, flat, ps),
+            lambda: self._accumulator.put(ticket, part),
             tf.no_op,
         )
 

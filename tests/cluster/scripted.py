@@ -17,7 +17,7 @@ import tensorflow as tf
 
 import tf_backup
 from tests.cluster.processes import wait_until
-from tf_backup import _tf
+from tf_backup import _tf, protocol
 
 
 class ScriptedData:
@@ -88,6 +88,8 @@ def ledger(model: Any) -> Any:
 class Script(threading.Thread):
     """Releases batches in order, each once the gate has heard the one before; then ends the data.
 
+    It begins when all workers compute at step 0.
+
     Args:
       model: being trained.
       data: what it is trained on.
@@ -103,6 +105,8 @@ class Script(threading.Thread):
 
     def run(self) -> None:
         try:
+            # Who came in late would not be at the step that the script means.
+            wait_until(lambda: np.all(ledger(self._model).status == protocol.COMPUTING))
             for worker, value in self._events:
                 heard = self._heard(worker)
                 self._data.release(worker, value)
@@ -117,7 +121,7 @@ class Script(threading.Thread):
         """Returns how many of a worker's contributions the gate has heard."""
         books = ledger(self._model)
         ended = books.accepted + books.late + books.stale + books.duplicate
-        return int(ended[worker] + (books.status[worker] == 2))
+        return int(ended[worker] + (books.status[worker] == protocol.DELIVERED))
 
     def finish(self) -> None:
         """Waits for the end of the script; raises what it raised."""

@@ -38,18 +38,7 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
 }
 
 
-def batches(worker: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Returns the batches of one worker: [updates, batch, 6] and [updates, batch, 2]."""
-    rng = np.random.default_rng(worker)
-    x = rng.normal(size=[UPDATES, BATCH, 6]).astype(np.float32)
-    return x, rng.normal(size=[UPDATES, BATCH, 2]).astype(np.float32)
-
-
-def dataset_fn(context: tf.distribute.InputContext) -> tf.data.Dataset:
-    return tf.data.Dataset.from_tensor_slices(batches(context.input_pipeline_id))
-
-
-def new_model() -> Any:
+def dense_model() -> Any:
     keras.utils.set_random_seed(1)
     return keras.Sequential(
         [
@@ -60,7 +49,36 @@ def new_model() -> Any:
     )
 
 
-def expected(make_optimizer: Callable[[], Any]) -> Any:
+def table_model() -> Any:
+    """Looks rows up, some of them several times in a batch, and some by several workers."""
+    keras.utils.set_random_seed(1)
+    return keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Embedding(9, 3),
+            keras.layers.Flatten(),
+            keras.layers.Dense(2),
+        ]
+    )
+
+
+MODELS = {"dense": dense_model, "table": table_model}
+
+
+def batches(worker: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Returns the batches of one worker: [updates, batch, 6] and [updates, batch, 2]."""
+    rng = np.random.default_rng(worker)
+    x = rng.normal(scale=2.0, size=[UPDATES, BATCH, 6]).astype(np.float32)
+    return np.clip(np.round(x + 4.0, 1), 0.0, 8.0), rng.normal(size=[UPDATES, BATCH, 2]).astype(
+        np.float32
+    )
+
+
+def dataset_fn(context: tf.distribute.InputContext) -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices(batches(context.input_pipeline_id))
+
+
+def expected(new_model: Callable[[], Any], make_optimizer: Callable[[], Any]) -> Any:
     """Trains on one device with the mean of the N gradients; returns the model."""
     model, optimizer = new_model(), make_optimizer()
     model.compile(optimizer, "mse")
@@ -73,19 +91,23 @@ def expected(make_optimizer: Callable[[], Any]) -> Any:
                 loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=True))
                 loss = optimizer.scale_loss(loss)
             gradients.append(tape.gradient(loss, model.trainable_variables))
-        means = [tf.add_n(list(each)) / REPLICAS for each in zip(*gradients, strict=True)]
+        means = [
+            tf.add_n([tf.convert_to_tensor(gradient) for gradient in each]) / REPLICAS
+            for each in zip(*gradients, strict=True)
+        ]
         optimizer.apply(means, model.trainable_variables)
     optimizer.finalize_variable_values(model.trainable_variables)
     return model
 
 
+@pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_equals_the_plain_optimizer_on_the_mean(strategy: Any, name: str) -> None:
+def test_equals_the_plain_optimizer_on_the_mean(strategy: Any, name: str, kind: str) -> None:
     with strategy.scope():
-        model = new_model()
+        model = MODELS[kind]()
         model.compile(tf_backup.wrap(OPTIMIZERS[name](), replicas=REPLICAS), "mse")
     model.fit(dataset_fn, steps_per_epoch=UPDATES, verbose=0)
-    plain = expected(OPTIMIZERS[name])
+    plain = expected(MODELS[kind], OPTIMIZERS[name])
     for ours, theirs in zip(model.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-6)
     ours = [v.numpy() for v in model.optimizer.variables]
@@ -94,10 +116,22 @@ def test_equals_the_plain_optimizer_on_the_mean(strategy: Any, name: str) -> Non
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-6)
 
 
+def test_slots_lie_beside_their_variables(strategy: Any) -> None:
+    with strategy.scope():
+        model = dense_model()
+        inner = keras.optimizers.Adam(0.1, use_ema=True)
+        model.compile(tf_backup.wrap(inner, replicas=REPLICAS), "mse")
+        model.optimizer.build(model.trainable_variables)
+    for index, variable in enumerate(model.trainable_variables):
+        home = variable.value.device
+        for slots in (inner._momentums, inner._velocities, inner._model_variables_moving_average):
+            assert slots[index].value.device == home
+
+
 def test_the_update_stays_on_the_parameter_servers(strategy: Any) -> None:
     """Global clipping included: what passes through the coordinator are scalars."""
     with strategy.scope():
-        model = new_model()
+        model = dense_model()
         inner = keras.optimizers.Adam(0.1, global_clipnorm=0.1, weight_decay=0.1, use_ema=True)
         model.compile(tf_backup.wrap(inner, replicas=REPLICAS), "mse")
     model.fit(dataset_fn, steps_per_epoch=1, verbose=0)

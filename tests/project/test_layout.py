@@ -26,6 +26,7 @@ LEVELS = [
         "packing",
         "objective",
         "snapshot",
+        "tables",
         "contribution",
         "accumulator",
         "tokens",
@@ -36,7 +37,7 @@ LEVELS = [
         "failures",
     },
     {"worker", "chief", "evaluation", "local_task"},
-    {"engine", "optimizer", "_keras", "keras_objective", "feed"},
+    {"engine", "optimizer", "_keras", "keras_variables", "keras_objective", "keras_step", "feed"},
     {"fit", "local_cluster", "strategy"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_backup.keras_objective import KerasVariables, keras_objective, keras_sums
-from tf_backup.objective import Objective, Results
+from tf_backup import _tf
+from tf_backup.keras_objective import keras_measurement, keras_objective
+from tf_backup.keras_variables import KerasVariables
+from tf_backup.objective import Measurement, Objective, Results, traced
 from tf_backup.optimizer import SyncReplicasWithBackup
 
 RNG = np.random.default_rng(5)
@@ -73,17 +75,33 @@ def start(model: Model, batch: Any) -> Model:
     return model
 
 
-def values_of(objective: Objective) -> Values:
-    return [tf.convert_to_tensor(v) for v in [*objective.trainable, *objective.state]]
+def values_of(told: Objective | Measurement) -> Values:
+    return [tf.convert_to_tensor(v) for v in told.read]
+
+
+def spec_of(batch: Any) -> Any:
+    """Returns the spec of batches like this one, of any size."""
+    tensors = tf.nest.map_structure(tf.constant, batch)
+    return tf.nest.map_structure(
+        lambda part: tf.TensorSpec([None, *part.shape[1:]], part.dtype), tensors
+    )
+
+
+SPEC = spec_of((X, Y))
+
+
+def run(
+    told: Objective | Measurement, values: Values, batch: Any = (X, Y), seed: Sequence[int] = (1, 0)
+) -> Any:
+    """Calls the traced computation as a worker does."""
+    batch = tf.nest.map_structure(tf.constant, batch)
+    return told.compute(values, tf.constant(seed, tf.int64), batch)
 
 
 def compute(model: Model, batch: Any = (X, Y), seed: Sequence[int] = (1, 0)) -> Results:
-    """Returns the results on a batch, computed in a graph as a worker does."""
-    objective = keras_objective(model)
-    batch = tf.nest.map_structure(tf.constant, batch)
-    spec = tf.nest.map_structure(lambda part: tf.TensorSpec(part.shape, part.dtype), batch)
-    function = objective.trace(spec)
-    return function(values_of(objective), tf.constant(seed, tf.int64), batch)
+    """Returns the results on a batch, with the values that the variables have."""
+    objective = keras_objective(model, spec_of(batch))
+    return run(objective, values_of(objective), batch, seed)
 
 
 def assert_close(these: Sequence[Any], those: Sequence[Any]) -> None:
@@ -137,20 +155,19 @@ def test_regularisation_is_part_of_the_gradient():
 
 
 def test_values_are_those_it_is_given_and_not_the_variables():
-    objective = keras_objective(build(normalised()))
+    model = build(normalised())
+    objective = keras_objective(model, SPEC)
+    before = run(objective, values_of(objective))
     values = [value + 0.5 for value in values_of(objective)]
-    seed = tf.constant([1, 0], tf.int64)
-    results = objective.compute(values, seed, (tf.constant(X), tf.constant(Y)))
-    for variable, value in zip([*objective.trainable, *objective.state], values, strict=True):
+    results = run(objective, values)
+    for variable, value in zip(objective.read, values, strict=True):
         variable.assign(value)
-    moved = compute_with(objective, values_of(objective))
+    moved = compute(model)
     assert_close(results.gradients, moved.gradients)
-    assert_close(results.changes, moved.changes)
-
-
-def compute_with(objective: Objective, values: Values) -> Results:
-    seed = tf.constant([1, 0], tf.int64)
-    return objective.compute(values, seed, (tf.constant(X), tf.constant(Y)))
+    assert_close(
+        [c for c in results.changes if c is not None], [c for c in moved.changes if c is not None]
+    )
+    assert not np.allclose(results.gradients[0], before.gradients[0])
 
 
 def test_sums_are_what_one_batch_adds_however_much_there_is():
@@ -197,8 +214,7 @@ SCALED: dict[str, Callable[[], Any]] = {
 
 def captured(model: Model) -> list[Any]:
     """Returns the variables that a worker would have to fetch for itself."""
-    spec = (tf.TensorSpec([None, 4]), tf.TensorSpec([None], tf.int64))
-    inputs = keras_objective(model).trace(spec).captured_inputs
+    inputs = keras_objective(model, SPEC).compute.captured_inputs
     return [tensor for tensor in inputs if tensor.dtype == tf.resource]
 
 
@@ -223,13 +239,69 @@ def test_it_changes_no_variable(stack: Callable[[], list[Any]]):
 
 
 def test_batches_of_any_size_fit_one_trace():
-    objective = keras_objective(build(plain()))
-    function = objective.trace((tf.TensorSpec([None, 4]), tf.TensorSpec([None], tf.int64)))
-    seed, counts = tf.constant([1, 0], tf.int64), []
+    objective = keras_objective(build(plain()), SPEC)
+    values, counts = values_of(objective), []
     for size in (1, 6):
-        batch = (tf.constant(X[:size]), tf.constant(Y[:size]))
-        counts.append(float(function(values_of(objective), seed, batch).sums[1]))
+        counts.append(float(run(objective, values, (X[:size], Y[:size])).sums[1]))
     assert counts == [1.0, 6.0]
+
+
+class Labels(layers.Layer):
+    """Has what lies in the process that made it."""
+
+    def __init__(self, resource: str) -> None:
+        super().__init__()
+        keys = tf.constant([0, 1], tf.int64), tf.constant([2.0, 3.0])
+        table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(*keys), 1.0)
+        hidden = tf.Variable(2.0)
+        self.factor = {
+            "table": lambda: table.lookup(tf.constant(1, tf.int64)),
+            "variable": lambda: tf.convert_to_tensor(hidden),
+        }[resource]
+
+    def call(self, x: Any) -> Any:
+        return x * self.factor()
+
+
+@pytest.mark.parametrize("make", [keras_objective, keras_measurement])
+@pytest.mark.parametrize("resource", ["table", "variable"])
+def test_what_lies_in_the_chiefs_process_is_refused(resource: str, make: Callable[..., Any]):
+    model = build([Labels(resource), layers.Dense(3)])
+    with pytest.raises(ValueError, match="lies in the chief's process"):
+        make(model, SPEC)
+
+
+def test_traced_gives_values_seed_and_batch():
+    read = [tf.Variable([1.0, 2.0]), tf.Variable(3)]
+
+    def parts(values: Values, seed: Any, batch: Any) -> Any:
+        return {"values": values, "seed": seed, "batch": batch}
+
+    function = traced(parts, read, tf.TensorSpec([None], tf.string))
+    given = (
+        [tf.constant([5.0, 6.0]), tf.constant(7)],
+        tf.constant([8, 9], tf.int64),
+        tf.constant(["a"]),
+    )
+    told = function(*given)
+    tf.nest.map_structure(
+        np.testing.assert_array_equal, [told["values"], told["seed"], told["batch"]], list(given)
+    )
+    assert list(function.structured_outputs["values"][0].shape) == [2]
+
+
+def test_traced_allows_the_tables_it_is_told_of_and_no_other():
+    table, other = tf.Variable([1.0, 2.0]), tf.Variable([3.0, 4.0])
+
+    def gather(values: Values, seed: Any, batch: Any) -> Any:
+        del values, seed
+        return tf.gather(table, batch)
+
+    spec = tf.TensorSpec([], tf.int32)
+    function = traced(gather, [], spec, tables=[table])
+    assert float(function([], tf.constant([0, 0], tf.int64), tf.constant(1))) == 2.0
+    with pytest.raises(ValueError, match="lies in the chief's process"):
+        traced(gather, [], spec, tables=[other])
 
 
 # ---- State ------------------------------------------------------------------------------------
@@ -242,8 +314,8 @@ def test_state_that_does_not_change_is_none():
 
 def test_batch_norm_that_is_frozen_does_not_move():
     stack = [layers.Dense(5), layers.BatchNormalization(trainable=False), layers.Dense(3)]
-    objective = keras_objective(build(stack))
-    assert compute(build(stack)).changes == [None] * len(objective.state)
+    results = compute(build(stack))
+    assert results.changes == [None] * 2
 
 
 def test_gradient_of_what_is_not_used_is_none():
@@ -261,7 +333,7 @@ def test_gradient_of_what_is_not_used_is_none():
 
 def test_state_is_what_does_not_train_but_for_seeds():
     model = build([*normalised()[:2], *dropping()])
-    variables = KerasVariables(model)
+    variables = KerasVariables(model, model.optimizer)
     assert [v.name for v in variables.state] == ["moving_mean", "moving_variance"]
     assert len(variables.seeds) == 1 + 1  # And the global generator's.
 
@@ -280,7 +352,8 @@ class Drawing(layers.Layer):
 def test_seeds_are_found_in_models_in_models_and_once_each():
     generator = keras.random.SeedGenerator(1)
     inside = keras.Sequential([keras.Input([4]), Drawing(generator), layers.Dropout(0.5)])
-    variables = KerasVariables(build([inside, Drawing(generator), layers.Dense(3)]))
+    model = build([inside, Drawing(generator), layers.Dense(3)])
+    variables = KerasVariables(model, model.optimizer)
     assert variables.state == []
     assert len(variables.seeds) == 2 + 1  # And the global generator's.
 
@@ -347,10 +420,10 @@ def test_two_dropouts_draw_different_numbers():
 
 def test_gradients_are_scaled_by_the_scale_that_it_is_given():
     optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1.0), initial_scale=4.0)
-    objective = keras_objective(build(plain(), optimizer))
+    objective = keras_objective(build(plain(), optimizer), SPEC)
     *values, scale = values_of(objective)
     assert float(scale) == 4.0
-    results = compute_with(objective, [*values, tf.constant(16.0)])
+    results = run(objective, [*values, tf.constant(16.0)])
     assert results.changes == [None]
     wanted = compute(build(plain())).gradients
     assert_close([gradient / 16.0 for gradient in results.gradients], wanted)
@@ -362,7 +435,7 @@ def test_gradients_are_scaled_by_the_scale_that_it_is_given():
 def test_apply_is_the_optimizers():
     ours, theirs = (build(plain(), keras.optimizers.Adam(0.1)) for _ in range(2))
     gradients = [tf.ones(v.shape) for v in ours.trainable_variables]
-    keras_objective(ours).apply(gradients)
+    keras_objective(ours, SPEC).apply(gradients)
     theirs.optimizer.apply(gradients, theirs.trainable_variables)
     assert int(ours.optimizer.iterations) == 1
     assert_close(snapshot(ours.variables), snapshot(theirs.variables))
@@ -370,10 +443,10 @@ def test_apply_is_the_optimizers():
 
 def test_sums_that_are_added_make_the_results():
     model = build(plain())
-    objective = keras_objective(model)
+    objective = keras_objective(model, SPEC)
     for variable, total in zip(objective.sums, compute(model).sums, strict=True):
         variable.assign_add(total)
-    logs = objective.results()
+    logs = objective.results([])
     wanted = build(plain()).train_on_batch(X, Y, return_dict=True)
     assert sorted(logs) == sorted(wanted)
     assert_close([logs[name] for name in wanted], list(wanted.values()))
@@ -381,20 +454,218 @@ def test_sums_that_are_added_make_the_results():
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_jit_compile_is_the_models(jit_compile: bool):
-    assert keras_objective(build(plain(), jit_compile=jit_compile)).jit_compile is jit_compile
+    objective = keras_objective(build(plain(), jit_compile=jit_compile), SPEC)
+    assert objective.compute.function_def.attr["_XlaMustCompile"].b is jit_compile
+
+
+def test_compiled_gradients_are_the_same():
+    ours, theirs = compute(build(normalised(), jit_compile=True)), compute(build(normalised()))
+    assert_close(ours.gradients, theirs.gradients)
+    assert_close(ours.changes, theirs.changes)
+    assert_close(ours.sums, theirs.sums)
+
+
+def test_there_are_sums_for_every_metric_and_no_reports():
+    results = compute(build(plain()))
+    assert list(results.reports) == []
+    assert len(results.sums) == 2 + 2 + 2  # Loss, accuracy, cross-entropy.
+
+
+# ---- Evaluation -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES.keys())
 @pytest.mark.parametrize("stack", [regularised, normalised, dropping])
 def test_evaluation_sums_equal_keras_own(stack: Callable[[], list[Any]], batch: Any):
     model = build(stack())
-    variables = KerasVariables(model)
-    values = [tf.convert_to_tensor(v) for v in variables.read()]
+    measurement = keras_measurement(model, spec_of(batch))
     before = snapshot(model.variables)
-    sums = tf.function(lambda batch: keras_sums(model, variables, values, batch))(batch)
+    sums = run(measurement, values_of(measurement), batch)
     for old, new in zip(before, snapshot(model.variables), strict=True):
         np.testing.assert_array_equal(old, new)
     other = build(stack())
-    other.test_on_batch(*batch)
+    wanted = other.test_on_batch(*batch, return_dict=True)
     assert_close(sums, snapshot(other.metrics_variables))
     assert any(np.any(total) for total in sums)
+    logs = measurement.results(sums)
+    assert sorted(logs) == sorted(wanted)
+    assert_close([logs[name] for name in wanted], list(wanted.values()))
+
+
+def test_evaluation_adds_to_what_the_metrics_have():
+    model = build(plain())
+    measurement = keras_measurement(model, SPEC)
+    sums = run(measurement, values_of(measurement))
+    once = measurement.results(sums)
+    assert_close(list(measurement.results(sums).values()), list(once.values()))
+    assert_close(snapshot(model.metrics_variables), [2 * total for total in sums])
+
+
+def test_evaluation_computes_with_the_values_that_it_is_given():
+    model = build(normalised())
+    measurement = keras_measurement(model, SPEC)
+    sums = run(measurement, [value + 0.5 for value in values_of(measurement)])
+    for weight in model.weights:
+        weight.assign(weight + 0.5)
+    assert_close(sums, run(measurement, values_of(measurement)))
+
+
+def test_evaluation_needs_no_optimizer():
+    model = build(plain(), scaling())
+    measurement = keras_measurement(model, SPEC)
+    assert len(measurement.read) == len(model.weights)
+    assert KerasVariables(model, None).state == []
+    assert [v.name for v in KerasVariables(model, model.optimizer).state] == ["dynamic_scale"]
+
+
+# ---- Tables -----------------------------------------------------------------------------------
+
+WORDS = np.array([[1, 4, 4], [0, 2, 1]])
+TEXTS = (WORDS, np.array([2, 1]))
+TABLE = 0  # Place of the table among the trainable variables.
+
+
+@pytest.fixture
+def servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets variables of this process be on parameter servers."""
+    monkeypatch.setattr(_tf, "is_on_ps", lambda device: True)
+    monkeypatch.setattr(_tf, "ps_index", lambda device: 0)
+    monkeypatch.setattr(_tf, "on_server", lambda ps, function, *args: function(*args))
+
+
+def embedding(**options: Any) -> list[Any]:
+    return [layers.Embedding(7, 5, **options), layers.Flatten(), layers.Dense(3)]
+
+
+def texts(stack: Sequence[Any], optimizer: Any = None, **options: Any) -> Model:
+    """Returns a compiled model of texts."""
+    model = keras.Sequential([keras.Input([3], dtype="int64"), *stack])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer or keras.optimizers.SGD(1.0), loss, metrics=["accuracy"], **options)
+    return start(model, TEXTS)
+
+
+def dense_gradients(stack: Sequence[Any]) -> list[Any]:
+    """Returns Keras' own gradients."""
+    model = texts(stack)
+    before = snapshot(model.trainable_variables)
+    model.train_on_batch(*TEXTS)  # With SGD of learning rate 1.
+    return [old - new for old, new in zip(before, snapshot(model.trainable_variables), strict=True)]
+
+
+@pytest.mark.usefixtures("servers")
+def test_a_table_is_looked_up_and_not_read():
+    objective = keras_objective(texts(embedding()), spec_of(TEXTS))
+    results = run(objective, values_of(objective), TEXTS)
+    table = objective.trainable[TABLE]
+    assert not any(v is table for v in objective.read)
+    assert len(objective.read) == len(objective.trainable) - 1
+    assert isinstance(objective.compute.structured_outputs.gradients[TABLE], tf.IndexedSlices)
+    assert sorted(results.gradients[TABLE].indices.numpy()) == [0, 1, 2, 4]  # Once each.
+    assert_close(map(tf.convert_to_tensor, results.gradients), dense_gradients(embedding()))
+
+
+@pytest.mark.usefixtures("servers")
+def test_rows_of_a_table_are_those_of_the_moment():
+    objective = keras_objective(texts(embedding()), spec_of(TEXTS))
+    before = run(objective, values_of(objective), TEXTS)
+    objective.trainable[TABLE].assign_add(tf.ones([7, 5]))
+    after = run(objective, values_of(objective), TEXTS)
+    assert not np.allclose(before.gradients[1], after.gradients[1])
+
+
+@pytest.mark.usefixtures("servers")
+def test_a_table_that_a_regulariser_reads_whole_is_none():
+    stack = [embedding(embeddings_regularizer=keras.regularizers.L2(0.3)) for _ in range(2)]
+    objective = keras_objective(texts(stack[0]), spec_of(TEXTS))
+    results = run(objective, values_of(objective), TEXTS)
+    assert len(objective.read) == len(objective.trainable)
+    assert not isinstance(results.gradients[TABLE], tf.IndexedSlices)
+    assert_close(results.gradients, dense_gradients(stack[1]))
+
+
+@pytest.mark.usefixtures("servers")
+def test_of_two_tables_one_read_whole_the_other_still_is_one():
+    def two() -> list[Any]:
+        regularised = layers.Embedding(4, 2, embeddings_regularizer="l2")
+        inputs = keras.Input([3], dtype="int64")
+        both = layers.Concatenate()([regularised(inputs % 4), layers.Embedding(7, 5)(inputs)])
+        return [keras.Model(inputs, both), layers.Flatten(), layers.Dense(3)]
+
+    objective = keras_objective(texts(two()), spec_of(TEXTS))
+    results = run(objective, values_of(objective), TEXTS)
+    sparse = [isinstance(gradient, tf.IndexedSlices) for gradient in results.gradients]
+    assert sparse == [False, True, False, False]
+    assert_close(map(tf.convert_to_tensor, results.gradients), dense_gradients(two()))
+
+
+@pytest.mark.usefixtures("servers")
+def test_a_frozen_table_is_looked_up_too():
+    objective = keras_objective(texts(embedding(trainable=False)), spec_of(TEXTS))
+    results = run(objective, values_of(objective), TEXTS)
+    assert len(objective.read) == 2  # Of the Dense layer.
+    assert results.changes == [None]
+    assert_close(results.gradients, dense_gradients(embedding(trainable=False)))
+
+
+@pytest.mark.usefixtures("servers")
+def test_a_table_that_was_frozen_first_trains():
+    def thawed() -> Model:
+        model = texts(embedding(trainable=False))
+        model.layers[0].trainable = True
+        model.compile(keras.optimizers.SGD(1.0), model.loss)
+        return start(model, TEXTS)
+
+    objective = keras_objective(thawed(), spec_of(TEXTS))
+    results = run(objective, values_of(objective), TEXTS)
+    assert_close(map(tf.convert_to_tensor, results.gradients), dense_gradients(embedding()))
+
+
+@pytest.mark.usefixtures("servers")
+def test_a_table_that_two_layers_share_adds_both_up():
+    def twice() -> list[Any]:
+        inputs, shared = keras.Input([3], dtype="int64"), layers.Embedding(7, 5)
+        both = shared(inputs) * shared((inputs + 1) % 7)
+        return [keras.Model(inputs, both), layers.Flatten(), layers.Dense(3)]
+
+    objective = keras_objective(texts(twice()), spec_of(TEXTS))
+    results = run(objective, values_of(objective), TEXTS)
+    assert isinstance(results.gradients[TABLE], tf.IndexedSlices)
+    assert_close(map(tf.convert_to_tensor, results.gradients), dense_gradients(twice()))
+
+
+@pytest.mark.usefixtures("servers")
+def test_a_loss_scale_scales_a_tables_gradient():
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1.0), initial_scale=4.0)
+    objective = keras_objective(texts(embedding(), optimizer), spec_of(TEXTS))
+    results = run(objective, values_of(objective), TEXTS)
+    wanted = dense_gradients(embedding())
+    assert_close([tf.convert_to_tensor(g) / 4.0 for g in results.gradients], wanted)
+
+
+@pytest.mark.usefixtures("servers")
+def test_xla_reads_tables_whole():
+    objective = keras_objective(texts(embedding(), jit_compile=True), spec_of(TEXTS))
+    results = run(objective, values_of(objective), TEXTS)
+    assert len(objective.read) == len(objective.trainable)
+    assert_close(results.gradients, dense_gradients(embedding()))
+
+
+@pytest.mark.usefixtures("servers")
+def test_evaluation_looks_tables_up():
+    measurement = keras_measurement(texts(embedding()), spec_of(TEXTS))
+    assert len(measurement.read) == 2
+    other = texts(embedding())
+    other.test_on_batch(*TEXTS)
+    assert_close(run(measurement, values_of(measurement), TEXTS), snapshot(other.metrics_variables))
+
+
+@pytest.mark.usefixtures("servers")
+def test_embedding_layers_are_keras_own_again():
+    call = layers.Embedding.call
+    keras_objective(texts(embedding()), spec_of(TEXTS))
+    assert layers.Embedding.call is call
+
+
+def test_an_embedding_that_is_on_no_server_is_no_table():
+    assert KerasVariables(texts(embedding()), None).tables == []
