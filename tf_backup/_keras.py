@@ -26,6 +26,7 @@ Tensor = Any
 Model = Any  # a keras.Model
 
 _SEAMS = ("fit", "evaluate", "predict", "make_train_function", "make_test_function")
+_SAVING = ("get_compile_config", "compile_from_config")
 _PRIVATE = ("_maybe_symbolic_build", "_symbolic_build", "_compute_loss", "compute_metrics")
 
 
@@ -49,6 +50,12 @@ class Hooks(Protocol):
 
     def test_function(self, model: Model) -> Any:
         """Returns what is called with the feed for each step of evaluate."""
+
+    def optimizer_to_save(self, serialized: Any) -> Any:
+        """Returns how a model's optimizer is written, given how Keras would write it."""
+
+    def optimizer_to_load(self, serialized: Any) -> Any:
+        """Returns how to read an optimizer for a model under a parameter-server strategy."""
 
 
 def strategy_of(model: Model) -> Any:
@@ -75,7 +82,7 @@ def install(hooks: Hooks) -> None:
     if _installed:
         return
     trainer = keras_trainer.TensorFlowTrainer
-    names = [*_SEAMS, *_PRIVATE]
+    names = [*_SEAMS, *_SAVING, *_PRIVATE]
     missing = [name for name in names if not callable(getattr(trainer, name, None))]
     if not hasattr(keras_trainer, "TFEpochIterator"):
         missing.append("TFEpochIterator")
@@ -88,6 +95,7 @@ def install(hooks: Hooks) -> None:
     _install_fit(trainer, hooks)
     _install_functions(trainer, hooks)
     _install_slots()
+    _install_saving(trainer, hooks)
     _installed = True
 
 
@@ -141,6 +149,27 @@ def _install_slots() -> None:
             return add(self, reference_variable, *args, **kwargs)
 
     optimizer.add_variable_from_reference = managed
+
+
+def _install_saving(trainer: Any, hooks: Hooks) -> None:
+    """Lets hooks change how a model's optimizer is written to files, and read from them."""
+    get, compile_from = trainer.get_compile_config, trainer.compile_from_config
+
+    @functools.wraps(get)
+    def managed_get(self: Model) -> Any:
+        config = get(self)
+        if config.get("optimizer"):
+            config["optimizer"] = hooks.optimizer_to_save(config["optimizer"])
+        return config
+
+    @functools.wraps(compile_from)
+    def managed_compile_from(self: Model, config: Any) -> Any:
+        if strategy_of(self) is not None and config.get("optimizer"):
+            config = {**config, "optimizer": hooks.optimizer_to_load(config["optimizer"])}
+        return compile_from(self, config)
+
+    trainer.get_compile_config = managed_get
+    trainer.compile_from_config = managed_compile_from
 
 
 def _outside(method: Any) -> Any:

@@ -20,6 +20,8 @@ from tf_backup.optimizer import (
     SyncReplicasWithBackup,
     check_strategy,
     find,
+    unwrapped,
+    wrapped_again,
 )
 
 log = logging.getLogger(__name__)
@@ -177,6 +179,12 @@ class _Hooks:
 
     def test_function(self, model: Model) -> Any:
         return TestFunction(model)
+
+    def optimizer_to_save(self, serialized: Any) -> Any:
+        return unwrapped(serialized)
+
+    def optimizer_to_load(self, serialized: Any) -> Any:
+        return wrapped_again(serialized)
 
 
 def install() -> None:

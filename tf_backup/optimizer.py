@@ -165,6 +165,20 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):  # type: ignore[misc]
             "stall_timeout_s": self.stall_timeout_s,
         }
 
+    # What is saved is the inner optimizer, so that files are those of one device.
+
+    def __dir__(self) -> list[str]:
+        # Keras saves what it finds here; of the inner optimizer it has the variables already.
+        return [name for name in super().__dir__() if name != "inner_optimizer"]
+
+    def _trackable_children(self, *args: Any, **kwargs: Any) -> Any:
+        inner = vars(self).get("inner_optimizer", super())  # Asked for in its making, too.
+        return inner._trackable_children(*args, **kwargs)
+
+    def _lookup_dependency(self, *args: Any, **kwargs: Any) -> Any:
+        inner = vars(self).get("inner_optimizer", super())
+        return inner._lookup_dependency(*args, **kwargs)
+
     @classmethod
     def from_config(
         cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
@@ -175,6 +189,39 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):  # type: ignore[misc]
             config["inner_optimizer"], custom_objects=custom_objects
         )
         return cls(**config)
+
+
+def unwrapped(serialized: Any) -> Any:
+    """Returns a serialized optimizer as the one inside `SyncReplicasWithBackup`.
+
+    N and b are beside it, where Keras does not look.
+    """
+    config = serialized["config"]
+    if not isinstance(config, dict) or not isinstance(config.get("inner_optimizer"), dict):
+        return serialized
+    inner = unwrapped(config["inner_optimizer"])
+    if serialized["class_name"] != SyncReplicasWithBackup.__name__:
+        return {**serialized, "config": {**config, "inner_optimizer": inner}}
+    settings = {name: value for name, value in config.items() if name != "inner_optimizer"}
+    return {**inner, "tf_backup": settings}
+
+
+def wrapped_again(serialized: Any) -> Any:
+    """Returns what `unwrapped` was given."""
+    serialized = dict(serialized)
+    settings = serialized.pop("tf_backup", None)
+    config = serialized["config"]
+    if isinstance(config, dict) and isinstance(config.get("inner_optimizer"), dict):
+        inner = wrapped_again(config["inner_optimizer"])
+        serialized["config"] = {**config, "inner_optimizer": inner}
+    if settings is None:
+        return serialized
+    return {
+        "module": SyncReplicasWithBackup.__module__,
+        "class_name": SyncReplicasWithBackup.__name__,
+        "config": {**settings, "inner_optimizer": serialized},
+        "registered_name": f"tf_backup>{SyncReplicasWithBackup.__name__}",
+    }
 
 
 def check_strategy(strategy: Any, policy: BackupPolicy) -> None:

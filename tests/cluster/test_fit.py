@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -199,23 +198,6 @@ def test_mixed_precision_trains(strategy: Any) -> None:
     assert history.history["loss"][-1] < history.history["loss"][0]
     wrapped = model.optimizer.inner_optimizer
     assert wrapped.contributions.total.accepted == 3 * 10 * 4
-
-
-def test_saved_models_load_again(strategy: Any, tmp_path: Path) -> None:
-    model = compiled(strategy)
-    model.fit(X, Y, batch_size=8, epochs=1, verbose=0)
-    path = tmp_path / "model.keras"
-    model.save(path)
-    with strategy.scope():
-        loaded = keras.models.load_model(path)
-    assert int(loaded.optimizer.iterations) == 4
-    np.testing.assert_allclose(loaded.predict(X, verbose=0), model.predict(X, verbose=0), 1e-5)
-    loaded.fit(X, Y, batch_size=8, epochs=1, verbose=0)
-    assert int(loaded.optimizer.iterations) == 8
-    alone = keras.models.load_model(path)
-    np.testing.assert_allclose(alone.predict(X, verbose=0), model.predict(X, verbose=0), 1e-5)
-    with pytest.raises(ValueError, match="not created under a parameter-server strategy"):
-        alone.fit(X, Y, verbose=0)
 
 
 def test_a_server_without_parameters_is_waited_for_too(strategy: Any) -> None:

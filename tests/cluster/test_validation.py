@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,7 +12,6 @@ import pytest
 import tensorflow as tf
 
 import tf_backup
-from tests.cluster.processes import start
 
 pytestmark = pytest.mark.parametrize("cluster", [2], indirect=True)
 
@@ -226,30 +224,6 @@ def test_evaluate_in_a_batch_hook_leaves_training_alone(strategy: Any) -> None:
     assert losses[-1] == pytest.approx(
         twin(model).evaluate(X, targets(), verbose=0, return_dict=True)["loss"], 1e-5
     )
-
-
-LOADS = """
-import sys, keras, numpy as np, tf_backup
-with tf_backup.LocalCluster(workers=1, ps=1) as cluster:
-    with cluster.strategy().scope():
-        model = keras.models.load_model(sys.argv[1])
-    x = np.ones([4, 3], "float32")
-    model.evaluate(x, x[:, :1], verbose=0)
-    model.fit(x, x[:, :1], batch_size=4, verbose=0)
-    print("iterations", int(model.optimizer.iterations))
-"""
-
-
-@pytest.mark.xfail(strict=True, reason="only wrap() tells Keras of the optimizer and of the seams")
-def test_a_new_process_loads_evaluates_and_trains(strategy: Any, tmp_path: Path) -> None:
-    """It calls `load_model` and not `wrap`."""
-    with strategy.scope():
-        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
-        model.compile(tf_backup.wrap(sgd(), replicas=1), "mse")
-    model.save(tmp_path / "model.keras")
-    process = start("-c", LOADS, str(tmp_path / "model.keras"))
-    output, errors = process.communicate(timeout=200)
-    assert "iterations 1" in output, errors
 
 
 # ---- In fit -----------------------------------------------------------------------------------

@@ -315,7 +315,7 @@ def test_state_that_does_not_change_is_none():
 def test_batch_norm_that_is_frozen_does_not_move():
     stack = [layers.Dense(5), layers.BatchNormalization(trainable=False), layers.Dense(3)]
     results = compute(build(stack))
-    assert results.changes == [None] * 2
+    assert results.changes == [None] * 4  # Scale and offset are frozen with the statistics.
 
 
 def test_gradient_of_what_is_not_used_is_none():
@@ -518,6 +518,25 @@ def test_evaluation_needs_no_optimizer():
     assert [v.name for v in KerasVariables(model, model.optimizer).state] == ["dynamic_scale"]
 
 
+def test_evaluation_of_a_model_that_lists_its_metrics():
+    """As Keras' guide to train_step has it: what Keras computes besides, is not told."""
+
+    class Listed(keras.Sequential):  # type: ignore[misc]
+        @property
+        def metrics(self) -> list[Any]:
+            return [self.error]
+
+    def listed() -> Model:
+        model = Listed([keras.Input([4]), *plain()])
+        model.error = keras.metrics.Mean(name="error")
+        model.compile(keras.optimizers.SGD(1.0), keras.losses.SparseCategoricalCrossentropy(True))
+        return start(model, (X, Y))
+
+    measurement = keras_measurement(listed(), SPEC)
+    logs = measurement.results(run(measurement, values_of(measurement)))
+    assert sorted(logs) == sorted(listed().test_on_batch(X, Y, return_dict=True))
+
+
 # ---- Tables -----------------------------------------------------------------------------------
 
 WORDS = np.array([[1, 4, 4], [0, 2, 1]])
@@ -597,6 +616,36 @@ def test_of_two_tables_one_read_whole_the_other_still_is_one():
     sparse = [isinstance(gradient, tf.IndexedSlices) for gradient in results.gradients]
     assert sparse == [False, True, False, False]
     assert_close(map(tf.convert_to_tensor, results.gradients), dense_gradients(two()))
+
+
+class Sometimes(layers.Layer):
+    """Looks words up in a branch, where rows cannot be differentiated for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = layers.Embedding(7, 5)
+
+    def build(self, shape: Any) -> None:
+        self.embedding.build(shape)
+
+    def compute_output_shape(self, shape: Any) -> Any:
+        return (*shape, 5)
+
+    def call(self, ids: Any) -> Any:
+        zeros = tf.zeros([tf.shape(ids)[0], 3, 5])
+        found = tf.cond(tf.reduce_any(ids > 0), lambda: self.embedding(ids), lambda: zeros)
+        return tf.ensure_shape(found, [None, 3, 5])
+
+
+@pytest.mark.usefixtures("servers")
+def test_a_table_in_a_branch_is_read_whole():
+    def branching() -> list[Any]:
+        return [Sometimes(), layers.Flatten(), layers.Dense(3)]
+
+    objective = keras_objective(texts(branching()), spec_of(TEXTS))
+    results = run(objective, values_of(objective), TEXTS)
+    assert len(objective.read) == len(objective.trainable)
+    assert_close(results.gradients, dense_gradients(branching()))
 
 
 @pytest.mark.usefixtures("servers")
