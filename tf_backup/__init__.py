@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tf_backup.records import WorkerRecord as WorkerRecord
     from tf_backup.server import serve as serve
     from tf_backup.strategy import parameter_server_strategy as parameter_server_strategy
+    from tf_backup.training_loop import Update as Update
+    from tf_backup.training_loop import minimize as minimize
 
 # Loaded at first use: a worker's server needs no Keras, which takes seconds to import.
 _HOME = {
@@ -28,10 +30,12 @@ _HOME = {
     "ParameterServerLost": "errors",
     "SyncReplicasWithBackup": "optimizer",
     "TfBackupError": "errors",
+    "Update": "training_loop",
     "WorkerFailed": "errors",
     "WorkerRecord": "records",
     "WorkersLost": "errors",
     "delay": "data",
+    "minimize": "training_loop",
     "parameter_server_strategy": "strategy",
     "serve": "server",
     "wrap": "fit",

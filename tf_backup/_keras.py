@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras.src import backend, tree
 from keras.src.backend.tensorflow import trainer as keras_trainer
@@ -26,6 +27,7 @@ Tensor = Any
 Model = Any  # a keras.Model
 
 _SEAMS = ("fit", "evaluate", "predict", "make_train_function", "make_test_function")
+_LARGEST_ARRAYS = 2**31 - 2**24  # Bytes; a serialized graph has less than 2 GiB.
 _SAVING = ("get_compile_config", "compile_from_config")
 _PRIVATE = ("_maybe_symbolic_build", "_symbolic_build", "_compute_loss", "compute_metrics")
 
@@ -243,7 +245,45 @@ def source(**data: Any) -> Source:
             "to the workers. Give arrays, a tf.data.Dataset, or a function from "
             "tf.distribute.InputContext to a tf.data.Dataset."
         )
+    if isinstance(adapter, data_adapters.ArrayDataAdapter):
+        _check_size(adapter._inputs)
+        if adapter._shuffle:
+            return Source(_shuffled(adapter), adapter.num_batches)
     return Source(adapter.get_tf_dataset(), adapter.num_batches)
+
+
+def _check_size(arrays: Any) -> None:
+    """Refuses arrays that no message can hold."""
+    size = sum(getattr(array, "nbytes", 0) for array in tree.flatten(arrays))
+    if size > _LARGEST_ARRAYS:
+        raise ValueError(
+            f"the arrays have {size / 2**30:.1f} GiB, but no more than "
+            f"{_LARGEST_ARRAYS / 2**30:.1f} GiB can be sent to the workers. Let the workers read "
+            "files: give a tf.data.Dataset of files, or a function from "
+            "tf.distribute.InputContext to one."
+        )
+
+
+def _shuffled(adapter: Any) -> Any:
+    """Returns batches of an array adapter's samples, in a new order in every pass.
+
+    Keras' own data set shuffles in a `map`, where every worker would draw another order.
+    """
+    arrays = tree.lists_to_tuples(adapter._inputs)
+    if not all(isinstance(array, np.ndarray | tf.Tensor) for array in tree.flatten(arrays)):
+        return adapter.get_tf_dataset()  # Sparse, say.
+    samples, size = adapter._num_samples, adapter._batch_size
+    indices = tf.data.Dataset.range(samples)
+    if adapter._shuffle == "batch":
+        indices = indices.batch(size).shuffle(-(-samples // size))
+    else:
+        indices = indices.shuffle(samples).batch(size)
+
+    def take(index: Tensor, whole: Any) -> Any:
+        return tree.map_structure(lambda array: tf.gather(array, index), whole)
+
+    everything = tf.data.Dataset.from_tensors(arrays).repeat()
+    return tf.data.Dataset.zip((indices, everything)).map(take, num_parallel_calls=1)
 
 
 # ---- Models -----------------------------------------------------------------------------------
@@ -333,8 +373,22 @@ def looking_up(rows: Callable[[Any, Tensor], Tensor | None]) -> Iterator[None]:
         keras.layers.Embedding.call = original
 
 
+def metric_variables(model: Any) -> list[Any]:
+    """Returns the variables of all metrics that a step of the model may update.
+
+    A model that lists its `metrics` itself seldom lists the tracker of Keras' own loss.
+    """
+    metrics = [getattr(model, "_loss_tracker", None), getattr(model, "_compile_metrics", None)]
+    metrics += getattr(getattr(model, "_compile_loss", None), "metrics", [])
+    known = [*model.metrics_variables]
+    known += [variable for metric in metrics if metric is not None for variable in metric.variables]
+    return list({id(variable): variable for variable in known}.values())
+
+
 def settings(optimizer: Any) -> list[Any]:
     """Returns the variables of an optimizer that a training step may look at."""
+    if optimizer is None:
+        return []
     while "inner_optimizer" in vars(optimizer):
         optimizer = optimizer.inner_optimizer
     found = [optimizer.iterations, getattr(optimizer, "_learning_rate", None)]
@@ -355,13 +409,19 @@ def replaced(variables: Sequence[tuple[Any, Any]]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def applying(optimizer: Any, apply: Callable[..., None]) -> Iterator[None]:
-    """Lets a function stand for an optimizer's `apply`."""
+def applying(optimizer: Any, apply: Callable[..., None], other: BaseException) -> Iterator[None]:
+    """Lets a function stand for an optimizer's `apply`, and other optimizers raise `other`."""
+
+    def refuse(self: Any, *args: Any, **kwargs: Any) -> None:
+        raise other
+
     object.__setattr__(optimizer, "apply", apply)
+    keras.optimizers.Optimizer.apply = refuse
     try:
         yield
     finally:
         object.__delattr__(optimizer, "apply")
+        del keras.optimizers.Optimizer.apply
 
 
 @contextlib.contextmanager

@@ -214,6 +214,7 @@ class LocalVariable(resource_variable_ops.BaseResourceVariable):  # type: ignore
             in_graph_mode=True,
         )
         self.assign(value)
+        self.changed = False  # Whether the graph may assign to it after its first value.
 
     @property
     def handle(self) -> Tensor:
@@ -222,12 +223,29 @@ class LocalVariable(resource_variable_ops.BaseResourceVariable):  # type: ignore
             raise self._refusal
         return self._handle
 
-    @property
-    def changed(self) -> bool:
-        """Whether the graph may assign to it after its first value."""
-        looking = ("ReadVariableOp", "VariableShape")
-        others = [op for op in self._handle.consumers() if op.type not in looking]
-        return len(others) > 1  # The first is the assignment of the first value.
+    def _read_variable_op(self, *args: Any, **kwargs: Any) -> Tensor:
+        if self._refusal is not None:
+            raise self._refusal  # Here: raised below, from C, it would be a SystemError.
+        return super()._read_variable_op(*args, **kwargs)
+
+    def assign(self, *args: Any, **kwargs: Any) -> Any:
+        """As `tf.Variable` has it."""
+        self.changed = True
+        return super().assign(*args, **kwargs)
+
+    def assign_add(self, *args: Any, **kwargs: Any) -> Any:
+        """As `tf.Variable` has it."""
+        self.changed = True
+        return super().assign_add(*args, **kwargs)
+
+    def assign_sub(self, *args: Any, **kwargs: Any) -> Any:
+        """As `tf.Variable` has it."""
+        self.changed = True
+        return super().assign_sub(*args, **kwargs)
+
+    def _lazy_read(self, op: Any) -> Any:
+        self.changed = True  # Every scattered update ends here.
+        return super()._lazy_read(op)
 
     def refuse(self, error: BaseException | None) -> None:
         """Lets every use from now on raise `error`; None to allow it again."""
@@ -338,6 +356,51 @@ def calls_python(graph: Tensor) -> bool:
     for function in definition.library.function:
         nodes += function.node_def
     return any(node.op in ("PyFunc", "PyFuncStateless", "EagerPyFunc") for node in nodes)
+
+
+# Where operations of data sets have their two seeds among their inputs.
+_SEEDS = {
+    "ShuffleDataset": 2,
+    "ShuffleDatasetV2": 2,
+    "ShuffleDatasetV3": 2,
+    "ShuffleAndRepeatDataset": 2,
+    "ShuffleAndRepeatDatasetV2": 2,
+    "RandomDataset": 0,
+    "RandomDatasetV2": 0,
+}
+
+
+def seeded(graph: Tensor, seed: int) -> Tensor:
+    """Returns a data set in whose graph every shuffle without a seed has one.
+
+    Relies on where `dataset_to_graph` writes seeds, and on 0, 0 standing for none.
+
+    Args:
+      graph: as `dataset_to_graph` has written it.
+      seed: with the same one, shuffles are the same in every process.
+    """
+    definition = tf.compat.v1.GraphDef.FromString(graph.numpy())
+    bodies = [(definition.node, "")]
+    bodies += [(each.node_def, ":output:0") for each in definition.library.function]
+    for nodes, port in bodies:
+        consts = {node.name + port: node for node in nodes if node.op == "Const"}
+        for node in [node for node in nodes if node.op in _SEEDS]:
+            seeds = node.input[_SEEDS[node.op] : _SEEDS[node.op] + 2]
+            if not all(name in consts and not _value(consts[name]) for name in seeds):
+                continue
+            seed += 1
+            for place, name in enumerate(seeds):
+                const = nodes.add()
+                const.CopyFrom(consts[name])
+                const.name = f"{node.name}_tf_backup_seed_{place}"
+                const.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(seed, tf.int64, []))
+                node.input[_SEEDS[node.op] + place] = const.name + port
+    return tf.constant(definition.SerializeToString())
+
+
+def _value(const: Any) -> Any:
+    """Returns the value of a Const node."""
+    return tf.make_ndarray(const.attr["value"].tensor)
 
 
 def dataset_from_graph(graph: Tensor, element_spec: Any) -> Any:

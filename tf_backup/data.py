@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tf_backup import _tf
@@ -16,8 +17,10 @@ class WorkerData:
     """Input pipelines for `workers` workers.
 
     Given a data set, worker i reads every `workers`-th of its elements (batches), beginning
-    with the i-th; shuffles without a seed draw another order in every worker. A data set of
-    known length is repeated without end if `repeat`. Given a function, each worker reads the
+    with the i-th; a shuffle without a seed draws a new order for every `WorkerData`, the same one
+    in all workers, so that no two of them read the same (one inside an `interleave` or
+    `flat_map` then has that order in every pass). A data set of known length is repeated
+    without end if `repeat`. Given a function, each worker reads the
     data set that the function returns for it, once.
 
     Args:
@@ -29,8 +32,8 @@ class WorkerData:
 
     Raises:
       TypeError: if the function returns no data set.
-      ValueError: if the data set cannot be sent to another process, or the workers' elements
-        differ in structure.
+      ValueError: if the function raises, if the data set cannot be sent to another process, or
+        if the workers' elements differ in structure.
     """
 
     def __init__(
@@ -66,6 +69,9 @@ class WorkerData:
                     f"but of {self.element_spec} for worker 0; they must be the same."
                 )
         self._graphs = [_serialized(dataset) for dataset in datasets]
+        if not self._own:
+            seed = int(np.random.default_rng().integers(2**40))
+            self._graphs = [_tf.seeded(graph, seed) for graph in self._graphs]
 
     @property
     def endless(self) -> bool:
@@ -125,11 +131,15 @@ def _itself(iterator: Any) -> Any:
 
 def _call(function: DatasetFn, workers: int, worker: int) -> Any:
     """Returns the data set that a user's function returns for one worker."""
-    dataset = function(
-        tf.distribute.InputContext(
-            num_input_pipelines=workers, input_pipeline_id=worker, num_replicas_in_sync=1
-        )
+    context = tf.distribute.InputContext(
+        num_input_pipelines=workers, input_pipeline_id=worker, num_replicas_in_sync=1
     )
+    try:
+        dataset = function(context)
+    except Exception as error:
+        raise ValueError(
+            f"dataset_fn raised {type(error).__name__} for worker {worker} of {workers}: {error}"
+        ) from error
     if not isinstance(dataset, tf.data.Dataset):
         raise TypeError(
             f"dataset_fn returned {type(dataset).__name__} for worker {worker}; it must return "

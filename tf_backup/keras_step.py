@@ -41,6 +41,11 @@ _NOT_APPLIED = (
     "call self.optimizer.apply_gradients or self.optimizer.apply in it, once. Other optimizers "
     "cannot be used."
 )
+_ASSIGNED = (
+    "{model}.train_step assigns to the trainable variable {variable!r}. Only the optimizer may "
+    "change it, once for N gradients: use a constraint (kernel_constraint, say) to clip weights, "
+    "or do it in a callback."
+)
 
 
 class Logs(NamedTuple):
@@ -70,15 +75,16 @@ def step_objective(model: Model, element_spec: Any) -> Objective:
     Raises:
       ValueError: if the step cannot be one of N, saying why.
     """
-    variables = _variables(model)
+    variables = KerasVariables(model, model.optimizer)
+    variables.tables = []
+    variables.settings = _keras.settings(model.optimizer)
     told = Logs({})
 
     def compute(values: Sequence[Tensor], seed: Tensor, batch: Any) -> Results:
         with _tf.outside_strategy(), _local(variables, values, seed) as local:
             with _recorded(model, variables, local) as gradients:
                 reports = _run(model, model.train_step, batch, told)
-            if not gradients:
-                raise ValueError(_NOT_APPLIED.format(model=type(model).__name__))
+            _check_applied(model, variables, local, gradients)
             moves = [_moved(local[id(v)], v) for v in [*variables.state, *variables.sums]]
         return Results(
             gradients=[gradients.get(id(v)) for v in variables.trainable],
@@ -117,7 +123,8 @@ def step_measurement(model: Model, element_spec: Any) -> Measurement:
       model: compiled and built.
       element_spec: of the batches.
     """
-    variables = _variables(model)
+    variables = KerasVariables(model, None)
+    variables.tables = []
     told = Logs({})
 
     def compute(values: Sequence[Tensor], seed: Tensor, batch: Any) -> list[Tensor]:
@@ -136,19 +143,22 @@ def step_measurement(model: Model, element_spec: Any) -> Measurement:
     return Measurement(tensors_of(variables.read), computed, results)
 
 
+def _check_applied(
+    model: Model, variables: KerasVariables, local: dict[int, _Local], gradients: dict[int, Any]
+) -> None:
+    """Refuses a step whose update is not the optimizer's alone."""
+    if not gradients:
+        raise ValueError(_NOT_APPLIED.format(model=type(model).__name__))
+    for variable in variables.trainable:
+        if local[id(variable)].variable.changed:
+            raise ValueError(_ASSIGNED.format(model=type(model).__name__, variable=variable.path))
+
+
 class _Local(NamedTuple):
     """A variable of one worker, and the value that it began with."""
 
     variable: _tf.LocalVariable
     start: Tensor
-
-
-def _variables(model: Model) -> KerasVariables:
-    """Returns the model's variables, and those of its optimizer that a step may look at."""
-    variables = KerasVariables(model, model.optimizer)
-    variables.tables = []
-    variables.settings = _keras.settings(model.optimizer)
-    return variables
 
 
 @contextlib.contextmanager
@@ -187,13 +197,16 @@ def _recorded(
                     f"{name}.train_step applies a gradient to {variable.path!r}, which is none of "
                     "the model's trainable variables."
                 )
+            if id(variable) in gradients:
+                raise ValueError(f"{name}.train_step applies two gradients to {variable.path!r}.")
             gradients[id(variable)] = dense(gradient)
         for variable in variables.trainable:
             local[id(variable)].variable.refuse(
                 ValueError(_AFTER_APPLY.format(model=name, variable=variable.path))
             )
 
-    with _keras.applying(model.optimizer, apply):
+    other = ValueError(_NOT_APPLIED.format(model=name))
+    with _keras.applying(model.optimizer, apply, other):
         yield gradients
 
 

@@ -35,7 +35,7 @@ class KerasVariables:
         self.trainable = list(model.trainable_variables)
         self.state = _without(model.non_trainable_variables, seeds)
         self.state += _loss_scales(optimizer)  # Workers scale their loss by them.
-        self.sums = list(model.metrics_variables)
+        self.sums = _keras.metric_variables(model)
         # With the seeds that the user set, every run draws the same.
         self.seeds = [(seed, seed.numpy()) for seed in seeds]
         known = {id(variable) for variable in [*self.trainable, *self.state]}

@@ -173,6 +173,54 @@ def test_workers_read_different_batches_of_a_data_set(strategy: Any) -> None:
     assert (before - model.get_weights()[0]).item() == pytest.approx(1111.0 / 4)
 
 
+def shuffled_data_set(values: Any) -> dict[str, Any]:
+    return {"x": tf.data.Dataset.from_tensor_slices((values, values)).shuffle(40).batch(2)}
+
+
+def shuffled_inside_an_interleave(values: Any) -> dict[str, Any]:
+    def shuffled(part: Any) -> Any:
+        return tf.data.Dataset.from_tensor_slices((part, part)).shuffle(40)
+
+    parts = tf.data.Dataset.from_tensor_slices(np.reshape(values, [2, 8, 1]))
+    batches = parts.interleave(shuffled).batch(2)
+    return {"x": batches.apply(tf.data.experimental.assert_cardinality(8))}
+
+
+def shuffled_arrays(values: Any) -> dict[str, Any]:
+    return {"x": values, "y": values, "batch_size": 2}
+
+
+def shuffled_batches(values: Any) -> dict[str, Any]:
+    return {**shuffled_arrays(values), "shuffle": "batch"}
+
+
+SHUFFLED = [shuffled_data_set, shuffled_inside_an_interleave, shuffled_arrays, shuffled_batches]
+
+
+@pytest.mark.parametrize("shuffled", SHUFFLED)
+def test_no_two_workers_read_the_same_of_what_is_shuffled(strategy: Any, shuffled: Any) -> None:
+    """With N = 4 each pass takes everything exactly once, in another order than the last."""
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+        optimizer = tf_backup.wrap(keras.optimizers.SGD(1.0), replicas=4)
+        model.compile(optimizer, loss=lambda y, y_pred: y_pred)
+    values = 2.0 ** np.arange(16)[:, None].astype(np.float32)
+    seen: list[float] = []  # By each of 3 x 2 updates, a sum of 8 of the values.
+    weights = [model.get_weights()[0].item()]
+
+    def note(batch: int, logs: Any) -> None:
+        weights.append(model.get_weights()[0].item())
+        seen.append(round(8 * (weights[-2] - weights[-1])))
+
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=note)
+    model.set_weights([np.zeros([1, 1])])
+    weights[-1] = 0.0
+    model.fit(**shuffled(values), epochs=3, verbose=0, callbacks=[callback])
+    assert [one + other for one, other in zip(seen[::2], seen[1::2], strict=True)] == [65535] * 3
+    if shuffled is not shuffled_inside_an_interleave:  # There, its order is that of the fit.
+        assert len(set(seen[::2])) > 1
+
+
 def test_batch_norm_moves_by_the_mean_of_the_workers(strategy: Any) -> None:
     with strategy.scope():
         model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization(momentum=0.5)])
@@ -241,12 +289,21 @@ def test_steps_per_execution_makes_no_update_too_many(strategy: Any) -> None:
     assert updates(model) == 12
 
 
+def raises_for_one(context: tf.distribute.InputContext) -> tf.data.Dataset:
+    if context.input_pipeline_id == 2:
+        raise KeyError(7)
+    return tf.data.Dataset.from_tensors((X, Y))
+
+
 def refused(strategy: Any) -> Iterator[tuple[str, Any, Any]]:
     """Yields what a message must say, a model, and arguments of fit that it refuses."""
     model = compiled(strategy)
     yield "steps_per_epoch is 0", model, {"x": X, "y": Y, "steps_per_epoch": 0}
     yield "cannot be sent", model, {"x": (batch for batch in [(X, Y)] * 9), "steps_per_epoch": 1}
     yield "must return a tf.data.Dataset", model, {"x": lambda context: 3, "steps_per_epoch": 1}
+    yield "dataset_fn raised KeyError for worker 2 of 4: 7", model, {"x": raises_for_one}
+    shape = r"expected shape=\(None, 6\), found shape=\(96, 5\)"
+    yield shape, model, {"x": tf.data.Dataset.from_tensors((X[:, :5], Y))}
     one = tf.data.Dataset.from_tensors((X, Y))
     weights = {"x": lambda context: one, "class_weight": {0: 1.0, 1: 2.0}}
     yield "class_weight cannot be given", model, weights

@@ -38,7 +38,7 @@ LEVELS = [
     },
     {"worker", "chief", "evaluation", "local_task"},
     {"engine", "optimizer", "_keras", "keras_variables", "keras_objective", "keras_step", "feed"},
-    {"fit", "local_cluster", "strategy"},
+    {"fit", "training_loop", "local_cluster", "strategy"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 
@@ -99,10 +99,12 @@ def test_public_names() -> None:
         "ParameterServerLost",
         "SyncReplicasWithBackup",
         "TfBackupError",
+        "Update",
         "WorkerFailed",
         "WorkerRecord",
         "WorkersLost",
         "delay",
+        "minimize",
         "parameter_server_strategy",
         "serve",
         "wrap",
