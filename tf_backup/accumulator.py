@@ -18,7 +18,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_backup import _tf
+from tf_backup import _tf, _tf_graph
 
 Tensor = Any
 
@@ -46,7 +46,7 @@ class Accumulator:
         """
         if not buffers:
             return tf.no_op()
-        return _tf.stage(self._name, ticket, buffers)
+        return _tf_graph.stage(self._name, ticket, buffers)
 
     def take(self, tickets: Sequence[Tensor], ps: int) -> list[list[Tensor]]:
         """Returns the parts of the contributions of `tickets` on one server, there.
@@ -58,9 +58,9 @@ class Accumulator:
         specs = self._specs[ps]
         dtypes = [spec.dtype for spec in specs]
         with tf.device(_tf.ps_device(ps)):
-            parts = [_tf.unstage(self._name, ticket, dtypes) for ticket in tickets]
+            parts = [_tf_graph.unstage(self._name, ticket, dtypes) for ticket in tickets]
             with tf.control_dependencies([part[0] for part in parts]):
-                cleared = _tf.clear_stage(self._name, dtypes)
+                cleared = _tf_graph.clear_stage(self._name, dtypes)
             for part in parts:
                 for tensor, spec in zip(part, specs, strict=True):
                     tensor.set_shape(spec.shape)
@@ -71,4 +71,4 @@ class Accumulator:
         """Throws away all contributions."""
         for ps, specs in self._specs.items():
             with tf.device(_tf.ps_device(ps)):
-                _tf.clear_stage(self._name, [spec.dtype for spec in specs])
+                _tf_graph.clear_stage(self._name, [spec.dtype for spec in specs])

@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_backup import _tf, placement
+from tf_backup import _tf_graph, placement
 from tf_backup.accumulator import Accumulator
 from tf_backup.contribution import Contribution
 from tf_backup.gate import GATE_SERVER, Gate
@@ -58,7 +58,7 @@ def make_update(
                 with tf.control_dependencies([part[0] for part in parts]):
                     return tf.constant(True), contribution.combine(parts, ps)
 
-            done, values = _tf.on_server(ps, take, tickets)
+            done, values = _tf_graph.on_server(ps, take, tickets)
             taken.append(done)
             found.update(values)
         return contribution.totals(found), taken
@@ -75,16 +75,16 @@ def make_update(
                 with tf.control_dependencies(snapshot.write(ps)):
                     return tf.constant(True)
 
-            return _tf.on_server(ps, at_server)
+            return _tf_graph.on_server(ps, at_server)
 
         def release(last: Tensor, written: list[Tensor]) -> Tensor:
             with tf.control_dependencies([*snapshot.write(GATE_SERVER), *written]):
                 return gate.complete_step(last)
 
         written = [write(ps) for ps in servers if ps != GATE_SERVER]
-        return _tf.on_server(GATE_SERVER, release, last, [*written, *taken])
+        return _tf_graph.on_server(GATE_SERVER, release, last, [*written, *taken])
 
-    @_tf.function
+    @_tf_graph.function
     def update(tickets: Tensor, last: Tensor) -> Any:
         values, taken = totals(tickets)
         gradients = values[: len(objective.trainable)]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_backup import _tf
+from tf_backup import _tf, _tf_data, _tf_graph
 
 DatasetFn = Callable[[tf.distribute.InputContext], Any]
 
@@ -71,7 +71,7 @@ class WorkerData:
         self._graphs = [_serialized(dataset) for dataset in datasets]
         if not self._own:
             seed = int(np.random.default_rng().integers(2**40))
-            self._graphs = [_tf.seeded(graph, seed) for graph in self._graphs]
+            self._graphs = [_tf_data.seeded(graph, seed) for graph in self._graphs]
 
     @property
     def endless(self) -> bool:
@@ -94,11 +94,11 @@ class WorkerData:
         """
 
         def read(graph: Any, worker: Any) -> Any:
-            dataset = _tf.dataset_from_graph(graph, self.element_spec)
+            dataset = _tf_data.dataset_from_graph(graph, self.element_spec)
             return consume(iter(self._shard(dataset, worker)))
 
         if consume not in self._traced:
-            self._traced[consume] = _tf.function(read)
+            self._traced[consume] = _tf_graph.function(read)
         function = self._traced[consume]
         return [
             (function, (self._graphs[worker % len(self._graphs)], tf.constant(worker, tf.int64)))
@@ -122,7 +122,7 @@ def delay(dataset: Any, seconds: float) -> Any:
 
     A straggler on purpose: apply it last, in the pipeline of the worker that is to be slow.
     """
-    return _tf.sleep_before_each(dataset, seconds) if seconds > 0 else dataset
+    return _tf_data.sleep_before_each(dataset, seconds) if seconds > 0 else dataset
 
 
 def _itself(iterator: Any) -> Any:
@@ -150,13 +150,13 @@ def _call(function: DatasetFn, workers: int, worker: int) -> Any:
 
 def _serialized(dataset: Any) -> Any:
     try:
-        graph = _tf.dataset_to_graph(dataset)
+        graph = _tf_data.dataset_to_graph(dataset)
     except tf.errors.OpError as error:
         raise ValueError(
             "The data set cannot be sent to the workers' processes. TensorFlow says: "
             f"{error.message}"
         ) from None
-    if _tf.calls_python(graph):
+    if _tf_data.calls_python(graph):
         raise ValueError(
             "The data set calls Python (from_generator, py_function or numpy_function), which "
             "the workers' processes cannot. Give arrays, or a data set made of TensorFlow's own "

@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_backup import _keras
+from tf_backup import _keras_data
 from tf_backup.data import WorkerData
 
 
@@ -57,10 +57,10 @@ class Feed:
         self._iterators: Any = None
         self._local: Any = None
         if _is_dataset_fn(data.get("x")):
-            self._source = _keras.Source(data["x"], None)
+            self._source = _keras_data.Source(data["x"], None)
             self._check_function(data)
         else:
-            self._source = _keras.source(steps_per_epoch=steps_per_epoch, **data)
+            self._source = _keras_data.source(steps_per_epoch=steps_per_epoch, **data)
 
     def _check_function(self, data: dict[str, Any]) -> None:
         """Refuses what Keras would do to the data, and cannot do to a function's."""

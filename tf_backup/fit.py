@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_backup import _keras, _tf, errors
+from tf_backup import _keras, _keras_seams, _tf, errors
 from tf_backup.engine import Engine
 from tf_backup.evaluation import Evaluation
 from tf_backup.feed import Feed
@@ -122,7 +122,7 @@ class TestFunction:
 
 
 class _Hooks:
-    """What Keras calls; see `_keras.Hooks`."""
+    """What Keras calls; see `_keras_seams.Hooks`."""
 
     def check_fit(self, model: Model) -> None:
         wrapped = find(getattr(model, "optimizer", None))
@@ -192,7 +192,7 @@ def install() -> None:
 
     Also lets Keras find the wrapped optimizer in files.
     """
-    _keras.install(_Hooks())
+    _keras_seams.install(_Hooks())
 
 
 def _check_feed(feed: Any, method: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_backup import _tf, protocol
+from tf_backup import _tf_graph, protocol
 from tf_backup.policy import BackupPolicy
 from tf_backup.protocol import Ledger
 from tf_backup.tokens import DEVICE, GATE_SERVER, TokenQueues
@@ -46,7 +46,7 @@ class Gate:
         self.policy = policy
         self.tokens = TokenQueues(policy.workers)
         for name in ("open_run", "close_run", "settle", "next_event", "tick"):
-            setattr(self, name, _tf.function(getattr(self, name)))
+            setattr(self, name, _tf_graph.function(getattr(self, name)))
         name = f"tf_backup/gate/{uuid.uuid4().hex}"
         with tf.device(DEVICE):
             self._ledger = tf.Variable(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tf_backup import _keras, _tf
+from tf_backup import _keras, _tf, _tf_graph
 from tf_backup.keras_objective import change, dense
 from tf_backup.keras_variables import KerasVariables, mixed, tensors_of
 from tf_backup.objective import Measurement, Objective, Results
@@ -157,7 +157,7 @@ def _check_applied(
 class _Local(NamedTuple):
     """A variable of one worker, and the value that it began with."""
 
-    variable: _tf.LocalVariable
+    variable: _tf_graph.LocalVariable
     start: Tensor
 
 
@@ -170,7 +170,8 @@ def _local(
     starts += [(v, tf.zeros(v.shape, v.dtype)) for v in variables.sums]
     starts += [(v, mixed(start, seed, v.dtype)) for v, start in variables.seeds]
     local = {
-        id(v): _Local(_tf.LocalVariable(start, v.trainable, v.path), start) for v, start in starts
+        id(v): _Local(_tf_graph.LocalVariable(start, v.trainable, v.path), start)
+        for v, start in starts
     }
     variables.kept.extend(each.variable for each in local.values())
     replacements = [(v, local[id(v)].variable) for v, _ in starts]

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_backup import _tf
+from tf_backup import _tf, _tf_graph
 from tf_backup.packing import Entry, Key, Layout
 
 Tensor = Any
@@ -33,7 +33,7 @@ class Snapshot:
                 for v in variables
             ]
         )
-        self.publish = _tf.function(self._publish)
+        self.publish = _tf_graph.function(self._publish)
         self._buffers: dict[Key, Variable] = {}
         for key in self.layout.keys:
             with tf.device(_tf.ps_device(key.ps)):

@@ -16,7 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_backup import _tf
+from tf_backup import _tf, _tf_graph
 
 Tensor = Any
 Variable = Any  # a tf.Variable on a parameter server
@@ -56,7 +56,7 @@ class Lookups:
         def gather(ids: Tensor) -> Tensor:
             return tf.gather(table, ids)
 
-        rows = _tf.here(_tf.on_server(_tf.ps_index(table.device), gather, unique))
+        rows = _tf_graph.here(_tf_graph.on_server(_tf.ps_index(table.device), gather, unique))
         rows.set_shape([None, *table.shape[1:]])
         if self._tape is not None and table.trainable:
             self._tape.watch(rows)

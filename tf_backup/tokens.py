@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_backup import _tf, protocol
+from tf_backup import _tf, _tf_graph, protocol
 
 Tensor = Any
 
@@ -65,11 +65,11 @@ class TokenQueues:
         with tf.device(DEVICE):
             return tf.cond(
                 tf.equal(then, protocol.WAIT),
-                lambda: _tf.dequeue(_tf.select_queue(self._queues, worker)),
+                lambda: _tf_graph.dequeue(_tf_graph.select_queue(self._queues, worker)),
                 lambda: then,
             )
 
     def drain(self, worker: Tensor) -> Any:
         """Empties a worker's queue; returns the operation."""
         with tf.device(DEVICE):
-            return _tf.drain(_tf.select_queue(self._queues, worker))
+            return _tf_graph.drain(_tf_graph.select_queue(self._queues, worker))

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_backup import _tf, protocol
+from tf_backup import _tf_graph, protocol
 from tf_backup.accumulator import Accumulator
 from tf_backup.contribution import Contribution
 from tf_backup.gate import GATE_SERVER, Gate
@@ -52,7 +52,7 @@ class Worker:
         self._contribution = contribution
         self._accumulator = accumulator
         self._gate = gate
-        self.loop = _tf.function(self._loop)
+        self.loop = _tf_graph.function(self._loop)
 
     def _loop(self, worker: Tensor, run: Tensor, iterator: Any) -> Tensor:
         """Works until it is told to stop, or has no more data.
@@ -108,7 +108,7 @@ class Worker:
             with tf.control_dependencies([step]):
                 return step, entry, self._read(GATE_SERVER)
 
-        step, entry, mine = _tf.here(_tf.on_server(GATE_SERVER, at_gate, worker, run))
+        step, entry, mine = _tf_graph.here(_tf_graph.on_server(GATE_SERVER, at_gate, worker, run))
         step.set_shape([])
         return step, entry, self._gather(step, mine)
 
@@ -120,7 +120,7 @@ class Worker:
                 with tf.control_dependencies([self._put(message, part)]):
                     return tf.constant(True)
 
-            return _tf.on_server(ps, at_server, message, self._contribution.part(buffers, ps))
+            return _tf_graph.on_server(ps, at_server, message, self._contribution.part(buffers, ps))
 
         def at_gate(
             message: Tensor, part: list[Tensor], arrived: list[Tensor]
@@ -133,9 +133,11 @@ class Worker:
 
         others = [ps for ps in self._contribution.servers if ps != GATE_SERVER]
         part = self._contribution.part(buffers, GATE_SERVER)
-        step, mine = _tf.on_server(GATE_SERVER, at_gate, message, part, [put(ps) for ps in others])
+        step, mine = _tf_graph.on_server(
+            GATE_SERVER, at_gate, message, part, [put(ps) for ps in others]
+        )
         step.set_shape([])
-        return _tf.here(step), self._gather(step, _tf.here(mine))
+        return _tf_graph.here(step), self._gather(step, _tf_graph.here(mine))
 
     def _put(self, message: Tensor, part: list[Tensor]) -> Any:
         """Puts a contribution's part, if there is one, on the server where this is called."""
@@ -160,9 +162,9 @@ class Worker:
                 with tf.control_dependencies([step]):
                     return self._read(ps)
 
-            return _tf.on_server(ps, at_server, step)
+            return _tf_graph.on_server(ps, at_server, step)
 
         for ps in layout.servers:
             if ps != GATE_SERVER:
-                parts.update(zip(layout.keys_on(ps), _tf.here(read(ps)), strict=True))
+                parts.update(zip(layout.keys_on(ps), _tf_graph.here(read(ps)), strict=True))
         return [parts[key] for key in layout.keys]

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 import tf_backup
 from tests.cluster.processes import wait_until
-from tf_backup import _tf, protocol
+from tf_backup import _tf_data, protocol
 
 
 class ScriptedData:
@@ -43,7 +43,7 @@ class ScriptedData:
             )
             return index + tf.cast(there, tf.int64), (there, value)
 
-        ticks = _tf.sleep_before_each(tf.data.Dataset.range(2**60), 0.002)
+        ticks = _tf_data.sleep_before_each(tf.data.Dataset.range(2**60), 0.002)
 
         def goes_on(tick: Any) -> Any:
             # The tick has a part in the path, or TensorFlow would look once and for all.

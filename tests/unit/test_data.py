@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from tf_backup import _tf
+from tf_backup import _tf_data
 from tf_backup.data import WorkerData, delay
 
 LIMIT = 12  # Elements that are looked at of each pipeline; more than a finite one here has.
@@ -194,7 +194,7 @@ def test_data_set_that_calls_python_is_refused(make: Any, as_function: bool):
 
 
 def sleeps(dataset: tf.data.Dataset) -> bool:
-    return b"SleepDataset" in _tf.dataset_to_graph(dataset).numpy()
+    return b"SleepDataset" in _tf_data.dataset_to_graph(dataset).numpy()
 
 
 def test_delay_sleeps_and_changes_no_element():

@@ -549,7 +549,7 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets variables of this process be on parameter servers."""
     monkeypatch.setattr(_tf, "is_on_ps", lambda device: True)
     monkeypatch.setattr(_tf, "ps_index", lambda device: 0)
-    monkeypatch.setattr(_tf, "on_server", lambda ps, function, *args: function(*args))
+    monkeypatch.setattr(_tf_graph, "on_server", lambda ps, function, *args: function(*args))
 
 
 def embedding(**options: Any) -> list[Any]:

@@ -28,7 +28,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Any]]:
         calls.append((ps, *args))
         return function(*args)
 
-    monkeypatch.setattr(_tf, "on_server", on_server)
+    monkeypatch.setattr(_tf_graph, "on_server", on_server)
     monkeypatch.setattr(_tf, "ps_index", lambda device: 3)
     return calls
 

@@ -1,0 +1,97 @@
+"""The door to private TensorFlow: data sets that travel to other processes.
+
+Each entry says what it relies on, so that a TensorFlow release that moves it breaks one line
+here and no other file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+Tensor = Any  # a tf.Tensor
+
+
+def dataset_to_graph(dataset: Any) -> Tensor:
+    """Returns a data set as a string that another process can read ([] tf.string).
+
+    Raises:
+      tf.errors.OpError: if it holds state of this process, as a Python generator does.
+    """
+    return tf.raw_ops.DatasetToGraphV2(
+        input_dataset=tf.data.experimental.to_variant(dataset),
+        external_state_policy=1,  # Ignore: a shuffle without a seed draws a new one per worker.
+        strip_device_assignment=True,
+    )
+
+
+def calls_python(graph: Tensor) -> bool:
+    """Returns whether a data set, as `dataset_to_graph` has written it, calls Python."""
+    definition = tf.compat.v1.GraphDef.FromString(graph.numpy())
+    nodes = list(definition.node)
+    for function in definition.library.function:
+        nodes += function.node_def
+    return any(node.op in ("PyFunc", "PyFuncStateless", "EagerPyFunc") for node in nodes)
+
+
+# Where operations of data sets have their two seeds among their inputs.
+_SEEDS = {
+    "ShuffleDataset": 2,
+    "ShuffleDatasetV2": 2,
+    "ShuffleDatasetV3": 2,
+    "ShuffleAndRepeatDataset": 2,
+    "ShuffleAndRepeatDatasetV2": 2,
+    "RandomDataset": 0,
+    "RandomDatasetV2": 0,
+}
+
+
+def seeded(graph: Tensor, seed: int) -> Tensor:
+    """Returns a data set in whose graph every shuffle without a seed has one.
+
+    Relies on where `dataset_to_graph` writes seeds, and on 0, 0 standing for none.
+
+    Args:
+      graph: as `dataset_to_graph` has written it.
+      seed: with the same one, shuffles are the same in every process.
+    """
+    definition = tf.compat.v1.GraphDef.FromString(graph.numpy())
+    bodies = [(definition.node, "")]
+    bodies += [(each.node_def, ":output:0") for each in definition.library.function]
+    for nodes, port in bodies:
+        consts = {node.name + port: node for node in nodes if node.op == "Const"}
+        for node in [node for node in nodes if node.op in _SEEDS]:
+            seeds = node.input[_SEEDS[node.op] : _SEEDS[node.op] + 2]
+            if not all(name in consts and not _value(consts[name]) for name in seeds):
+                continue
+            seed += 1
+            for place, name in enumerate(seeds):
+                const = nodes.add()
+                const.CopyFrom(consts[name])
+                const.name = f"{node.name}_tf_backup_seed_{place}"
+                const.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(seed, tf.int64, []))
+                node.input[_SEEDS[node.op] + place] = const.name + port
+    return tf.constant(definition.SerializeToString())
+
+
+def _value(const: Any) -> Any:
+    """Returns the value of a Const node."""
+    return tf.make_ndarray(const.attr["value"].tensor)
+
+
+def dataset_from_graph(graph: Tensor, element_spec: Any) -> Any:
+    """Returns the data set that `dataset_to_graph` has written."""
+    variant = tf.raw_ops.DatasetFromGraph(graph_def=graph)
+    return tf.data.experimental.from_variant(variant, element_spec)
+
+
+def sleep_before_each(dataset: Any, seconds: float) -> Any:
+    """Returns `dataset`, each of whose elements takes `seconds` longer to come."""
+    variant = tf.raw_ops.SleepDataset(
+        input_dataset=tf.data.experimental.to_variant(dataset),
+        sleep_microseconds=tf.constant(int(seconds * 1e6), tf.int64),
+        output_types=tf.nest.flatten(tf.compat.v1.data.get_output_types(dataset)),
+        output_shapes=tf.nest.flatten(tf.compat.v1.data.get_output_shapes(dataset)),
+    )
+    return tf.data.experimental.from_variant(variant, dataset.element_spec)
