@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_backup import _tf
+from tf_backup import _tf, _tf_graph
 from tf_backup.keras_objective import keras_measurement, keras_objective
 from tf_backup.keras_variables import KerasVariables
 from tf_backup.objective import Measurement, Objective, Results, traced

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_backup import _tf, tables
+from tf_backup import _tf, _tf_graph, tables
 from tf_backup.tables import Lookups
 
 Tensor = Any
