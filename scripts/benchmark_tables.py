@@ -1,0 +1,140 @@
+"""What an embedding table costs: bytes on the network per step, and memory of its server.
+
+Trains a small model of one table on a local cluster of two workers and one parameter server, for
+each number of rows and optimizer. Bytes are those of the loopback interface, all that travels
+included, so nothing else should use it meanwhile. Linux only.
+
+Example:
+
+  python scripts/benchmark_tables.py --csv=results/tables.csv
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is imported.
+
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_multi_integer("rows", [1_000, 1_000_000], "Rows of the table; may be repeated.")
+flags.DEFINE_integer("columns", 64, "Columns of the table, float32.")
+flags.DEFINE_integer("ids", 640, "Ids that a worker looks up in a step, drawn uniformly.")
+flags.DEFINE_integer("steps", 20, "Steps to measure.")
+flags.DEFINE_string("csv", None, "Where to write the table that is printed.")
+
+OPTIMIZERS = ("SGD", "momentum", "Adagrad", "Adam")
+COLUMNS = ("rows", "columns", "optimizer", "ids", "bytes_per_step", "s_per_step", "ps_peak_mib")
+
+
+def main(argv: Sequence[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown argument {argv[1]!r}.")
+    rows = []
+    for size in FLAGS.rows:
+        for name in OPTIMIZERS:
+            rows.append(measure(size, name))
+            print(", ".join(f"{column} {rows[-1][column]}" for column in COLUMNS), flush=True)
+    if FLAGS.csv:
+        with open(FLAGS.csv, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def measure(rows: int, name: str) -> dict[str, Any]:
+    """Trains on a cluster of its own; returns a line of the table."""
+    import keras
+
+    import tf_backup
+
+    seen: dict[int, tuple[int, float]] = {}
+
+    def note(batch: int, logs: Any) -> None:
+        seen[batch] = (loopback_bytes(), time.monotonic())
+
+    with tf_backup.LocalCluster(workers=2, ps=1) as cluster:
+        with cluster.strategy().scope():
+            model = keras.Sequential(
+                [
+                    keras.Input((FLAGS.ids // 32,), dtype="int64"),
+                    keras.layers.Embedding(rows, FLAGS.columns),
+                    keras.layers.GlobalAveragePooling1D(),
+                    keras.layers.Dense(1),
+                ]
+            )
+            model.compile(tf_backup.wrap(optimizer(name), replicas=2), "mse")
+        callback = keras.callbacks.LambdaCallback(on_train_batch_end=note)
+        model.fit(batches(rows), steps_per_epoch=FLAGS.steps + 2, verbose=0, callbacks=[callback])
+        peak = max(peak_mib(pid) for pid in children())  # The server holds more than any worker.
+    (first, begin), (last, end) = seen[1], seen[FLAGS.steps + 1]
+    values = (
+        rows,
+        FLAGS.columns,
+        name,
+        FLAGS.ids,
+        round((last - first) / FLAGS.steps),
+        round((end - begin) / FLAGS.steps, 4),
+        peak,
+    )
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def optimizer(name: str) -> Any:
+    import keras
+
+    if name in ("SGD", "momentum"):
+        return keras.optimizers.SGD(0.1, momentum=0.9 if name == "momentum" else 0.0)
+    return getattr(keras.optimizers, name)(0.01)
+
+
+def batches(rows: int) -> Any:
+    """Returns a function that gives each worker random ids: [32, ids / 32] a batch."""
+    import numpy as np
+    import tensorflow as tf
+
+    def dataset_fn(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        rng = np.random.default_rng(context.input_pipeline_id)
+        ids = rng.integers(rows, size=[40, 32, FLAGS.ids // 32])
+        ones = np.ones([40, 32, 1], np.float32)
+        return tf.data.Dataset.from_tensor_slices((ids, ones)).repeat()
+
+    return dataset_fn
+
+
+def loopback_bytes() -> int:
+    """Returns how many bytes the loopback interface has carried."""
+    for line in Path("/proc/net/dev").read_text().splitlines():
+        name, _, counts = line.partition(":")
+        if name.strip() == "lo":
+            return int(counts.split()[0])
+    raise OSError("there is no loopback interface in /proc/net/dev.")
+
+
+def children() -> list[int]:
+    """Returns the ids of this process' children."""
+    return [
+        int(pid)
+        for task in Path("/proc/self/task").iterdir()
+        for pid in (task / "children").read_text().split()
+    ]
+
+
+def peak_mib(pid: int) -> int:
+    """Returns the most memory that a process has held."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) // 1024
+    raise OSError(f"process {pid} does not say what memory it holds.")
+
+
+if __name__ == "__main__":
+    app.run(main)
