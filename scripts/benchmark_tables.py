@@ -36,6 +36,7 @@ COLUMNS = ("rows", "columns", "optimizer", "ids", "bytes_per_step", "s_per_step"
 
 
 def main(argv: Sequence[str]) -> None:
+    """Measures, prints and writes the table."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}.")
     rows = []
@@ -89,6 +90,7 @@ def measure(rows: int, name: str) -> dict[str, Any]:
 
 
 def optimizer(name: str) -> Any:
+    """Returns a Keras optimizer by its name in the table."""
     import keras
 
     if name in ("SGD", "momentum"):

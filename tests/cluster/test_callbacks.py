@@ -180,7 +180,6 @@ def test_evaluate_calls_every_hook(sides: Sides) -> None:
     assert hooks(recorder)[0] == "on_test_begin" and hooks(recorder)[-1] == "on_test_end"
 
 
-@pytest.mark.xfail(strict=True, reason="predict begins one batch too many")
 def test_predict_calls_every_hook(sides: Sides) -> None:
     recorder = both(
         sides, lambda model, r: model.predict(X, batch_size=5, verbose=0, callbacks=[r])
