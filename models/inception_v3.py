@@ -1,0 +1,264 @@
+"""Inception v3, the model of the paper's ImageNet experiments, and narrow ones for small images.
+
+Reproduces the model of sections 2.0, 3.1 and 4.2 of Chen et al., Revisiting Distributed Synchronous
+SGD (arXiv 1604.00981v3): Szegedy et al., Rethinking the Inception Architecture for Computer Vision
+(arXiv 1512.00567), with the auxiliary classifier on the last 17 x 17 grid. The paper does not give
+weight decay, label smoothing, dropout and batch norm's settings; the defaults are those of Google's
+own training code (tensorflow/models, inception): 4e-5, 0.1, keep 0.8, decay 0.9997 and epsilon
+0.001, auxiliary loss times 0.4. As there, weight decay is 0.5 * 4e-5 * sum(w^2) over the kernels of
+convolutions and classifiers, and not over biases and batch norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+Tensor = Any
+layers = keras.layers
+
+NARROW = {"width": 0.25, "modules": (1, 1, 1), "small_images": True, "batch_norm_decay": 0.99}
+"""For 32 x 32: a quarter of the channels, one module on each grid, a stem that halves once."""
+NARROW_75 = {"width": 0.25, "modules": (1, 1, 1), "batch_norm_decay": 0.99}
+"""For 75 x 75 and more: the same with the whole stem."""
+
+_SMALLEST = {False: 75, True: 13}  # What leaves a pixel on the last grid.
+
+
+def build(
+    shape: tuple[int, int, int],
+    classes: int,
+    *,
+    width: float = 1.0,
+    modules: tuple[int, int, int] = (3, 4, 2),
+    small_images: bool = False,
+    auxiliary: bool = True,
+    batch_norm_decay: float = 0.9997,
+    weight_decay: float = 4e-5,
+    keep: float = 0.8,
+    seed: int | None = None,
+) -> keras.Model:
+    """Returns an uncompiled Inception v3, or one that is cut down.
+
+    Args:
+      shape: height, width and channels of an image, whose values are in [0, 1].
+      classes: number of classes.
+      width: factor of every number of channels.
+      modules: how many of the modules to have on each of the three grids; at most 3, 4, 2.
+      small_images: whether the stem halves the image once only, and not three times.
+      auxiliary: whether to have the auxiliary classifier.
+      batch_norm_decay: of the moving averages; 0.9997 needs some ten thousand updates.
+      weight_decay: of L2 regularisation, see above.
+      keep: probability with which dropout keeps a feature.
+      seed: of dropout.
+
+    Returns:
+      A model from [batch, height, width, channels] float32 to a dictionary: "logits" and, if there
+      is one, "auxiliary", both [batch, classes] float32.
+
+    Raises:
+      ValueError: if the images are too small, or the modules too many.
+    """
+    _check(shape, modules, small_images)
+    net = _Blocks(width, batch_norm_decay, weight_decay)
+    images = keras.Input(shape)
+    x = layers.Rescaling(2.0, -1.0)(images)
+    x = _small_stem(net, x) if small_images else _stem(net, x)
+    for pooled in (32, 64, 64)[: modules[0]]:
+        x = _module_35(net, x, pooled)
+    x = _reduction_17(net, x)
+    for between in (128, 160, 160, 192)[: modules[1]]:
+        x = _module_17(net, x, between)
+    grid_17 = x
+    x = _reduction_8(net, x)
+    for _ in range(modules[2]):
+        x = _module_8(net, x)
+    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.Dropout(1 - keep, seed=seed)(x)
+    outputs = {"logits": net.classifier(x, classes, "logits")}
+    if auxiliary:
+        outputs["auxiliary"] = net.classifier(_auxiliary(net, grid_17), classes, "auxiliary")
+    return keras.Model(images, outputs, name="inception_v3")
+
+
+def compile_arguments(auxiliary: bool = True, smoothing: float = 0.1) -> dict[str, Any]:
+    """Returns the loss, its weights and the metrics, to compile with.
+
+    Args:
+      auxiliary: as for `build`.
+      smoothing: part of a label that is shared among all classes.
+    """
+    names = ["logits", "auxiliary"] if auxiliary else ["logits"]
+    return {
+        "loss": {name: SmoothedCrossEntropy(smoothing) for name in names},
+        "loss_weights": {"logits": 1.0, "auxiliary": 0.4} if auxiliary else None,
+        "metrics": {"logits": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]},
+    }
+
+
+def prepare(image: Tensor, label: Tensor, auxiliary: bool = True) -> tuple[Tensor, Any]:
+    """Returns an example whose label every classifier gets."""
+    names = ["logits", "auxiliary"] if auxiliary else ["logits"]
+    return image, {name: label for name in names}
+
+
+@keras.saving.register_keras_serializable(package="tf_backup_models")
+class SmoothedCrossEntropy(keras.losses.Loss):
+    """Cross-entropy of labels by number that give a part of themselves to all classes.
+
+    Args:
+      smoothing: that part.
+    """
+
+    def __init__(self, smoothing: float = 0.1, name: str = "smoothed", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.smoothing = smoothing
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Returns it in nats, [batch] float32, of [batch] labels and [batch, classes] logits."""
+        log_p = keras.ops.log_softmax(y_pred)
+        own = keras.ops.one_hot(keras.ops.cast(y_true, "int32"), y_pred.shape[-1])
+        own = keras.ops.sum(keras.ops.reshape(own, keras.ops.shape(log_p)) * log_p, axis=-1)
+        every = keras.ops.mean(log_p, axis=-1)
+        return -(1.0 - self.smoothing) * own - self.smoothing * every
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments."""
+        return {**super().get_config(), "smoothing": self.smoothing}
+
+
+def _check(shape: tuple[int, int, int], modules: tuple[int, int, int], small: bool) -> None:
+    smallest = _SMALLEST[small]
+    if min(shape[:2]) < smallest:
+        raise ValueError(
+            f"images are {shape[0]} x {shape[1]}, but this Inception v3 needs {smallest} x "
+            f"{smallest} or more: nothing would be left of them on the last grid. "
+            + ("Enlarge them." if small else "Enlarge them, or use small_images=True.")
+        )
+    if any(not 0 <= count <= most for count, most in zip(modules, (3, 4, 2), strict=True)):
+        raise ValueError(
+            f"modules is {modules}, but Inception v3 has 3, 4 and 2 on its grids. "
+            "Let none be more than that, or negative."
+        )
+
+
+class _Blocks:
+    """What all of the network is made of: convolutions with batch norm, of scaled widths."""
+
+    def __init__(self, width: float, batch_norm_decay: float, weight_decay: float) -> None:
+        self.width, self.batch_norm_decay = width, batch_norm_decay
+        self.weight_decay = weight_decay
+
+    def conv(
+        self,
+        x: Tensor,
+        filters: int,
+        size: tuple[int, int],
+        strides: int = 1,
+        padding: str = "same",
+    ) -> Tensor:
+        x = layers.Conv2D(
+            max(1, round(filters * self.width)),
+            size,
+            strides,
+            padding,
+            use_bias=False,
+            kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.1),
+            kernel_regularizer=self._regularizer(),
+        )(x)
+        x = layers.BatchNormalization(momentum=self.batch_norm_decay, epsilon=1e-3, scale=False)(x)
+        return layers.ReLU()(x)
+
+    def chain(self, x: Tensor, *steps: tuple[int, int, int], strides: int = 1) -> Tensor:
+        """Convolutions of (filters, height, width); strides, without padding, are the last's."""
+        *first, (filters, *size) = steps
+        for each, *each_size in first:
+            x = self.conv(x, each, tuple(each_size))
+        return self.conv(x, filters, tuple(size), strides, "valid" if strides > 1 else "same")
+
+    def pooled(self, x: Tensor, filters: int) -> Tensor:
+        return self.conv(layers.AveragePooling2D(3, 1, "same")(x), filters, (1, 1))
+
+    def classifier(self, x: Tensor, classes: int, name: str) -> Tensor:
+        return layers.Dense(classes, kernel_regularizer=self._regularizer(), name=name)(x)
+
+    def _regularizer(self) -> Any:
+        return keras.regularizers.L2(0.5 * self.weight_decay)
+
+
+def _stem(net: _Blocks, x: Tensor) -> Tensor:
+    x = net.conv(x, 32, (3, 3), 2, "valid")
+    x = net.conv(x, 32, (3, 3), 1, "valid")
+    x = net.conv(x, 64, (3, 3))
+    x = layers.MaxPooling2D(3, 2)(x)
+    x = net.conv(x, 80, (1, 1))
+    x = net.conv(x, 192, (3, 3), 1, "valid")
+    return layers.MaxPooling2D(3, 2)(x)
+
+
+def _small_stem(net: _Blocks, x: Tensor) -> Tensor:
+    x = net.chain(x, (64, 3, 3), (192, 3, 3))
+    return layers.MaxPooling2D(3, 2, "same")(x)
+
+
+def _module_35(net: _Blocks, x: Tensor, pooled: int) -> Tensor:
+    return _joined(
+        net.conv(x, 64, (1, 1)),
+        net.chain(x, (48, 1, 1), (64, 5, 5)),
+        net.chain(x, (64, 1, 1), (96, 3, 3), (96, 3, 3)),
+        net.pooled(x, pooled),
+    )
+
+
+def _reduction_17(net: _Blocks, x: Tensor) -> Tensor:
+    return _joined(
+        net.chain(x, (384, 3, 3), strides=2),
+        net.chain(x, (64, 1, 1), (96, 3, 3), (96, 3, 3), strides=2),
+        layers.MaxPooling2D(3, 2)(x),
+    )
+
+
+def _module_17(net: _Blocks, x: Tensor, n: int) -> Tensor:
+    return _joined(
+        net.conv(x, 192, (1, 1)),
+        net.chain(x, (n, 1, 1), (n, 1, 7), (192, 7, 1)),
+        net.chain(x, (n, 1, 1), (n, 7, 1), (n, 1, 7), (n, 7, 1), (192, 1, 7)),
+        net.pooled(x, 192),
+    )
+
+
+def _reduction_8(net: _Blocks, x: Tensor) -> Tensor:
+    return _joined(
+        net.chain(x, (192, 1, 1), (320, 3, 3), strides=2),
+        net.chain(x, (192, 1, 1), (192, 1, 7), (192, 7, 1), (192, 3, 3), strides=2),
+        layers.MaxPooling2D(3, 2)(x),
+    )
+
+
+def _module_8(net: _Blocks, x: Tensor) -> Tensor:
+    one = net.conv(x, 384, (1, 1))
+    two = net.chain(x, (448, 1, 1), (384, 3, 3))
+    return _joined(
+        net.conv(x, 320, (1, 1)),
+        _joined(net.conv(one, 384, (1, 3)), net.conv(one, 384, (3, 1))),
+        _joined(net.conv(two, 384, (1, 3)), net.conv(two, 384, (3, 1))),
+        net.pooled(x, 192),
+    )
+
+
+def _auxiliary(net: _Blocks, x: Tensor) -> Tensor:
+    """The features of the auxiliary classifier; on a small grid its windows are as large as fit."""
+    x = layers.AveragePooling2D(_at_most_5(x), 3)(x)
+    x = net.conv(x, 128, (1, 1))
+    x = net.conv(x, 768, _at_most_5(x), 1, "valid")
+    return layers.GlobalAveragePooling2D()(x)
+
+
+def _at_most_5(x: Tensor) -> tuple[int, int]:
+    return min(5, x.shape[1]), min(5, x.shape[2])
+
+
+def _joined(*branches: Sequence[Tensor]) -> Tensor:
+    return layers.Concatenate()(list(branches))
