@@ -54,8 +54,14 @@ def test_reach_is_what_the_filters_have():
     assert columns[rows == 5].tolist() == [1, 2]
 
 
-def test_class_changes_every_value():
-    model = model_of((3, 3, 3), classes=2)
+@pytest.mark.parametrize("stack", ["vertical", "horizontal"])
+def test_class_changes_every_value_by_way_of_either_stack(stack: str):
+    model = model_of((3, 3, 3), classes=2, depth=2)
+    for layer in model.layers:
+        if isinstance(layer, pixelcnn.GatedLayer):
+            table = layer.of_class.embeddings
+            vertical = np.arange(table.shape[1]) < table.shape[1] // 2
+            table.assign(table * (vertical if stack == "vertical" else ~vertical))
     images = np.zeros([2, 3, 3, 3], np.float32)
     one, other = model({"image": images, "label": np.array([0, 1])}).numpy()
     assert np.all(np.any(np.abs(one - other) > 1e-7, axis=-1))
