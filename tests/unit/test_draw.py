@@ -95,6 +95,38 @@ def test_kl_is_that_of_normal_distributions():
     np.testing.assert_allclose(model(IMAGES)["kl"], 4 * each.sum(), rtol=1e-4)
 
 
+def test_it_is_the_references_loop():
+    """Without attention, equations 3 to 8, 11 and 12 written out."""
+    model = model_of(read=None, write=None)
+    model.posterior.bias.assign([0.3, -0.2, 0.1, 0.9, -0.7, 0.5])
+    start = model.seed_generator.state.numpy()
+    noise = model.noise(6).numpy()
+    model.seed_generator.state.assign(start)
+    outputs = model(IMAGES)
+    images = IMAGES.reshape(6, -1)
+    canvas, zeros = np.zeros_like(images), np.zeros([6, 12], np.float32)
+    encoder, decoder = [zeros, zeros], [zeros, zeros]
+    for glimpse in range(4):
+        error = images - 1.0 / (1.0 + np.exp(-canvas))
+        seen = np.concatenate([images, error, decoder[0]], axis=1)
+        _, encoder = model.encoder(seen, encoder)
+        mean, log_sd = np.split(model.posterior(encoder[0]).numpy(), 2, axis=1)
+        latent = mean + np.exp(log_sd) * noise[glimpse]
+        _, decoder = model.decoder(latent, decoder)
+        canvas = canvas + model.stroke(decoder[0]).numpy()
+    painted = outputs["canvas"].numpy().reshape(6, -1)
+    np.testing.assert_allclose(painted, canvas, rtol=1e-4, atol=1e-5)
+
+
+def test_strokes_add_up_also_with_attention():
+    model = model_of()
+    model.decoder.set_weights([np.zeros_like(v) for v in model.decoder.get_weights()])
+    model.stroke.bias.assign(np.ones(16))
+    one = model_of(glimpses=1)
+    one.set_weights(model.get_weights())
+    np.testing.assert_allclose(model(IMAGES)["canvas"], 4 * one(IMAGES)["canvas"], rtol=1e-4)
+
+
 def test_a_posterior_that_is_the_prior_paints_what_the_prior_paints():
     model = model_of()
     model.posterior.set_weights([np.zeros([12, 6]), np.zeros(6)])
