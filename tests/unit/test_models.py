@@ -104,13 +104,12 @@ def test_a_worker_can_compute_it(task: Task):
     model = compiled(task)
     batch = next(iter(examples(task).batch(8)))
     model._symbolic_build(data_batch=batch)
-    objective = keras_objective(model)
-    spec = tf.nest.map_structure(lambda part: tf.TensorSpec([None, *part.shape[1:]]), batch)
-    spec = tf.nest.map_structure(lambda s, part: tf.TensorSpec(s.shape, part.dtype), spec, batch)
-    function = objective.trace(spec)
-    assert not [each for each in function.captured_inputs if each.dtype == tf.resource]
-    values = [tf.convert_to_tensor(v) for v in [*objective.trainable, *objective.state]]
-    results = function(values, tf.constant([1, 0], tf.int64), batch)
+    spec = tf.nest.map_structure(
+        lambda part: tf.TensorSpec([None, *part.shape[1:]], part.dtype), batch
+    )
+    objective = keras_objective(model, spec)
+    values = [tf.convert_to_tensor(v) for v in objective.read]
+    results = objective.compute(values, tf.constant([1, 0], tf.int64), batch)
     assert all(gradient is not None for gradient in results.gradients)
     assert any(np.any(gradient) for gradient in results.gradients)
     assert all(np.any(total) for total in results.sums[:2])
