@@ -57,6 +57,7 @@ def seeded(graph: Tensor, seed: int) -> Tensor:
       seed: with the same one, shuffles are the same in every process.
     """
     definition = tf.compat.v1.GraphDef.FromString(graph.numpy())
+    first = seed
     bodies = [(definition.node, "")]
     bodies += [(each.node_def, ":output:0") for each in definition.library.function]
     for nodes, port in bodies:
@@ -72,7 +73,7 @@ def seeded(graph: Tensor, seed: int) -> Tensor:
                 const.name = f"{node.name}_tf_backup_seed_{place}"
                 const.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(seed, tf.int64, []))
                 node.input[_SEEDS[node.op] + place] = const.name + port
-    return tf.constant(definition.SerializeToString())
+    return graph if seed == first else tf.constant(definition.SerializeToString())
 
 
 def _value(const: Any) -> Any:

@@ -17,8 +17,8 @@ class WorkerData:
     """Input pipelines for `workers` workers.
 
     Given a data set, worker i reads every `workers`-th of its elements (batches), beginning
-    with the i-th; a shuffle without a seed draws a new order for every `WorkerData`, the same one
-    in all workers, so that no two of them read the same (one inside an `interleave` or
+    with the i-th; a shuffle without a seed draws a new order whenever pipelines are started, the
+    same one in all workers, so that no two of them read the same (one inside an `interleave` or
     `flat_map` then has that order in every pass). A data set of known length is repeated
     without end if `repeat`. Given a function, each worker reads the
     data set that the function returns for it, once.
@@ -69,9 +69,7 @@ class WorkerData:
                     f"but of {self.element_spec} for worker 0; they must be the same."
                 )
         self._graphs = [_serialized(dataset) for dataset in datasets]
-        if not self._own:
-            seed = int(np.random.default_rng().integers(2**40))
-            self._graphs = [_tf_data.seeded(graph, seed) for graph in self._graphs]
+        self._random = np.random.default_rng()
 
     @property
     def endless(self) -> bool:
@@ -100,8 +98,11 @@ class WorkerData:
         if consume not in self._traced:
             self._traced[consume] = _tf_graph.function(read)
         function = self._traced[consume]
+        graphs = self._graphs
+        if not self._own:
+            graphs = [_tf_data.seeded(graphs[0], int(self._random.integers(2**40)))]
         return [
-            (function, (self._graphs[worker % len(self._graphs)], tf.constant(worker, tf.int64)))
+            (function, (graphs[worker % len(graphs)], tf.constant(worker, tf.int64)))
             for worker in range(self.workers)
         ]
 

@@ -177,6 +177,11 @@ def shuffled_data_set(values: Any) -> dict[str, Any]:
     return {"x": tf.data.Dataset.from_tensor_slices((values, values)).shuffle(40).batch(2)}
 
 
+def shuffled_of_unknown_length(values: Any) -> dict[str, Any]:
+    whole = tf.data.Dataset.from_tensor_slices((values, values)).filter(lambda x, y: True)
+    return {"x": whole.shuffle(40).batch(2)}
+
+
 def shuffled_inside_an_interleave(values: Any) -> dict[str, Any]:
     def shuffled(part: Any) -> Any:
         return tf.data.Dataset.from_tensor_slices((part, part)).shuffle(40)
@@ -194,7 +199,13 @@ def shuffled_batches(values: Any) -> dict[str, Any]:
     return {**shuffled_arrays(values), "shuffle": "batch"}
 
 
-SHUFFLED = [shuffled_data_set, shuffled_inside_an_interleave, shuffled_arrays, shuffled_batches]
+SHUFFLED = [
+    shuffled_data_set,
+    shuffled_of_unknown_length,
+    shuffled_inside_an_interleave,
+    shuffled_arrays,
+    shuffled_batches,
+]
 
 
 @pytest.mark.parametrize("shuffled", SHUFFLED)
