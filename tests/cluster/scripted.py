@@ -88,7 +88,7 @@ def ledger(model: Any) -> Any:
 class Script(threading.Thread):
     """Releases batches in order, each once the gate has heard the one before; then ends the data.
 
-    It begins when all workers compute at step 0.
+    It begins when all workers have come in.
 
     Args:
       model: being trained.
@@ -106,7 +106,7 @@ class Script(threading.Thread):
     def run(self) -> None:
         try:
             # Who came in late would not be at the step that the script means.
-            wait_until(lambda: np.all(ledger(self._model).status == protocol.COMPUTING))
+            wait_until(lambda: np.all(ledger(self._model).status != protocol.ABSENT))
             for worker, value in self._events:
                 heard = self._heard(worker)
                 self._data.release(worker, value)
