@@ -125,6 +125,8 @@ def metric_variables(model: Any) -> list[Any]:
     """
     metrics = [getattr(model, "_loss_tracker", None), getattr(model, "_compile_metrics", None)]
     metrics += getattr(getattr(model, "_compile_loss", None), "metrics", [])
+    # Nor does Keras list those of models inside the model.
+    metrics += [metric for layer in model._flatten_layers() for metric in layer._metrics]
     known = [*model.metrics_variables]
     known += [variable for metric in metrics if metric is not None for variable in metric.variables]
     return list({id(variable): variable for variable in known}.values())
@@ -195,7 +197,8 @@ def results_noted(model: Model) -> Iterator[dict[int, Callable[[], Any]]]:
 
         return result
 
-    metrics = list({id(metric): metric for metric in model.metrics}.values())
+    inside = [metric for layer in model._flatten_layers() for metric in layer._metrics]
+    metrics = list({id(metric): metric for metric in [*model.metrics, *inside]}.values())
     for metric in metrics:
         object.__setattr__(metric, "result", noting(metric))
     try:

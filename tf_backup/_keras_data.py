@@ -66,6 +66,8 @@ def _shuffled(adapter: Any) -> Any:
     if not all(isinstance(array, np.ndarray | tf.Tensor) for array in tree.flatten(arrays)):
         return adapter.get_tf_dataset()  # Sparse, say.
     samples, size = adapter._num_samples, adapter._batch_size
+    if not samples:
+        raise ValueError("x has no samples; give at least one.")
     indices = tf.data.Dataset.range(samples)
     if adapter._shuffle == "batch":
         indices = indices.batch(size).shuffle(-(-samples // size))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_backup import _tf, chief, errors, gate, protocol
+from tf_backup import _tf, chief, errors, gate, protocol, runs
 from tf_backup.accumulator import Accumulator
 from tf_backup.contribution import Contribution
 from tf_backup.failures import check_servers, told_plainly, worker_failed
@@ -94,6 +94,7 @@ class Engine:
         step = max(step, self._step)
         if self._active:
             raise RuntimeError("A run is on already.")
+        runs.begin(self._strategy, self)
         with told_plainly(self._strategy):
             self._snapshot.publish()
             self._accumulator.clear()
@@ -137,11 +138,7 @@ class Engine:
         """Ends the run, if one is on: sends the workers home, and does not wait for them."""
         if not self._active:
             return
-        self._active = False
-        self._stop_ticking.set()
-        if self._ticker is not None:
-            self._ticker.join()
-            self._ticker = None
+        self._stop()
         with told_plainly(self._strategy):
             self._gate.close_run()
 
@@ -167,12 +164,17 @@ class Engine:
 
     def abandon(self) -> None:
         """Ends training after the cluster is lost: asks nothing of it."""
+        self._stop()
+        self._tasks, self._older_tasks = [], []
+
+    def _stop(self) -> None:
+        """Ends the run as far as this process is concerned."""
         self._active = False
+        runs.ended(self._strategy, self)
         self._stop_ticking.set()
         if self._ticker is not None:
             self._ticker.join()
             self._ticker = None
-        self._tasks, self._older_tasks = [], []
 
     # ---- Waiting ------------------------------------------------------------------------------
 

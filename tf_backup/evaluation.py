@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_backup import _tf, errors
+from tf_backup import _tf, errors, runs
 from tf_backup.data import WorkerData
 from tf_backup.failures import GONE, check_servers, gist, told_plainly, worker_failed
 from tf_backup.objective import Measurement
@@ -52,6 +52,7 @@ class Evaluation:
         Raises:
           ParameterServerLost, WorkersLost, WorkerFailed: as in training.
         """
+        runs.interrupt(self._strategy)
         with told_plainly(self._strategy):
             self._snapshot.publish()
         try:

@@ -81,7 +81,7 @@ class TrainFunction:
                 feed.strategy, self._wrapped.policy, objective, self._wrapped.stall_timeout_s
             )
             self._spec = spec
-            self._wrapped.report_to(engine.contributions)
+            self._wrapped.report_to(engine)
             self.engine = engine
         return self.engine
 
@@ -101,9 +101,6 @@ class TestFunction:
     def __call__(self, feed: Feed) -> Any:
         """Evaluates all of the feed's data; returns the model's metrics."""
         _check_feed(feed, "test_on_batch")
-        train = self._model.train_function
-        if isinstance(train, TrainFunction) and train.engine is not None:
-            train.engine.end()  # Else the workers would be waiting for the next step for ever.
         logs = self._evaluation_for(feed).run(feed.data)
         feed.done = True
         return logs

@@ -98,9 +98,10 @@ def traced(
     ]
     if foreign:
         raise ValueError(
-            "the model uses something that lies in the chief's process: a lookup table (as "
-            "StringLookup and TextVectorization have), or a variable that Keras does not "
-            "know. Move it into the data set's map, or make the variable with add_weight. "
+            "the computation uses something that is no part of the model and lies in the chief's "
+            "process: a lookup table (as StringLookup and TextVectorization have), a variable of "
+            "another model, or one that Keras does not know. Move the table into the data set's "
+            "map, make one model of the two, or make the variable with add_weight. "
             f"TensorFlow calls it {', '.join(str(t) for t in foreign)}."
         )
     return concrete

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
@@ -28,6 +28,17 @@ _INNER = (
 )
 
 DEFAULT_STALL_TIMEOUT_S = 600.0
+
+
+class Source(Protocol):
+    """What knows accounts: an engine."""
+
+    @property
+    def active(self) -> bool:
+        """Whether it works."""
+
+    def contributions(self) -> Contributions:
+        """Returns what became of every contribution since it was made."""
 
 
 @keras.saving.register_keras_serializable(package="tf_backup")
@@ -77,7 +88,8 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):  # type: ignore[misc]
         self.inner_optimizer = inner_optimizer
         self.policy = policy
         self.stall_timeout_s = stall_timeout_s
-        self._accounts: Callable[[], Contributions] | None = None
+        self._closed = Contributions.none(policy.workers)
+        self._sources: list[Source] = []
 
     @property
     def replicas(self) -> int:
@@ -92,14 +104,17 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):  # type: ignore[misc]
     @property
     def contributions(self) -> Contributions:
         """What became of every gradient since this optimizer was wrapped in this process."""
-        if self._accounts is None:
-            return Contributions.none(self.policy.workers)
-        return self._accounts()
+        total = self._closed
+        for source in self._sources:
+            total = total + source.contributions()
+        return total
 
-    def report_to(self, accounts: Callable[[], Contributions]) -> None:
-        """Adds a new source of accounts to those that `contributions` knows."""
-        before = self.contributions
-        self._accounts = lambda: before + accounts()
+    def report_to(self, source: Source) -> None:
+        """Adds a new source of accounts; of those that work no more, keeps only the counts."""
+        for each in self._sources:
+            if not each.active:
+                self._closed = self._closed + each.contributions()
+        self._sources = [*(each for each in self._sources if each.active), source]
 
     # ---- All else is the inner optimizer's ----------------------------------------------------
 

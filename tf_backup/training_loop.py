@@ -114,7 +114,7 @@ def _engine(
     variables.check_placed()
     objective = objective_of(variables, optimizer, value, lambda reports: reports[0], element_spec)
     engine = Engine(strategy, wrapped.policy, objective, wrapped.stall_timeout_s)
-    wrapped.report_to(engine.contributions)
+    wrapped.report_to(engine)
     return engine
 
 
@@ -129,9 +129,11 @@ def _updates(
     failed = True
     try:
         with _tf.outside_strategy():
-            engine.begin(batches.iterators(strategy), step=int(wrapped.iterations))
+            iterators = batches.iterators(strategy)
         for index in range(updates):
             with _tf.outside_strategy():
+                if not engine.active:  # At first, and when others had the workers in between.
+                    engine.begin(iterators, step=int(wrapped.iterations))
                 loss = engine.step(last=index + 1 == updates)
             if loss is None:
                 warnings.warn(

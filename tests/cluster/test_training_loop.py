@@ -99,6 +99,23 @@ def test_trains_beside_a_slow_worker_again_and_again(strategy: Any) -> None:
     assert total.computed == total.accepted + total.late + total.stale
 
 
+def test_others_may_have_the_workers_between_two_updates(strategy: Any) -> None:
+    """Evaluation once waited for ever behind the loops that waited for the next update."""
+    model, optimizer = on_strategy(strategy, 2)
+    with strategy.scope():
+        model.compile(optimizer, "mse")
+    losses = []
+    for update in tf_backup.minimize(loss_of(model), model, optimizer, dataset_fn, 3):
+        validation = tf.data.Dataset.from_tensor_slices(batches(0))
+        losses.append(model.evaluate(validation, verbose=0))
+        if update.step == 1:
+            model.fit(dataset_fn, steps_per_epoch=2, verbose=0)
+    assert int(optimizer.iterations) == 5 and len(set(losses)) == 3
+    total = optimizer.contributions.total
+    assert total.accepted == 2 * 5
+    assert total.computed == total.accepted + total.late + total.stale
+
+
 def test_ends_with_the_data(strategy: Any) -> None:
     model, optimizer = on_strategy(strategy, 2)
 

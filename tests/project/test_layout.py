@@ -33,6 +33,7 @@ LEVELS = [
         "gate",
         "data",
         "server",
+        "runs",
         "watch",
         "failures",
     },
