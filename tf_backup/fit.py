@@ -70,6 +70,11 @@ class TrainFunction:
             engine.end()
         return logs
 
+    def note_accounts(self) -> None:
+        """Lets the optimizer read the accounts, while the engine is there."""
+        assert self._wrapped is not None
+        _ = self._wrapped.contributions
+
     def _engine_for(self, feed: Feed) -> Engine:
         """Returns the engine for batches of the feed's spec."""
         spec = feed.data.element_spec
@@ -153,6 +158,7 @@ class _Hooks:
             return
         try:
             train.engine.close()
+            train.note_accounts()
         except (errors.TfBackupError, tf.errors.OpError):
             train.engine.abandon()
             if not failed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -33,12 +34,22 @@ DEFAULT_STALL_TIMEOUT_S = 600.0
 class Source(Protocol):
     """What knows accounts: an engine."""
 
-    @property
-    def active(self) -> bool:
-        """Whether it works."""
-
     def contributions(self) -> Contributions:
         """Returns what became of every contribution since it was made."""
+
+
+class _Account:
+    """The accounts of one source, which may be gone: then, what it told last."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = weakref.ref(source)
+        self._latest = source.contributions()
+
+    def read(self) -> Contributions:
+        source = self._source()
+        if source is not None:
+            self._latest = source.contributions()
+        return self._latest
 
 
 @keras.saving.register_keras_serializable(package="tf_backup")
@@ -88,8 +99,7 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):  # type: ignore[misc]
         self.inner_optimizer = inner_optimizer
         self.policy = policy
         self.stall_timeout_s = stall_timeout_s
-        self._closed = Contributions.none(policy.workers)
-        self._sources: list[Source] = []
+        self._accounts: list[_Account] = []
 
     @property
     def replicas(self) -> int:
@@ -104,17 +114,15 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):  # type: ignore[misc]
     @property
     def contributions(self) -> Contributions:
         """What became of every gradient since this optimizer was wrapped in this process."""
-        total = self._closed
-        for source in self._sources:
-            total = total + source.contributions()
-        return total
+        none = Contributions.none(self.policy.workers)
+        return sum((account.read() for account in self._accounts), none)
 
     def report_to(self, source: Source) -> None:
-        """Adds a new source of accounts; of those that work no more, keeps only the counts."""
-        for each in self._sources:
-            if not each.active:
-                self._closed = self._closed + each.contributions()
-        self._sources = [*(each for each in self._sources if each.active), source]
+        """Adds a new source of accounts.
+
+        It may go without a word: read `contributions` when it has done its work.
+        """
+        self._accounts.append(_Account(source))
 
     # ---- All else is the inner optimizer's ----------------------------------------------------
 

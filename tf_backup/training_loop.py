@@ -149,13 +149,14 @@ def _updates(
         raise
     finally:
         with _tf.outside_strategy():
-            _close(engine, failed)
+            _close(engine, wrapped, failed)
 
 
-def _close(engine: Engine, failed: bool) -> None:
+def _close(engine: Engine, wrapped: SyncReplicasWithBackup, failed: bool) -> None:
     """Ends training, as far as the cluster is there to do it."""
     try:
         engine.close()
+        _ = wrapped.contributions  # Read while the engine is there.
     except (errors.TfBackupError, tf.errors.OpError):
         engine.abandon()
         if not failed:
