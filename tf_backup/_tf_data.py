@@ -47,33 +47,47 @@ _SEEDS = {
 }
 
 
-def seeded(graph: Tensor, seed: int) -> Tensor:
+def seeded(graph: Tensor, seed: int, passes: int = 0) -> Tensor:
     """Returns a data set in whose graph every shuffle without a seed has one.
+
+    One with a seed (its own, or `tf.random.set_seed`'s) keeps it in the first pass, and has another
+    in each later one, unless it is never to reshuffle.
 
     Relies on where `dataset_to_graph` writes seeds, and on 0, 0 standing for none.
 
     Args:
       graph: as `dataset_to_graph` has written it.
       seed: with the same one, shuffles are the same in every process.
+      passes: how often the data set has been read from its beginning before.
     """
     definition = tf.compat.v1.GraphDef.FromString(graph.numpy())
-    first = seed
+    changed = False
     bodies = [(definition.node, "")]
     bodies += [(each.node_def, ":output:0") for each in definition.library.function]
     for nodes, port in bodies:
         consts = {node.name + port: node for node in nodes if node.op == "Const"}
         for node in [node for node in nodes if node.op in _SEEDS]:
             seeds = node.input[_SEEDS[node.op] : _SEEDS[node.op] + 2]
-            if not all(name in consts and not _value(consts[name]) for name in seeds):
+            if not all(name in consts for name in seeds):
                 continue
-            seed += 1
+            given = [int(_value(consts[name])) for name in seeds]
+            if not any(given):
+                seed += 1
+                given = [seed, seed]
+            elif passes and node.attr["reshuffle_each_iteration"].b:
+                given[1] += passes
+            else:
+                continue
+            changed = True
             for place, name in enumerate(seeds):
                 const = nodes.add()
                 const.CopyFrom(consts[name])
                 const.name = f"{node.name}_tf_backup_seed_{place}"
-                const.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(seed, tf.int64, []))
+                const.attr["value"].tensor.CopyFrom(
+                    tf.make_tensor_proto(given[place], tf.int64, [])
+                )
                 node.input[_SEEDS[node.op] + place] = const.name + port
-    return graph if seed == first else tf.constant(definition.SerializeToString())
+    return graph if not changed else tf.constant(definition.SerializeToString())
 
 
 def _value(const: Any) -> Any:

@@ -70,6 +70,7 @@ class WorkerData:
                 )
         self._graphs = [_serialized(dataset) for dataset in datasets]
         self._random = np.random.default_rng()
+        self._passes = 0  # How often the pipelines have been started.
 
     @property
     def endless(self) -> bool:
@@ -100,7 +101,9 @@ class WorkerData:
         function = self._traced[consume]
         graphs = self._graphs
         if not self._own:
-            graphs = [_tf_data.seeded(graphs[0], int(self._random.integers(2**40)))]
+            seed = int(self._random.integers(2**40))
+            graphs = [_tf_data.seeded(graphs[0], seed, self._passes)]
+            self._passes += 1
         return [
             (function, (graphs[worker % len(graphs)], tf.constant(worker, tf.int64)))
             for worker in range(self.workers)

@@ -182,6 +182,11 @@ def shuffled_of_unknown_length(values: Any) -> dict[str, Any]:
     return {"x": whole.shuffle(40).batch(2)}
 
 
+def shuffled_with_a_seed(values: Any) -> dict[str, Any]:
+    whole = tf.data.Dataset.from_tensor_slices((values, values)).filter(lambda x, y: True)
+    return {"x": whole.shuffle(40, seed=3).batch(2)}
+
+
 def shuffled_inside_an_interleave(values: Any) -> dict[str, Any]:
     def shuffled(part: Any) -> Any:
         return tf.data.Dataset.from_tensor_slices((part, part)).shuffle(40)
@@ -202,6 +207,7 @@ def shuffled_batches(values: Any) -> dict[str, Any]:
 SHUFFLED = [
     shuffled_data_set,
     shuffled_of_unknown_length,
+    shuffled_with_a_seed,
     shuffled_inside_an_interleave,
     shuffled_arrays,
     shuffled_batches,
