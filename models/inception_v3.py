@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 Tensor = Any
 layers = keras.layers
@@ -102,6 +103,23 @@ def prepare(image: Tensor, label: Tensor, auxiliary: bool = True) -> tuple[Tenso
     """Returns an example whose label every classifier gets."""
     names = ["logits", "auxiliary"] if auxiliary else ["logits"]
     return image, {name: label for name in names}
+
+
+def augmented(batches: tf.data.Dataset, seed: int = 0) -> tf.data.Dataset:
+    """Returns batches half of whose images are mirrored, others in every pass.
+
+    Args:
+      batches: of ([batch, height, width, channels] float32 images, labels); endless: the n-th
+        batch is always changed in the same way.
+      seed: of all changes.
+    """
+
+    def change(index: Tensor, batch: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
+        images, labels = batch
+        draws = tf.random.stateless_uniform([tf.shape(images)[0], 1, 1, 1], [seed, index])
+        return tf.where(draws < 0.5, tf.reverse(images, axis=[2]), images), labels
+
+    return tf.data.Dataset.zip(tf.data.Dataset.counter(), batches).map(change)
 
 
 @keras.saving.register_keras_serializable(package="tf_backup_models")

@@ -1,201 +1,165 @@
-"""Trains a model with synchronous SGD and backup workers.
+"""Trains one of the paper's models, or a small one, with synchronous SGD and backup workers.
 
 Without TF_CONFIG it starts a cluster of its own on this machine: N + b worker processes and
 parameter servers. With TF_CONFIG the same command is one task of a job: the chief trains, the
 others serve it until they get SIGTERM.
+
+Models, and their data unless --dataset says otherwise:
+
+  small_cnn     digits           (only small)
+  mnist_cnn     mnist
+  inception_v3  imagenet2012     (small: cifar10)
+  pixelcnn      cifar10
+  char_lstm     topics           (only small)
+  word_lstm     lm1b             (small: topics)
+  draw          mnist
+
+A recipe is a set of settings. `small` is what two cores train in a few minutes, `paper` is what
+the paper says, for a cluster. Flags override what a recipe sets; --show_recipe prints it, and
+where each setting comes from.
 
 Examples:
 
   python scripts/train.py                             # digits, N = 3, b = 1, one ps
   python scripts/train.py --delay=3:0.5               # worker 3 is slow: nobody waits for it
   python scripts/train.py --delay=3:0.5 --replicas=4 --backups=0    # everybody waits for it
+  python scripts/train.py --strategy=ps_async         # the paper's asynchronous baseline
   python scripts/train.py --strategy=one_device       # the plain optimizer, as a baseline
-  python scripts/train.py --dataset=mnist --data_dir=$HOME/tensorflow_datasets --epochs=2
+  python scripts/train.py --model=char_lstm --log_dir=runs/text     # again: goes on from there
+  python scripts/train.py --model=mnist_cnn --data_dir=$HOME/tensorflow_datasets --download
+  python scripts/train.py --model=inception_v3 --recipe=paper --show_recipe
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import math
 import os
+import signal
 import sys
-import time
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is imported.
 
-from absl import app, flags
+from absl import app
 
-from tf_backup.delays import Delay, seconds_by_worker
+from models.recipes import Recipe
+from scripts.settings import FLAGS, Settings
 from tf_backup.errors import TfBackupError
-from tf_backup.policy import BackupPolicy
 from tf_backup.records import Contributions, WorkerRecord
-
-FLAGS = flags.FLAGS
-MODELS = ("small_cnn",)
-DATASETS = ("digits", "mnist")
-
-flags.DEFINE_enum(
-    "strategy",
-    "ps",
-    ["ps", "one_device"],
-    "ps: synchronous SGD with backup workers on parameter servers, on a local cluster or, with "
-    "TF_CONFIG, as this task of a job. one_device: the plain optimizer in this process.",
-)
-flags.DEFINE_string("model", "small_cnn", f"Model to train: {', '.join(MODELS)}.")
-flags.DEFINE_string("dataset", "digits", f"Data to train on: {', '.join(DATASETS)}.")
-flags.DEFINE_string(
-    "data_dir", None, "Where tensorflow-datasets keeps its data; not needed for digits."
-)
-flags.DEFINE_integer("replicas", 3, "N: gradients averaged in one update.")
-flags.DEFINE_integer("backups", 1, "b: workers beyond N that nobody waits for.")
-flags.DEFINE_integer("ps_tasks", 1, "Parameter servers of the local cluster.")
-flags.DEFINE_integer("batch_size", 32, "Examples in one worker's batch.")
-flags.DEFINE_integer(
-    "epochs", None, "Passes over the data; an update uses N batches. Default: 20 (mnist: 2)."
-)
-flags.DEFINE_integer("updates", None, "Updates to make, instead of --epochs.")
-flags.DEFINE_float(
-    "learning_rate",
-    0.1,
-    "Of SGD with momentum 0.9. The mean of N gradients is less noisy than one: it may grow with N.",
-)
-flags.DEFINE_integer("seed", 0, "Of initial weights, shuffles and dropout.")
-flags.DEFINE_string(  # absl has a flag of this name that does nothing here.
-    "log_dir", None, "Where to write logs for TensorBoard.", allow_override=True
-)
-flags.DEFINE_multi_string(
-    "delay", [], "WORKER:SECONDS, a straggler on purpose; may be given several times."
-)
-flags.DEFINE_string("summary_json", None, "Where to write what happened, as one JSON object.")
-
 
 log = logging.getLogger("train")
 
-DEFAULT_EPOCHS = {"digits": 20, "mnist": 2}
 
+class Training:
+    """One training as the flags say.
 
-class Settings:
-    """The flags, checked before anything is started.
+    Args:
+      settings: the flags.
 
     Raises:
-      ValueError: naming the flag, its value, the rule and the remedy.
+      ValueError: if model, data and what is in --log_dir do not fit each other.
+      FileNotFoundError: if the data is not there.
     """
 
-    def __init__(self) -> None:
-        self.distributed = FLAGS.strategy == "ps"
-        self.policy = BackupPolicy(FLAGS.replicas, FLAGS.backups)
-        if not self.distributed:
-            self.policy = BackupPolicy(1, 0)
-        for name, known in (("model", MODELS), ("dataset", DATASETS)):
-            if FLAGS[name].value not in known:
-                raise ValueError(
-                    f"--{name} is {FLAGS[name].value!r}; the known ones are {', '.join(known)}."
-                )
-        for name in ("ps_tasks", "batch_size", "epochs", "updates"):
-            value = FLAGS[name].value
-            if value is not None and value < 1:
-                raise ValueError(f"--{name} is {value}; it must be at least 1.")
-        if not FLAGS.learning_rate > 0:
-            raise ValueError(f"--learning_rate is {FLAGS.learning_rate}; it must be above 0.")
-        if FLAGS.epochs is not None and FLAGS.updates is not None:
-            raise ValueError("--epochs and --updates both say how long to train; give one.")
-        delays = [Delay.parse(text) for text in FLAGS.delay]
-        self.delays = seconds_by_worker(delays, self.policy.workers)
+    def __init__(self, settings: Settings) -> None:
+        from models import data, runs
+        from models.plans import Plan
+        from models.tasks import Task
 
-    def length(self, examples: int) -> tuple[int, int]:
-        """Returns the number of epochs, and of updates in each, for so many examples."""
-        if FLAGS.updates is not None:
-            return 1, FLAGS.updates
-        per_update = FLAGS.batch_size * self.policy.replicas
-        return FLAGS.epochs or DEFAULT_EPOCHS[FLAGS.dataset], math.ceil(examples / per_update)
+        self.settings, recipe = settings, settings.recipe
+        self.data = data.load(
+            recipe.dataset,
+            FLAGS.data_dir,
+            download=FLAGS.download,
+            on_corrupt=FLAGS.on_corrupt,
+            **recipe.data,
+        )
+        self.task = Task(FLAGS.model, self.data, recipe.sizes)
+        self.task.check()
+        replicas, examples = settings.policy.replicas, self.data.examples
+        per_epoch = FLAGS.updates_per_epoch or (FLAGS.updates if FLAGS.epochs is None else None)
+        self.plan = Plan.make(FLAGS.model, recipe, replicas, examples, per_epoch)
+        if FLAGS.log_dir:
+            runs.claim(FLAGS.log_dir, self.plan)
 
+    def run(self) -> dict[str, Any]:
+        """Trains; returns what `--summary_json` writes.
 
-def build(shape: tuple[int, int, int], classes: int, policy: BackupPolicy | None) -> Any:
-    """Returns the compiled model; with a policy, with a wrapped optimizer."""
-    import keras
+        Raises:
+          KeyboardInterrupt: if told to end; what there is has been saved then.
+        """
+        import keras
 
-    import tf_backup
-    from models.small_cnn import small_cnn
+        from models.runs import Run
 
-    model = small_cnn(shape, classes)
-    optimizer = keras.optimizers.SGD(FLAGS.learning_rate, momentum=0.9)
-    if policy is not None:
-        optimizer = tf_backup.wrap(optimizer, policy.replicas, policy.backups)
-    model.compile(
-        optimizer=optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    return model
+        keras.utils.set_random_seed(FLAGS.seed)
+        model = self._model()
+        bar = sys.stdout.isatty()
+        run = Run(model, self.plan, FLAGS.log_dir, bar, FLAGS.checkpoint_minutes * 60)
+        log.info(
+            "Training %s on %s: %d updates of %d x %d examples.",
+            model.name,
+            self.data.name,
+            self.plan.updates,
+            self.settings.policy.replicas,
+            self.plan.recipe.batch_size,
+        )
+        try:
+            run.train(self._batches, self._held_out())
+        except KeyboardInterrupt:
+            run.save()
+            raise
+        made = self.plan.updates - run.start
+        contributions = _contributions(model.optimizer, made)
+        return summary(self.settings, self.plan.updates, made, run, contributions)
 
+    def _model(self) -> Any:
+        """Returns the compiled model, on the cluster if there is one."""
+        import tf_backup
 
-def train(settings: Settings) -> dict[str, Any]:
-    """Trains as the flags say; returns what `--summary_json` writes."""
-    import keras
-
-    import tf_backup
-    from models import data as model_data
-
-    keras.utils.set_random_seed(FLAGS.seed)
-    data = model_data.load(FLAGS.dataset, FLAGS.data_dir)
-    epochs, updates = settings.length(data.examples)
-    workers = settings.policy.workers
-
-    def worker_batches(context: Any) -> Any:
-        index = context.input_pipeline_id
-        batches = data.batches(FLAGS.batch_size, FLAGS.seed, context.num_input_pipelines, index)
-        return tf_backup.delay(batches, settings.delays[index])
-
-    if settings.distributed:
-        strategy = tf_backup.parameter_server_strategy(workers=workers, ps=FLAGS.ps_tasks)
+        policy = self.settings.policy
+        if not self.settings.distributed:
+            return self.task.compile(self.plan.optimizer())
+        strategy = tf_backup.parameter_server_strategy(policy.workers, self.settings.recipe.ps)
         with strategy.scope():
-            model = build(data.shape, data.classes, settings.policy)
-        x: Any = worker_batches
-    else:
-        model = build(data.shape, data.classes, None)
-        x = data.batches(FLAGS.batch_size, FLAGS.seed)
-    log.info("Training %s on %s: %d updates.", model.name, FLAGS.dataset, epochs * updates)
-    clock = Clock()
-    history = model.fit(
-        x,
-        epochs=epochs,
-        steps_per_epoch=updates,
-        shuffle=False,  # The data sets shuffle themselves.
-        validation_data=data.validation().batch(256),
-        callbacks=[clock, *_callbacks()],
-        verbose=1 if sys.stdout.isatty() else 2,
-    )
-    contributions = _contributions(model.optimizer, epochs * updates)
-    return summary(settings, epochs * updates, clock.seconds, contributions, history.history)
+            optimizer = tf_backup.wrap(
+                self.plan.optimizer(self.settings.asynchronous),
+                replicas=policy.replicas,
+                backups=policy.backups,
+                max_staleness=policy.max_staleness,
+            )
+            return self.task.compile(optimizer)
 
+    def _batches(self, start: int) -> Any:
+        """Returns what to train on after `start` updates: in another order than at first."""
+        import tf_backup
 
-def _callbacks() -> list[Any]:
-    import keras
+        size, seed = self.plan.recipe.batch_size, FLAGS.seed + start
+        if not self.settings.distributed:
+            return self.task.batches(size, seed)
 
-    return [keras.callbacks.TensorBoard(FLAGS.log_dir)] if FLAGS.log_dir else []
+        def of_worker(context: Any) -> Any:
+            index = context.input_pipeline_id
+            batches = self.task.batches(size, seed, context.num_input_pipelines, index)
+            return tf_backup.delay(batches, self.settings.delays[index])
 
+        return of_worker
 
-def Clock() -> Any:
-    """Returns a callback whose `seconds` is the time that training took, less validation."""
-    import keras
+    def _held_out(self) -> Any:
+        """Returns what to validate on."""
+        size = self.plan.recipe.held_out_batch_size
+        if not self.settings.distributed:
+            return self.task.held_out(size)
 
-    class _Clock(keras.callbacks.Callback):  # type: ignore[misc]
-        seconds = 0.0
-        _since = 0.0
+        def of_worker(context: Any) -> Any:
+            shards, index = context.num_input_pipelines, context.input_pipeline_id
+            return self.task.held_out(size, None, shards, index)
 
-        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-            self._since = time.monotonic()
-
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            now = time.monotonic()
-            self.seconds += now - self._since
-            self._since = now
-
-    return _Clock()
+        return of_worker
 
 
 def _contributions(optimizer: Any, updates: int) -> Contributions:
@@ -207,28 +171,27 @@ def _contributions(optimizer: Any, updates: int) -> Contributions:
 
 
 def summary(
-    settings: Settings,
-    updates: int,
-    seconds: float,
-    contributions: Contributions,
-    history: dict[str, list[float]],
+    settings: Settings, updates: int, made: int, run: Any, contributions: Contributions
 ) -> dict[str, Any]:
     """Returns what happened, as `--summary_json` writes it."""
-    last = {name: float(values[-1]) for name, values in history.items()}
     prefix = "val_"
+    logs = {name: value for name, value in run.logs.items() if name not in ("updates", "seconds")}
     return {
+        "model": FLAGS.model,
+        "dataset": settings.recipe.dataset,
         "strategy": FLAGS.strategy,
         "replicas": settings.policy.replicas,
         "backups": settings.policy.backups,
         "updates": updates,
-        "seconds": seconds,
-        "updates_per_second": updates / seconds,
+        "updates_of_this_run": made,
+        "seconds": run.seconds,
+        "updates_per_second": made / run.seconds if run.seconds else 0.0,
         "contributions": contributions.total.as_dict(),
         "workers": [record.as_dict() for record in contributions.workers],
-        "train": {name: value for name, value in last.items() if not name.startswith(prefix)},
+        "train": {name: value for name, value in logs.items() if not name.startswith(prefix)},
         "validation": {
             name.removeprefix(prefix): value
-            for name, value in last.items()
+            for name, value in logs.items()
             if name.startswith(prefix)
         },
     }
@@ -236,16 +199,24 @@ def summary(
 
 def report(result: dict[str, Any]) -> None:
     """Prints what happened."""
-    validation = result["validation"]
+    from models.progress import described
+
     print(
-        f"\n{result['updates']} updates in {result['seconds']:.1f} s "
+        f"\n{result['updates_of_this_run']} updates in {result['seconds']:.1f} s "
         f"({result['updates_per_second']:.1f} updates/s)"
     )
     rows = [*result["workers"], {"worker": "all", **result["contributions"]}]
     print("".join(f"{name:>11}" for name in rows[0]))
     for row in rows:
         print("".join(f"{value:>11}" for value in row.values()))
-    print(f"held out: loss {validation['loss']:.4f}, accuracy {validation['accuracy']:.2%}")
+    print(f"held out: {described(result['validation'])}")
+
+
+def show(recipe: Recipe) -> None:
+    """Prints what a recipe sets."""
+    print(f"--model={FLAGS.model} --recipe={FLAGS.recipe}")
+    for name, value, source in recipe.describe():
+        print(f"  {name:<14} {value}" + (f"\n  {'':<14}   [{source}]" if source else ""))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -257,11 +228,18 @@ def main(argv: Sequence[str]) -> None:
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     try:
         settings = Settings()
+        if FLAGS.show_recipe:
+            show(settings.recipe)
+            return
         _serve_if_task(settings)
-        result = train(settings)
+        signal.signal(signal.SIGTERM, _terminate)
+        result = Training(settings).run()
+    except Terminated:
+        log.info("Told to end.%s", _how_to_go_on())
+        sys.exit(143)  # As of a process that ends at SIGTERM.
     except KeyboardInterrupt:
-        sys.exit("Interrupted.")
-    except (TfBackupError, ValueError, FileNotFoundError) as error:
+        sys.exit(f"Interrupted.{_how_to_go_on()}")
+    except (TfBackupError, ValueError, OSError) as error:
         log.debug("", exc_info=True)
         sys.exit(f"train.py: {error}")
     report(result)
@@ -269,6 +247,19 @@ def main(argv: Sequence[str]) -> None:
         with open(FLAGS.summary_json, "w") as file:
             json.dump(result, file, indent=2)
             file.write("\n")
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a training as Ctrl-C does."""
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    del signum, frame
+    raise Terminated
+
+
+def _how_to_go_on() -> str:
+    return " The same command goes on from here." if FLAGS.log_dir else ""
 
 
 def _serve_if_task(settings: Settings) -> None:

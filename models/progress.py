@@ -1,0 +1,92 @@
+"""How far a training is, and how fast: for people who read logs, and for files."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import keras
+
+log = logging.getLogger(__name__)
+
+
+class Clock(keras.callbacks.Callback):
+    """Measures the time that updates take, without validation; adds both to an epoch's logs.
+
+    Attributes:
+      seconds: spent on updates.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+        self._since = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Starts."""
+        del epoch, logs
+        self._since = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Counts an update."""
+        del batch, logs
+        now = time.monotonic()
+        self.seconds += now - self._since
+        self._since = now
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Tells the callbacks behind it, and the history."""
+        del epoch
+        if logs is not None:
+            logs.update(updates=int(self.model.optimizer.iterations), seconds=self.seconds)
+
+
+class Lines(keras.callbacks.Callback):
+    """Logs a line from time to time, where a progress bar would only make a mess.
+
+    Args:
+      updates: of the whole training.
+      every_s: seconds between two lines.
+    """
+
+    def __init__(self, updates: int, every_s: float = 10.0) -> None:
+        super().__init__()
+        self._updates = updates
+        self._every_s = every_s
+        self._made: int | None = None
+        self._at = 0.0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Logs a line if it is time."""
+        del batch
+        now = time.monotonic()
+        if self._made is None:
+            self._made, self._at = int(self.model.optimizer.iterations), now
+        if now - self._at < self._every_s:
+            return
+        made = int(self.model.optimizer.iterations)
+        speed = (made - self._made) / (now - self._at)
+        left_s = (self._updates - made) / speed if speed else float("inf")
+        log.info(
+            "update %d of %d, %.2f updates/s, about %.0f min left: %s",
+            made,
+            self._updates,
+            speed,
+            left_s / 60,
+            described(logs or {}),
+        )
+        self._made, self._at = made, now
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Logs what the epoch came to."""
+        log.info("epoch %d: %s", epoch + 1, described(logs or {}))
+
+
+def described(logs: dict[str, Any]) -> str:
+    """Returns metrics in words: accuracies in percent, the rest as numbers."""
+    parts = []
+    for name, value in logs.items():
+        form = ".2%" if name.endswith("accuracy") else ".0f" if name == "updates" else ".4f"
+        parts.append(f"{name} {float(value):{form}}")
+    return ", ".join(parts)

@@ -1,0 +1,394 @@
+"""The settings of a training under a name: the paper's own, and small ones for two cores.
+
+Every setting of a paper's recipe says where it comes from: the paper (Chen et al., Revisiting
+Distributed Synchronous SGD, arXiv 1604.00981v3, and its workshop version v1), a source that it
+cites or shares code with, or, where none of them says it, a choice of ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """The learning rate does not fall."""
+
+    def __str__(self) -> str:
+        return "constant"
+
+
+@dataclasses.dataclass(frozen=True)
+class ByPasses:
+    """initial x factor^(t / T), where T updates are `passes` passes over the data."""
+
+    factor: float
+    passes: float
+
+    def __str__(self) -> str:
+        return f"x {self.factor:g} every {self.passes:g} passes over the data, smoothly"
+
+
+@dataclasses.dataclass(frozen=True)
+class ByTraining:
+    """initial x factor^(t / T), where T updates are the whole training."""
+
+    factor: float
+
+    def __str__(self) -> str:
+        return f"x {self.factor:g} over the whole training, smoothly"
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearAtEnd:
+    """Constant at first, then linear to 0 in the last `part` (0 to 1) of the training."""
+
+    part: float
+
+    def __str__(self) -> str:
+        return f"constant, then linear to 0 in the last {self.part:.0%} of the training"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine:
+    """Half a cosine, from the initial learning rate to 0."""
+
+    def __str__(self) -> str:
+        return "half a cosine to 0"
+
+
+Decay = Constant | ByPasses | ByTraining | LinearAtEnd | Cosine
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a training is made with, unless flags say otherwise.
+
+    Attributes:
+      dataset: by name.
+      optimizer: name of a Keras optimizer.
+      options: its arguments, other than the learning rate.
+      learning_rate: before the first update.
+      per_replica: whether that is times N.
+      decay: how it falls.
+      batch_size: examples in one worker's batch.
+      held_out_batch_size: examples in a batch of what is held out.
+      replicas: N.
+      backups: b.
+      ps: parameter servers.
+      passes: over the data; None if the updates are given.
+      updates: with N = `replicas`; with another N as many as make the same passes.
+      ema: decay of the average of the weights that is evaluated; None for no average.
+      clip: largest norm of all gradients together; None not to clip.
+      clip_async: the same, for asynchronous training.
+      sizes: arguments of the model's `build`.
+      data: arguments of `models.data.load`.
+      sources: where settings come from, by their names.
+    """
+
+    dataset: str
+    optimizer: str
+    learning_rate: float
+    batch_size: int
+    replicas: int
+    backups: int
+    decay: Decay = Constant()
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    per_replica: bool = False
+    held_out_batch_size: int = 64
+    ps: int = 1
+    passes: float | None = None
+    updates: int | None = None
+    ema: float | None = None
+    clip: float | None = None
+    clip_async: float | None = None
+    sizes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def updates_per_pass(self, examples: int, replicas: int) -> int:
+        """Returns how many updates of `replicas` gradients make a pass over the data."""
+        return math.ceil(examples / (self.batch_size * replicas))
+
+    def total_updates(self, examples: int, replicas: int) -> int:
+        """Returns how many updates of `replicas` gradients make the whole training.
+
+        With half as many gradients in an update there are twice as many updates: the passes over
+        the data are the recipe's.
+        """
+        if self.updates is not None:
+            return math.ceil(self.updates * self.replicas / replicas)
+        assert self.passes is not None
+        return math.ceil(self.passes * self.updates_per_pass(examples, replicas))
+
+    def initial_learning_rate(self, replicas: int) -> float:
+        """Returns the learning rate before the first update of `replicas` gradients."""
+        return self.learning_rate * (replicas if self.per_replica else 1)
+
+    def describe(self) -> list[tuple[str, str, str]]:
+        """Returns what it sets, as rows of a setting, its value, and where that comes from."""
+        length = f"{self.updates} updates" if self.updates else f"{self.passes:g} passes"
+        times = " x N" if self.per_replica else ""
+        rows = {
+            "dataset": " ".join([self.dataset, _arguments(self.data)]).strip(),
+            "model": _arguments(self.sizes),
+            "batch_size": str(self.batch_size),
+            "replicas": f"N = {self.replicas}, b = {self.backups}, {self.ps} ps",
+            "length": length,
+            "optimizer": f"{self.optimizer} {_arguments(self.options)}".strip(),
+            "learning_rate": f"{self.learning_rate:g}{times}, {self.decay}",
+            "ema": "none" if self.ema is None else f"{self.ema:g}, evaluated",
+            "clip": _clip(self.clip, self.clip_async),
+        }
+        return [(name, value, self.sources.get(name, "")) for name, value in rows.items() if value]
+
+
+def _arguments(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _clip(clip: float | None, clip_async: float | None) -> str:
+    words = "none" if clip is None else f"global norm {clip:g}"
+    return words if clip_async is None else f"{words}; asynchronous: global norm {clip_async:g}"
+
+
+INCEPTION_NARROW = {"width": 0.25, "modules": (1, 1, 1), "batch_norm_decay": 0.99}
+
+_PAPER: dict[str, Recipe] = {
+    "mnist_cnn": Recipe(
+        dataset="mnist",
+        optimizer="SGD",
+        learning_rate=0.1,
+        decay=LinearAtEnd(10 / 25),
+        batch_size=32,
+        replicas=1,
+        backups=0,
+        passes=25,
+        ema=0.9999,
+        sources={
+            "dataset": "v3 section 2.1, appendix A.1; rotations and zooms: their ranges are ours",
+            "batch_size": "not given; ours",
+            "replicas": "one machine, which simulates staleness: section 2.1",
+            "length": "appendix A.1",
+            "optimizer": "appendix A.1",
+            "learning_rate": "appendix A.1: linear to 0 in the last 10 of 25 epochs",
+            "ema": "appendix A.1",
+            "clip": "not given",
+        },
+    ),
+    "inception_v3": Recipe(
+        dataset="imagenet2012",
+        optimizer="RMSprop",
+        options={"rho": 0.9, "momentum": 0.9, "epsilon": 1.0},
+        learning_rate=0.045,
+        per_replica=True,
+        decay=ByPasses(0.94, 2),
+        batch_size=32,
+        replicas=50,
+        backups=3,
+        ps=17,
+        passes=172,
+        ema=0.9999,
+        clip_async=10.0,
+        data={"image_size": 299},
+        sources={
+            "dataset": "section 4.2",
+            "batch_size": "appendix A.3",
+            "replicas": "section 4.2: N + b = 53, 106, 212 with 17, 27, 37 ps; b is 6 %, derived",
+            "length": "section 3.1: 137.5e3 updates with N = 50",
+            "optimizer": "appendix A.3; epsilon: tensorflow/models, inception",
+            "learning_rate": "appendix A.3, t N / (2 T); asynchronous: 0.045, N being 1",
+            "ema": "appendix A.3",
+            "clip": "appendix A.3: none; asynchronous needs it, the threshold is ours",
+        },
+    ),
+    "pixelcnn": Recipe(
+        dataset="cifar10",
+        optimizer="RMSprop",
+        options={"rho": 0.95, "momentum": 0.9},
+        learning_rate=1e-4,
+        decay=ByTraining(0.03),
+        batch_size=4,
+        replicas=15,
+        backups=1,
+        ps=10,
+        updates=200_000,
+        held_out_batch_size=16,
+        sizes={"features": 384, "depth": 20, "size": 5},
+        sources={
+            "dataset": "section 4.3",
+            "model": "not given; Gated PixelCNN's for ImageNet (1606.05328)",
+            "batch_size": "appendix A.4",
+            "replicas": "section 4.3: N + b = 1, 8, 16 and b = 1; 10 ps: appendix A.4",
+            "length": "appendix A.4, and 1606.05328",
+            "optimizer": "appendix A.4",
+            "learning_rate": "appendix A.4: to 3e-6 after 200,000 iterations; how is ours",
+            "ema": "not given",
+            "clip": "not given",
+        },
+    ),
+    "word_lstm": Recipe(
+        dataset="lm1b",
+        optimizer="Adagrad",
+        options={"initial_accumulator_value": 1.0},
+        learning_rate=0.2,
+        batch_size=128,
+        replicas=32,
+        backups=2,
+        ps=8,
+        passes=5,
+        ema=0.999,
+        clip=10.0,
+        held_out_batch_size=4,  # 3.2 MB of logits for every word.
+        sizes={"embedding": 512, "units": 2048, "projection": 512, "samples": 8192, "keep": 0.9},
+        data={"of_words": True, "steps": 20, "vocabulary": 793_470},
+        sources={
+            "dataset": "v1 section 4; windows and vocabulary: rafaljozefowicz/lm",
+            "model": "rafaljozefowicz/lm (Jozefowicz et al., 1602.02410)",
+            "batch_size": "rafaljozefowicz/lm",
+            "replicas": "v1: 32 workers, about 5 % backups; ps are ours",
+            "length": "not given; ours",
+            "optimizer": "rafaljozefowicz/lm",
+            "learning_rate": "rafaljozefowicz/lm",
+            "ema": "rafaljozefowicz/lm",
+            "clip": "rafaljozefowicz/lm",
+        },
+    ),
+    "draw": Recipe(
+        dataset="mnist",
+        optimizer="Adam",
+        learning_rate=1e-3,
+        batch_size=32,
+        replicas=10,
+        backups=1,
+        ps=2,
+        passes=100,
+        clip=10.0,
+        sizes={"glimpses": 64, "units": 256, "latent": 100, "read": 2, "write": 5},
+        sources={
+            "dataset": "v1 section 4",
+            "model": "DRAW (1502.04623), table 3",
+            "batch_size": "not given; ours",
+            "replicas": "v1: 10 workers; the backup and the ps are ours",
+            "length": "not given; ours",
+            "optimizer": "1502.04623",
+            "learning_rate": "not given; ours",
+            "ema": "not given",
+            "clip": "not given; ours",
+        },
+    ),
+}
+
+_SMALL: dict[str, Recipe] = {
+    "small_cnn": Recipe(
+        dataset="digits",
+        optimizer="SGD",
+        options={"momentum": 0.9},
+        learning_rate=0.1,
+        batch_size=32,
+        replicas=3,
+        backups=1,
+        passes=20,
+    ),
+    "mnist_cnn": Recipe(
+        dataset="mnist",
+        optimizer="SGD",
+        options={"momentum": 0.9},
+        learning_rate=0.05,
+        decay=LinearAtEnd(0.7),
+        batch_size=32,
+        replicas=2,
+        backups=1,
+        updates=2400,
+        ema=0.99,
+    ),
+    "inception_v3": Recipe(
+        dataset="cifar10",
+        optimizer="SGD",
+        options={"momentum": 0.9},
+        learning_rate=0.1,
+        decay=Cosine(),
+        batch_size=32,
+        replicas=2,
+        backups=1,
+        updates=1200,
+        sizes={**INCEPTION_NARROW, "small_images": True},
+    ),
+    "pixelcnn": Recipe(
+        dataset="cifar10",
+        optimizer="Adam",
+        learning_rate=0.005,
+        decay=Cosine(),
+        batch_size=4,
+        replicas=2,
+        backups=1,
+        updates=2000,
+        held_out_batch_size=16,
+        sizes={"features": 24, "depth": 3, "size": 5},
+    ),
+    "char_lstm": Recipe(
+        dataset="topics",
+        optimizer="Adam",
+        learning_rate=0.005,
+        decay=Cosine(),
+        batch_size=32,
+        replicas=2,
+        backups=1,
+        updates=1200,
+        clip=1.0,
+        sizes={"embedding": 64, "units": 256},
+        data={"steps": 64},
+    ),
+    "word_lstm": Recipe(
+        dataset="topics",
+        optimizer="Adagrad",
+        options={"initial_accumulator_value": 1.0},
+        learning_rate=0.2,
+        batch_size=32,
+        replicas=2,
+        backups=1,
+        updates=600,
+        clip=10.0,
+        sizes={"embedding": 128, "units": 512, "projection": 128, "samples": 512, "keep": 0.9},
+        data={"of_words": True, "steps": 20, "vocabulary": 10_000},
+    ),
+    "draw": Recipe(
+        dataset="mnist",
+        optimizer="Adam",
+        learning_rate=2e-3,
+        decay=Cosine(),
+        batch_size=32,
+        replicas=2,
+        backups=1,
+        updates=600,
+        clip=10.0,
+    ),
+}
+
+RECIPES: dict[str, dict[str, Recipe]] = {"small": _SMALL, "paper": _PAPER}
+MODELS = tuple(_SMALL)
+
+
+def find(model: str, name: str) -> Recipe:
+    """Returns a model's recipe by its name.
+
+    Raises:
+      ValueError: if there is no such model, or it has no such recipe.
+    """
+    if model not in MODELS:
+        raise ValueError(f"--model is {model!r}; the known ones are {', '.join(MODELS)}.")
+    known = [each for each, recipes in RECIPES.items() if model in recipes]
+    if name not in known:
+        why = {
+            "small_cnn": "no experiment of the paper has it",
+            "char_lstm": "the paper's reads a word model that was never published",
+        }.get(model)
+        because = f" ({why})" if why and name == "paper" else ""
+        raise ValueError(
+            f"--recipe is {name!r}, but {model} has none of that name{because}; it has "
+            f"{' and '.join(known)}."
+        )
+    return RECIPES[name][model]

@@ -1,0 +1,175 @@
+"""Evaluates the checkpoints of a training, when it has ended or beside it while it runs.
+
+It reads what scripts/train.py writes to --log_dir, needs no cluster, and evaluates the averaged
+weights if the training keeps an average.
+
+Examples:
+
+  python scripts/evaluate.py --log_dir=runs/text                  # the newest checkpoint
+  python scripts/evaluate.py --log_dir=runs/text --split=test
+  python scripts/evaluate.py --log_dir=runs/text --watch          # every new one, until the last
+  python scripts/evaluate.py --log_dir=runs/text --generate=400   # let the model write, too
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is imported.
+
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string(  # absl has a flag of this name that does nothing here.
+    "log_dir", None, "The --log_dir of the training.", allow_override=True
+)
+flags.DEFINE_string("data_dir", None, "Where tensorflow-datasets keeps its data.")
+flags.DEFINE_string(
+    "split", None, "What to evaluate on; default: validation if the data has it, else test."
+)
+flags.DEFINE_integer("step", None, "Evaluate the checkpoint after so many updates.")
+flags.DEFINE_bool("watch", False, "Evaluate every new checkpoint, until that of the last update.")
+flags.DEFINE_float("poll_seconds", 10.0, "How often to look for a new checkpoint.")
+flags.DEFINE_integer(
+    "generate",
+    0,
+    "Let the model draw so many images into LOG_DIR/samples-STEP.png, or write so many characters "
+    "or words.",
+)
+
+log = logging.getLogger("evaluate")
+
+
+class Evaluation:
+    """The model of a training, and what it is evaluated on.
+
+    Raises:
+      ValueError: if the data has no such split.
+      FileNotFoundError: if there is no such training, or no data.
+    """
+
+    def __init__(self) -> None:
+        from models import data, runs
+        from models.tasks import Task
+
+        self.plan = runs.plan_of(FLAGS.log_dir)
+        recipe = self.plan.recipe
+        self.data = data.load(recipe.dataset, FLAGS.data_dir, **recipe.data)
+        split = FLAGS.split or self.data.splits[0]
+        if split not in self.data.splits:
+            raise ValueError(
+                f"--split is {split!r}, but what {self.data.name} holds out is "
+                f"{' or '.join(self.data.splits)}."
+            )
+        self.task = Task(self.plan.model, self.data, recipe.sizes)
+        self.model = self.task.compile(self.plan.optimizer())
+        self.held_out = self.task.held_out(recipe.held_out_batch_size, split)
+        self.split = split
+        self.checkpoints = runs.checkpoints_of(FLAGS.log_dir)
+
+    def run(self, step: int) -> None:
+        """Evaluates the checkpoint after `step` updates, and writes down what comes out."""
+        from models.progress import described
+
+        self.checkpoints.load(self.model, step)
+        self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+        bar = 1 if sys.stdout.isatty() else 0
+        logs = self.model.evaluate(self.held_out, verbose=bar, return_dict=True)
+        print(f"after {step} updates, {self.split}: {described(logs)}", flush=True)
+        self._write_down(step, logs)
+        if FLAGS.generate:
+            self._generate(step)
+
+    def _write_down(self, step: int, logs: dict[str, float]) -> None:
+        """Adds a line to a CSV file, and points to TensorBoard's curves."""
+        import tensorflow as tf
+
+        path = os.path.join(FLAGS.log_dir, f"evaluation-{self.split}.csv")
+        new = not os.path.exists(path)
+        with open(path, "a", newline="") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(["updates", *logs])
+            writer.writerow([step, *logs.values()])
+        writer = tf.summary.create_file_writer(os.path.join(FLAGS.log_dir, self.split))
+        with writer.as_default(step):
+            for name, value in logs.items():
+                tf.summary.scalar(f"evaluation/{name}", value)
+        writer.close()
+
+    def _generate(self, step: int) -> None:
+        """Lets the model draw or write."""
+        from models import language_model, picture
+
+        if self.data.vocabulary is not None:
+            vocabulary = self.data.vocabulary
+            start = "\n" if not vocabulary.of_words else vocabulary.tokens[1]
+            prompt = vocabulary.encode(start)
+            ids = language_model.generate(self.model, prompt, FLAGS.generate)
+            print(vocabulary.decode(ids))
+        elif hasattr(self.task.module, "sample"):
+            images = self.task.module.sample(self.model, FLAGS.generate)
+            path = os.path.join(FLAGS.log_dir, f"samples-{step}.png")
+            picture.write(path, images)
+            print(f"{len(images)} images are in {path}")
+        else:
+            raise ValueError(
+                f"--generate is {FLAGS.generate}, but {self.plan.model} tells classes apart and "
+                "makes nothing. Leave it out."
+            )
+
+
+def steps(evaluation: Evaluation) -> Any:
+    """Yields the numbers of updates whose checkpoints are to be evaluated."""
+    checkpoints = evaluation.checkpoints
+    if not FLAGS.watch:
+        known = checkpoints.steps()
+        wanted = FLAGS.step if FLAGS.step is not None else known[-1] if known else None
+        if wanted not in known:
+            there = ", ".join(map(str, known)) or "none yet"
+            raise ValueError(
+                f"{checkpoints.directory} has no checkpoint"
+                + ("" if FLAGS.step is None else f" after {FLAGS.step} updates")
+                + f"; it has: {there}. With --watch this waits for them."
+            )
+        yield wanted
+        return
+    done = -1
+    while done < evaluation.plan.updates:
+        new = [step for step in checkpoints.steps() if step > done]
+        if not new:
+            time.sleep(FLAGS.poll_seconds)
+            continue
+        done = new[-1]  # Those before it have had their time.
+        yield done
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
+    if len(argv) > 1:
+        sys.exit(f"evaluate.py takes flags only, not {argv[1]!r}; see --help.")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    for noisy in ("tensorflow", "absl", "h5py"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    try:
+        if not FLAGS.log_dir:
+            raise ValueError("--log_dir is not given; it must be that of a training.")
+        evaluation = Evaluation()
+        for step in steps(evaluation):
+            evaluation.run(step)
+    except KeyboardInterrupt:
+        sys.exit("Interrupted.")
+    except (ValueError, OSError) as error:
+        log.debug("", exc_info=True)
+        sys.exit(f"evaluate.py: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,115 @@
+"""The flags of scripts/train.py, and what they mean together."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from absl import flags
+
+from models import recipes
+from models.recipes import Recipe
+from tf_backup.delays import Delay, seconds_by_worker
+from tf_backup.policy import BackupPolicy
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_enum(
+    "strategy",
+    "ps",
+    ["ps", "ps_async", "one_device"],
+    "ps: synchronous SGD with backup workers on parameter servers, on a local cluster or, with "
+    "TF_CONFIG, as this task of a job. ps_async: the same cluster of N + b workers, but every "
+    "gradient is an update of its own, however old. one_device: the plain optimizer in this "
+    "process.",
+)
+flags.DEFINE_string("model", "small_cnn", f"Model to train: {', '.join(recipes.MODELS)}.")
+flags.DEFINE_string("recipe", "small", f"Settings: {' or '.join(recipes.RECIPES)}.")
+flags.DEFINE_bool("show_recipe", False, "Print what the recipe sets, and end.")
+flags.DEFINE_string("dataset", None, "Data to train on; default: the recipe's.")
+flags.DEFINE_string(
+    "data_dir", None, "Where tensorflow-datasets keeps its data; not needed for digits and topics."
+)
+flags.DEFINE_bool("download", False, "Download and prepare the data, if it is not there.")
+flags.DEFINE_enum(
+    "on_corrupt", "fail", ["fail", "skip"], "What to do with a record that cannot be decoded."
+)
+flags.DEFINE_integer("replicas", None, "N: gradients averaged in one update.")
+flags.DEFINE_integer("backups", None, "b: workers beyond N that nobody waits for.")
+flags.DEFINE_integer(
+    "max_staleness",
+    None,
+    "Use gradients that are up to so many updates old. Default: 0 with ps, any with ps_async.",
+)
+flags.DEFINE_integer("ps_tasks", None, "Parameter servers of the local cluster.")
+flags.DEFINE_integer("batch_size", None, "Examples in one worker's batch.")
+flags.DEFINE_float("epochs", None, "Passes over the data; an update uses N batches.")
+flags.DEFINE_integer("updates", None, "Updates to make, instead of --epochs.")
+flags.DEFINE_integer("updates_per_epoch", None, "Updates between validations; default: a pass.")
+flags.DEFINE_float("learning_rate", None, "Before the first update, not to be multiplied by N.")
+flags.DEFINE_float("ema", None, "Decay of the average of the weights that is evaluated; 0: none.")
+flags.DEFINE_integer("seed", 0, "Of initial weights, shuffles and dropout.")
+flags.DEFINE_string(  # absl has a flag of this name that does nothing here.
+    "log_dir",
+    None,
+    "Where to write checkpoints and logs for TensorBoard; a training that was interrupted goes on "
+    "from there.",
+    allow_override=True,
+)
+flags.DEFINE_float("checkpoint_minutes", 10.0, "Between checkpoints in the middle of an epoch.")
+flags.DEFINE_multi_string(
+    "delay", [], "WORKER:SECONDS, a straggler on purpose; may be given several times."
+)
+flags.DEFINE_string("summary_json", None, "Where to write what happened, as one JSON object.")
+
+_POSITIVE = ("ps_tasks", "batch_size", "epochs", "updates", "updates_per_epoch", "learning_rate")
+
+
+class Settings:
+    """The flags, checked before anything is started.
+
+    Raises:
+      ValueError: naming the flag, its value, the rule and the remedy.
+    """
+
+    def __init__(self) -> None:
+        for name in _POSITIVE:
+            value = FLAGS[name].value
+            if value is not None and not value > 0:
+                least = "at least 1" if isinstance(value, int) else "above 0"
+                raise ValueError(f"--{name} is {value}; it must be {least}.")
+        if FLAGS.epochs is not None and FLAGS.updates is not None:
+            raise ValueError("--epochs and --updates both say how long to train; give one.")
+        recipe = recipes.find(FLAGS.model, FLAGS.recipe)
+        self.distributed = FLAGS.strategy != "one_device"
+        self.asynchronous = FLAGS.strategy == "ps_async"
+        self.policy = self._policy(recipe)
+        self.recipe = self._overridden(recipe)
+        delays = [Delay.parse(text) for text in FLAGS.delay]
+        self.delays = seconds_by_worker(delays, self.policy.workers)
+
+    def _policy(self, recipe: Recipe) -> BackupPolicy:
+        replicas = recipe.replicas if FLAGS.replicas is None else FLAGS.replicas
+        backups = recipe.backups if FLAGS.backups is None else FLAGS.backups
+        policy = BackupPolicy(replicas, backups, FLAGS.max_staleness or 0)
+        if self.asynchronous:
+            return BackupPolicy.asynchronous(policy.workers, FLAGS.max_staleness)
+        return policy if self.distributed else BackupPolicy(1, 0)
+
+    def _overridden(self, recipe: Recipe) -> Recipe:
+        """Returns the recipe with what flags change."""
+        changes: dict[str, Any] = {}
+        for field, flag in (("dataset", "dataset"), ("ps", "ps_tasks"), ("batch_size",) * 2):
+            if FLAGS[flag].value is not None:
+                changes[field] = FLAGS[flag].value
+        if FLAGS.learning_rate is not None:
+            changes.update(learning_rate=FLAGS.learning_rate, per_replica=False)
+        if FLAGS.ema is not None:
+            if not 0 <= FLAGS.ema < 1:
+                raise ValueError(f"--ema is {FLAGS.ema}; it must be 0 or above, and below 1.")
+            changes["ema"] = FLAGS.ema or None
+        if FLAGS.epochs is not None:
+            changes.update(passes=FLAGS.epochs, updates=None)
+        if FLAGS.updates is not None:  # Just as many, whatever N is.
+            changes.update(updates=FLAGS.updates, replicas=self.policy.replicas)
+        return dataclasses.replace(recipe, **changes)
