@@ -147,7 +147,8 @@ def train(settings: Settings) -> dict[str, Any]:
 
     def worker_batches(context: Any) -> Any:
         index = context.input_pipeline_id
-        batches = data.batches(FLAGS.batch_size, FLAGS.seed, context.num_input_pipelines, index)
+        shards = context.num_input_pipelines
+        batches = data.batches(FLAGS.batch_size, seed=FLAGS.seed, shards=shards, index=index)
         return tf_backup.delay(batches, settings.delays[index])
 
     if settings.distributed:
@@ -157,7 +158,7 @@ def train(settings: Settings) -> dict[str, Any]:
         x: Any = worker_batches
     else:
         model = build(data.shape, data.classes, None)
-        x = data.batches(FLAGS.batch_size, FLAGS.seed)
+        x = data.batches(FLAGS.batch_size, seed=FLAGS.seed)
     log.info("Training %s on %s: %d updates.", model.name, FLAGS.dataset, epochs * updates)
     clock = Clock()
     history = model.fit(
@@ -165,7 +166,7 @@ def train(settings: Settings) -> dict[str, Any]:
         epochs=epochs,
         steps_per_epoch=updates,
         shuffle=False,  # The data sets shuffle themselves.
-        validation_data=data.validation().batch(256),
+        validation_data=data.held_out(256),
         callbacks=[clock, *_callbacks()],
         verbose=1 if sys.stdout.isatty() else 2,
     )
