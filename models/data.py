@@ -1,132 +1,203 @@
-"""Image data sets, in a form that workers can share: each reads a shard of its own."""
+"""Data sets by name, in a form that workers can share: each reads a shard of its own."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
 import tensorflow as tf
+
+from models.vocabulary import Vocabulary
+
+Prepare = Callable[..., Any]
+
+NAMES = (
+    "digits",
+    "mnist",
+    "cifar10",
+    "imagenet2012",
+    "imagenet_resized/32x32",
+    "imagenet_resized/64x64",
+    "topics",
+    "tiny_shakespeare",
+    "lm1b",
+)
+
+
+class Source(Protocol):
+    """Where examples come from: tuples of ([height, width, channels] float32 in [0, 1], [] int64),
+    or ([steps + 1] int32,).
+    """
+
+    parallel: int
+    """Examples to prepare at a time, of those that a pipeline reads."""
+
+    def train(self, seed: int, shards: int, index: int) -> tf.data.Dataset:
+        """Returns the training examples of a shard, without end, in a new order in each pass."""
+
+    def held_out(self, split: str, shards: int, index: int) -> tf.data.Dataset:
+        """Returns a shard of a split that is held out, in order."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """A data set of images and labels.
+    """A data set of images and labels, or of windows of text.
+
+    The data sets of TensorFlow are made when they are asked for: it wants a cluster to be connected
+    before functions, and a data set that maps has one. They hold file names, not what is in the
+    files: workers that are to read them must find the files under the same names.
 
     Attributes:
-      shape: height, width and channels of an image.
-      classes: number of classes.
-      examples: number of training examples.
-      train: returns shard `index` of `shards` of the training examples, unbatched, in the order
-        in which they are stored: ([height, width, channels] float32 in [0, 1], [] int64).
-      validation: returns the held-out examples, unbatched.
-
-    The data sets are made when they are asked for: TensorFlow wants a cluster to be connected
-    before functions, and a data set that maps has one.
+      name: what `load` knows it by.
+      shape: height, width and channels of an image; (steps,) of text.
+      classes: number of labels; of text, tokens in the vocabulary.
+      examples: number of training examples: images, or windows of text in one pass. For lm1b an
+        estimate from the sentences that its vocabulary was counted in.
+      splits: names of those that are held out; the first is what `held_out` reads.
+      source: where examples come from.
+      vocabulary: None of images.
+      characters_per_word: of the training text, white space included; None of images.
     """
 
-    shape: tuple[int, int, int]
+    name: str
+    shape: tuple[int, ...]
     classes: int
     examples: int
-    train: Callable[[int, int], tf.data.Dataset]
-    validation: Callable[[], tf.data.Dataset]
+    splits: tuple[str, ...]
+    source: Source
+    vocabulary: Vocabulary | None = None
+    characters_per_word: float | None = None
 
-    def batches(self, batch_size: int, seed: int, shards: int = 1, index: int = 0) -> Any:
-        """Returns endless shuffled batches of a shard, always full.
+    @property
+    def is_text(self) -> bool:
+        """Whether examples are windows of text."""
+        return self.vocabulary is not None
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        shards: int = 1,
+        index: int = 0,
+        prepare: Prepare | None = None,
+    ) -> tf.data.Dataset:
+        """Returns endless batches of a shard, always full.
+
+        With the same arguments they are the same batches. In one pass no two shards have an example
+        in common, and together they have all; the next pass has another order.
 
         Args:
           batch_size: examples in a batch.
-          seed: of the shuffles; every pass over the shard has another order.
+          seed: of the orders and of random crops; 0 or more.
           shards: how many shards there are.
           index: which one this is.
+          prepare: a model's, from one example, (image, label) or (window,), to what it is given.
+
+        Raises:
+          ValueError: if there is no such shard, or if it has no example.
         """
-        shard = -(-self.examples // shards)
-        return (
-            self.train(shards, index)
-            .cache()
-            .shuffle(min(shard, 5_000), seed=seed * 1000 + index)
-            .repeat()
-            .batch(batch_size, drop_remainder=True)
-            .prefetch(2)
-        )
+        _check_shard(self.name, shards, index)
+        examples = self.source.train(seed, shards, index)
+        batches = self._prepared(examples, prepare).batch(batch_size, drop_remainder=True)
+        return self._finished(batches)
+
+    def held_out(
+        self,
+        batch_size: int,
+        *,
+        split: str | None = None,
+        shards: int = 1,
+        index: int = 0,
+        prepare: Prepare | None = None,
+    ) -> tf.data.Dataset:
+        """Returns the batches of a split once, in order; the last one may be smaller.
+
+        Args:
+          batch_size: examples in a batch.
+          split: one of `splits`; None for the first.
+          shards: how many shards there are; together they have each example once.
+          index: which one this is.
+          prepare: as for `batches`.
+
+        Raises:
+          ValueError: if there is no such split or shard.
+        """
+        split = split or self.splits[0]
+        if split not in self.splits:
+            raise ValueError(f"{self.name} has no split {split!r}, only {', '.join(self.splits)}.")
+        _check_shard(self.name, shards, index)
+        examples = self.source.held_out(split, shards, index)
+        return self._finished(self._prepared(examples, prepare).batch(batch_size))
+
+    def _prepared(self, examples: tf.data.Dataset, prepare: Prepare | None) -> tf.data.Dataset:
+        if prepare is None:
+            return examples
+        return examples.map(prepare, num_parallel_calls=self.source.parallel)
+
+    def _finished(self, batches: tf.data.Dataset) -> tf.data.Dataset:
+        options = tf.data.Options()
+        if self.source.parallel != tf.data.AUTOTUNE:
+            # Many processes share a machine: each would have a thread for every core.
+            options.threading.private_threadpool_size = max(2, self.source.parallel)
+            options.autotune.enabled = False
+        return batches.prefetch(2).with_options(options)
 
 
-def load(name: str, data_dir: str | None = None) -> Data:
-    """Returns a data set by name.
+def load(
+    name: str,
+    data_dir: str | None = None,
+    *,
+    download: bool = False,
+    image_size: int | None = None,
+    steps: int = 64,
+    of_words: bool = False,
+    vocabulary: int | None = None,
+    on_corrupt: str = "fail",
+) -> Data:
+    """Returns a data set by name. Downloads nothing unless told to.
 
     Args:
       name: one of `NAMES`.
       data_dir: where tensorflow-datasets keeps its data sets; None for its own default.
+      download: whether to get the data set if it is not there.
+      image_size: height and width to make images of imagenet2012; None for 299. The others'
+        images have the size that they have.
+      steps: tokens in a window of text, next to the one that only is a target.
+      of_words: whether tokens are words, or characters.
+      vocabulary: most words to know; None for 10,000, of lm1b 100,000.
+      on_corrupt: what to do with a record that cannot be decoded: "fail", or "skip" it with a
+        warning. A file that is damaged itself is an error in any case.
 
     Raises:
-      ValueError: if there is no such data set.
-      FileNotFoundError: if the data set has not been prepared, saying how to get it.
+      ValueError: if there is no such data set, or an argument makes no sense for it.
+      FileNotFoundError: if the data set is not there, saying how to get it.
+      ModuleNotFoundError: if imagenet2012 is wanted without the TensorFlow model garden.
     """
-    if name not in _LOADERS:
+    if name not in NAMES:
         raise ValueError(f"unknown dataset {name!r}; the known ones are {', '.join(NAMES)}.")
-    return _LOADERS[name](data_dir)
-
-
-def _digits(data_dir: str | None) -> Data:
-    """1,797 scanned digits of 8 x 8 pixels, part of scikit-learn; every fifth is held out."""
-    del data_dir
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    images = (digits.images / 16.0).astype(np.float32)[..., np.newaxis]
-    labels = digits.target.astype(np.int64)
-    held_out = np.arange(len(labels)) % 5 == 4
-
-    def read(mask: np.ndarray[Any, Any]) -> tf.data.Dataset:
-        return tf.data.Dataset.from_tensor_slices((images[mask], labels[mask]))
-
-    return Data(
-        shape=(8, 8, 1),
-        classes=10,
-        examples=int(np.sum(~held_out)),
-        train=lambda shards, index: read(~held_out).shard(shards, index),
-        validation=lambda: read(held_out),
-    )
-
-
-def _mnist(data_dir: str | None) -> Data:
-    """70,000 handwritten digits of 28 x 28 pixels, from tensorflow-datasets."""
-    builder = _builder("mnist", data_dir)
-
-    def read(split: str) -> tf.data.Dataset:
-        # Without the time that tensorflow-datasets otherwise takes to order parallel reads.
-        dataset = builder.as_dataset(split=split, as_supervised=True)
-        return dataset.map(_scaled, num_parallel_calls=1)
-
-    return Data(
-        shape=(28, 28, 1),
-        classes=10,
-        examples=builder.info.splits["train"].num_examples,
-        train=lambda shards, index: read("train").shard(shards, index),
-        validation=lambda: read("test"),
-    )
-
-
-def _scaled(image: Any, label: Any) -> tuple[Any, Any]:
-    return tf.cast(image, tf.float32) / 255.0, label
-
-
-def _builder(name: str, data_dir: str | None) -> Any:
-    """Returns tensorflow-datasets' builder of a data set that has been prepared already."""
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
-    if not os.path.isdir(builder.data_dir):
-        where = f", data_dir={data_dir!r}" if data_dir else ""
-        raise FileNotFoundError(
-            f"data set {name!r} is not at {builder.data_dir}. Get it, on a machine with a "
-            f'network, with: python -c "import tensorflow_datasets as tfds; '
-            f'tfds.load({name!r}{where})"'
+    if on_corrupt not in ("fail", "skip"):
+        raise ValueError(f"on_corrupt is {on_corrupt!r}; it must be 'fail' or 'skip'.")
+    if image_size is not None and name != "imagenet2012":
+        raise ValueError(
+            f"image_size is {image_size}, but only imagenet2012's images are resized, not those of "
+            f"{name}. Leave it out."
         )
-    return builder
+    from models import images, text
+
+    prepared = {"data_dir": data_dir, "download": download}
+    tokens = {"steps": steps, "of_words": of_words, "size": vocabulary}
+    loaders: dict[str, Callable[[], Data]] = {
+        "digits": images.digits,
+        "topics": functools.partial(text.topics, **tokens),
+        "tiny_shakespeare": functools.partial(text.tiny_shakespeare, **prepared, **tokens),
+    }
+    other = functools.partial(images.prepared, name, on_corrupt=on_corrupt, **prepared)
+    return loaders.get(name, other)()
 
 
-_LOADERS: dict[str, Callable[[str | None], Data]] = {"digits": _digits, "mnist": _mnist}
-NAMES = tuple(_LOADERS)
+def _check_shard(name: str, shards: int, index: int) -> None:
+    if not 0 <= index < shards:
+        raise ValueError(f"there is no shard {index} of {shards} of {name}: they count from 0.")

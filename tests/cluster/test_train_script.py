@@ -164,7 +164,7 @@ def test_one_command_is_every_task_of_a_job(tmp_path: Path) -> None:
         (["--backups=-1"], "backups is -1"),
         (["--model=resnet"], "--model is 'resnet'; the known ones are small_cnn"),
         (["--dataset=cifar"], "--dataset is 'cifar'; the known ones are digits"),
-        (["--dataset=mnist", "--data_dir=/nowhere"], "Get it, on a machine with a network"),
+        (["--dataset=mnist", "--data_dir=/nowhere"], "with --download on a machine with a network"),
         (["--delay=3"], "is not of the form WORKER:SECONDS"),
         (["--delay=9:1"], "delay names worker 9"),
         (["--updates=0"], "--updates is 0"),

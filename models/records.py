@@ -1,0 +1,157 @@
+"""The records of a data set that tensorflow-datasets has prepared, before they are decoded."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+Tensor = Any
+
+CHUNK = 64
+
+
+class Record(NamedTuple):
+    """A record, or a chunk of them: then all have a dimension more.
+
+    Attributes:
+      data: [] string, or what it has been decoded to.
+      file: number of its file, [] int64.
+      number: its place in the file, [] int64.
+      turn: how many records of the shard came before, in all passes, [] int64.
+    """
+
+    data: Any
+    file: Tensor
+    number: Tensor
+    turn: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """The records of a split, or of a shard of it.
+
+    Attributes:
+      split: name of the data set and the split, for messages.
+      paths: the files, each a TFRecord file.
+      lengths: how many records each has.
+      stride: which of them belong to the shard: every one, or (shards, index).
+    """
+
+    split: str
+    paths: tuple[str, ...]
+    lengths: tuple[int, ...]
+    stride: tuple[int, int] = (1, 0)
+
+    @classmethod
+    def of_split(cls, builder: Any, split: str) -> Records:
+        """Returns the records of a split of a data set that has been prepared.
+
+        Raises:
+          ValueError: if they are not in TFRecord files.
+        """
+        info = builder.info.splits[split]
+        kind = getattr(builder.info.file_format, "value", None)
+        if kind not in (None, "tfrecord"):
+            raise ValueError(
+                f"{builder.info.full_name} at {builder.data_dir} is in files of {kind}, but only "
+                "tfrecord files are read. Prepare it with tensorflow-datasets' default."
+            )
+        name = f"{builder.info.full_name}, split {split!r}"
+        files = [
+            (os.fspath(path), int(length))
+            for path, length in zip(info.filepaths, info.shard_lengths, strict=True)
+            if length
+        ]
+        return cls(name, *zip(*files, strict=True))
+
+    def __len__(self) -> int:
+        shards, index = self.stride
+        return len(range(index, sum(self.lengths), shards))
+
+    def shard(self, shards: int, index: int) -> Records:
+        """Returns a shard: whole files if there are enough, else every `shards`-th record.
+
+        Raises:
+          ValueError: if it would be empty.
+        """
+        if len(self.paths) >= shards:
+            mine = slice(index, None, shards)
+            return dataclasses.replace(self, paths=self.paths[mine], lengths=self.lengths[mine])
+        part = dataclasses.replace(self, stride=(shards, index))
+        if not len(part):
+            raise ValueError(
+                f"{self.split} has {sum(self.lengths)} examples, too few for {shards} shards: "
+                f"shard {index} would be empty. Take fewer shards."
+            )
+        return part
+
+    def once(self, parallel: int = 1) -> tf.data.Dataset:
+        """Returns the records in order, in chunks of `Record`."""
+        return self._chunks(self._read(self._files(), 1, parallel))
+
+    def shuffled(self, seed: int, buffer: int, keep: bool, parallel: int = 1) -> tf.data.Dataset:
+        """Returns the records without end, in a new order in each pass, in chunks of `Record`.
+
+        Args:
+          seed: of the orders.
+          buffer: records among which the next one is drawn.
+          keep: whether to keep all records in memory, once read.
+          parallel: files to read at a time.
+        """
+        seed = int(np.random.default_rng([seed, self.stride[1]]).integers(2**31))
+        files = self._files()
+        if keep:
+            records = self._read(files, 1, parallel).cache()
+        else:
+            files = files.shuffle(len(self.paths), seed=seed)
+            records = self._read(files, 16, parallel)
+        buffer = min(buffer, len(self))
+        return self._chunks(records.shuffle(buffer, seed=seed).repeat())
+
+    def _files(self) -> tf.data.Dataset:
+        numbers = np.arange(len(self.paths))
+        lengths = np.array(self.lengths, np.int64)
+        return tf.data.Dataset.from_tensor_slices((list(self.paths), lengths, numbers))
+
+    def _read(self, files: tf.data.Dataset, cycle: int, parallel: int) -> tf.data.Dataset:
+        """Returns the records, [] string, with the numbers of their files and their own."""
+        if cycle == 1:
+            records = files.flat_map(_read_file)
+        else:
+            cycle = min(cycle, len(self.paths))
+            if parallel != tf.data.AUTOTUNE:
+                parallel = min(parallel, cycle)
+            records = files.interleave(_read_file, cycle, 16, parallel, deterministic=True)
+        shards, index = self.stride
+        return records.shard(shards, index) if shards > 1 else records
+
+    def _chunks(self, records: tf.data.Dataset) -> tf.data.Dataset:
+        paths = list(self.paths)
+
+        def chunk(first: Tensor, parts: tuple[Tensor, Tensor, Tensor]) -> Record:
+            data, file, number = parts
+            lost = tf.reshape(tf.where(tf.equal(data, "")), [-1])[:1]
+            message = tf.strings.format(
+                f"{self.split}: file {{}} is missing, damaged or truncated: record {{}} and all "
+                "after it cannot be read. Workers need the files under the same names as the "
+                "chief. If it is there, delete it and get the data set again.",
+                (tf.gather(paths, tf.gather(file, lost)), tf.gather(number, lost)),
+            )
+            tf.debugging.Assert(tf.equal(tf.size(lost), 0), [message])
+            turn = first * CHUNK + tf.range(tf.size(data, tf.int64), dtype=tf.int64)
+            return Record(data, file, number, turn)
+
+        return records.batch(CHUNK).enumerate().map(chunk)
+
+
+def _read_file(path: Tensor, length: Tensor, file: Tensor) -> tf.data.Dataset:
+    """Returns a file's records; if it ends too early, with an empty one, as no real one is."""
+    # TensorFlow's own error would not name the file.
+    found = tf.data.TFRecordDataset(path).ignore_errors()
+    found = found.concatenate(tf.data.Dataset.from_tensors(""))
+    files = tf.data.Dataset.from_tensors(file).repeat()
+    return tf.data.Dataset.zip((found, files, tf.data.Dataset.range(length)))
