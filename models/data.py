@@ -177,7 +177,7 @@ def load(
       ModuleNotFoundError: if imagenet2012 is wanted without the TensorFlow model garden.
     """
     if name not in NAMES:
-        raise ValueError(f"unknown dataset {name!r}; the known ones are {', '.join(NAMES)}.")
+        raise ValueError(f"the data set is {name!r}; the known ones are {', '.join(NAMES)}.")
     if on_corrupt not in ("fail", "skip"):
         raise ValueError(f"on_corrupt is {on_corrupt!r}; it must be 'fail' or 'skip'.")
     if image_size is not None and name != "imagenet2012":

@@ -102,6 +102,8 @@ class Settings:
         for field, flag in (("dataset", "dataset"), ("ps", "ps_tasks"), ("batch_size",) * 2):
             if FLAGS[flag].value is not None:
                 changes[field] = FLAGS[flag].value
+        if changes.get("dataset", recipe.dataset) != recipe.dataset:
+            changes["data"] = {k: v for k, v in recipe.data.items() if k != "image_size"}
         if FLAGS.learning_rate is not None:
             changes.update(learning_rate=FLAGS.learning_rate, per_replica=False)
         if FLAGS.ema is not None:
