@@ -49,7 +49,7 @@ class LinearAtEnd:
     part: float
 
     def __str__(self) -> str:
-        return f"constant, then linear to 0 in the last {self.part:.0%} of the training"
+        return f"constant, then linear to 0 in the last {self.part:g} of the training"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -334,13 +334,13 @@ _SMALL: dict[str, Recipe] = {
         optimizer="Adam",
         learning_rate=0.005,
         decay=Cosine(),
-        batch_size=32,
+        batch_size=16,
         replicas=2,
         backups=1,
-        updates=1200,
+        updates=2000,
         clip=1.0,
         sizes={"embedding": 64, "units": 256},
-        data={"steps": 64},
+        data={"steps": 128},
     ),
     "word_lstm": Recipe(
         dataset="topics",
@@ -392,3 +392,16 @@ def find(model: str, name: str) -> Recipe:
             f"{' and '.join(known)}."
         )
     return RECIPES[name][model]
+
+
+def overview() -> str:
+    """Returns what all recipes set, in lines, for `--help`."""
+    lines = ["What the recipes set (where it comes from: --show_recipe):"]
+    for model in MODELS:
+        lines.append("")
+        for name, of_models in RECIPES.items():
+            if model in of_models:
+                lines.append(f"  --model={model} --recipe={name}")
+                rows = of_models[model].describe()
+                lines += [f"    {setting:<14} {value}" for setting, value, _ in rows]
+    return "\n".join(lines)

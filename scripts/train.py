@@ -4,19 +4,8 @@ Without TF_CONFIG it starts a cluster of its own on this machine: N + b worker p
 parameter servers. With TF_CONFIG the same command is one task of a job: the chief trains, the
 others serve it until they get SIGTERM.
 
-Models, and their data unless --dataset says otherwise:
-
-  small_cnn     digits           (only small)
-  mnist_cnn     mnist
-  inception_v3  imagenet2012     (small: cifar10)
-  pixelcnn      cifar10
-  char_lstm     topics           (only small)
-  word_lstm     lm1b             (small: topics)
-  draw          mnist
-
 A recipe is a set of settings. `small` is what two cores train in a few minutes, `paper` is what
-the paper says, for a cluster. Flags override what a recipe sets; --show_recipe prints it, and
-where each setting comes from.
+the paper says, for a cluster; both are below. Flags override what a recipe sets.
 
 Examples:
 
@@ -46,12 +35,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is impor
 
 from absl import app
 
+from models import recipes
 from models.recipes import Recipe
 from scripts.settings import FLAGS, Settings
 from tf_backup.errors import TfBackupError
 from tf_backup.records import Contributions, WorkerRecord
 
 log = logging.getLogger("train")
+
+__doc__ = f"{__doc__}\n{recipes.overview()}\n"
 
 
 class Training:
