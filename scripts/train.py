@@ -119,17 +119,13 @@ def build(shape: tuple[int, int, int], classes: int, policy: BackupPolicy | None
     import keras
 
     import tf_backup
-    from models.small_cnn import small_cnn
+    from models import small_cnn
 
-    model = small_cnn(shape, classes)
+    model = small_cnn.build(shape, classes)
     optimizer = keras.optimizers.SGD(FLAGS.learning_rate, momentum=0.9)
     if policy is not None:
         optimizer = tf_backup.wrap(optimizer, policy.replicas, policy.backups)
-    model.compile(
-        optimizer=optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
+    model.compile(optimizer, **small_cnn.compile_arguments())
     return model
 
 
