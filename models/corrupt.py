@@ -87,6 +87,8 @@ def _warn(records: Records, bad: Record, count: Tensor) -> None:
 
     def tell() -> Any:
         message = f"WARNING: {records.split}: corrupt, left out: "
-        return tf.print(tf.strings.join([message, _names(records, fresh)]), output_stream=sys.stderr)
+        return tf.print(
+            tf.strings.join([message, _names(records, fresh)]), output_stream=sys.stderr
+        )
 
     tf.cond(tf.size(fresh.file) > 0, lambda: tf.group(tell()), tf.no_op)
