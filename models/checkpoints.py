@@ -66,7 +66,7 @@ class Checkpoints:
             try:
                 self.load(model, step)
             except OSError as error:
-                log.warning("%s cannot be read (%s); trying an older one.", self.path(step), error)
+                log.warning("%s Trying an older one.", error)
                 errors[step] = error
                 continue
             for bad in errors:  # Else they would count among the newest.
@@ -90,6 +90,10 @@ class Checkpoints:
             model.optimizer.build(model.trainable_variables)
         try:
             model.load_weights(self.path(step))
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise OSError(f"{self.path(step)} cannot be read ({error}).") from error
         except ValueError as error:
             raise ValueError(
                 f"{self.path(step)} does not fit the model {model.name}: it is of another model or "

@@ -79,8 +79,7 @@ _PAPER: dict[str, Recipe] = {
             "replicas": "section 4.3: N + b = 1, 8, 16 and b = 1; 10 ps: appendix A.4",
             "length": "appendix A.4, and 1606.05328",
             "optimizer": "appendix A.4",
-            "learning_rate": "appendix A.4: to 3e-6 after 200,000 iterations; how, and with which N, "
-            "is ours",
+            "learning_rate": "appendix A.4: to 3e-6 after 200,000 iterations; how is ours",
             "ema": "not given",
             "clip": "not given",
         },
