@@ -36,7 +36,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is impor
 from absl import app
 
 from models import recipes
-from models.recipes import Recipe
+from models.recipe import Recipe
+from scripts import memory
 from scripts.settings import FLAGS, Settings
 from tf_backup.errors import TfBackupError
 from tf_backup.records import Contributions, WorkerRecord
@@ -73,7 +74,7 @@ class Training:
         self.task = Task(FLAGS.model, self.data, recipe.sizes)
         self.task.check()
         replicas, examples = settings.policy.replicas, self.data.examples
-        per_epoch = FLAGS.updates_per_epoch or (FLAGS.updates if FLAGS.epochs is None else None)
+        per_epoch = FLAGS.updates_per_epoch
         self.plan = Plan.make(FLAGS.model, recipe, replicas, examples, per_epoch)
         if FLAGS.log_dir:
             runs.claim(FLAGS.log_dir, self.plan)
@@ -219,11 +220,11 @@ def main(argv: Sequence[str]) -> None:
     for noisy in ("tensorflow", "absl", "h5py"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     try:
-        settings = Settings()
         if FLAGS.show_recipe:
-            show(settings.recipe)
+            show(recipes.find(FLAGS.model, FLAGS.recipe))
             return
-        _serve_if_task(settings)
+        settings = Settings()
+        _begin(settings)
         signal.signal(signal.SIGTERM, _terminate)
         result = Training(settings).run()
     except Terminated:
@@ -254,11 +255,16 @@ def _how_to_go_on() -> str:
     return " The same command goes on from here." if FLAGS.log_dir else ""
 
 
-def _serve_if_task(settings: Settings) -> None:
-    """In a worker or ps task of a job, serves until SIGTERM; elsewhere returns."""
+def _begin(settings: Settings) -> None:
+    """In a worker or ps task of a job, serves until SIGTERM; elsewhere looks whether all fits."""
     from tf_backup import cluster, server
 
-    if settings.distributed and cluster.has_tf_config():
+    if not settings.distributed:
+        return
+    if not cluster.has_tf_config():
+        workers, ps = settings.policy.workers, settings.recipe.ps
+        memory.check(workers, ps, memory.available_gib())
+    else:
         config = cluster.from_tf_config()
         if not config.is_chief:
             server.serve()
