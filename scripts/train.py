@@ -79,8 +79,8 @@ class Training:
         if FLAGS.log_dir:
             runs.claim(FLAGS.log_dir, self.plan)
 
-    def run(self) -> dict[str, Any]:
-        """Trains; returns what `--summary_json` writes.
+    def run(self) -> tuple[dict[str, Any], Contributions]:
+        """Trains; returns what `--summary_json` writes, and the accounts.
 
         Raises:
           KeyboardInterrupt: if told to end; what there is has been saved then.
@@ -108,7 +108,7 @@ class Training:
             raise
         made = self.plan.updates - run.start
         contributions = _contributions(model.optimizer, made)
-        return summary(self.settings, self.plan.updates, made, run, contributions)
+        return summary(self.settings, self.plan.updates, made, run, contributions), contributions
 
     def _model(self) -> Any:
         """Returns the compiled model, on the cluster if there is one."""
@@ -160,7 +160,7 @@ def _contributions(optimizer: Any, updates: int) -> Contributions:
     if hasattr(optimizer, "contributions"):
         accounts: Contributions = optimizer.contributions
         return accounts
-    return Contributions((WorkerRecord(0, updates, updates, 0, 0, 0, 0),))
+    return Contributions((WorkerRecord(0, updates, updates, 0, 0, 0, 0, {0: updates}),))
 
 
 def summary(
@@ -180,7 +180,9 @@ def summary(
         "seconds": run.seconds,
         "updates_per_second": made / run.seconds if run.seconds else 0.0,
         "contributions": contributions.total.as_dict(),
-        "workers": [record.as_dict() for record in contributions.workers],
+        "workers": [
+            {**record.as_dict(), "staleness": record.staleness} for record in contributions.workers
+        ],
         "train": {name: value for name, value in logs.items() if not name.startswith(prefix)},
         "validation": {
             name.removeprefix(prefix): value
@@ -190,7 +192,7 @@ def summary(
     }
 
 
-def report(result: dict[str, Any]) -> None:
+def report(result: dict[str, Any], contributions: Contributions) -> None:
     """Prints what happened."""
     from models.progress import described
 
@@ -198,10 +200,7 @@ def report(result: dict[str, Any]) -> None:
         f"\n{result['updates_of_this_run']} updates in {result['seconds']:.1f} s "
         f"({result['updates_per_second']:.1f} updates/s)"
     )
-    rows = [*result["workers"], {"worker": "all", **result["contributions"]}]
-    print("".join(f"{name:>11}" for name in rows[0]))
-    for row in rows:
-        print("".join(f"{value:>11}" for value in row.values()))
+    print(contributions)
     print(f"held out: {described(result['validation'])}")
 
 
@@ -226,7 +225,7 @@ def main(argv: Sequence[str]) -> None:
         settings = Settings()
         _begin(settings)
         signal.signal(signal.SIGTERM, _terminate)
-        result = Training(settings).run()
+        result, contributions = Training(settings).run()
     except Terminated:
         log.info("Told to end.%s", _how_to_go_on())
         sys.exit(143)  # As of a process that ends at SIGTERM.
@@ -235,7 +234,7 @@ def main(argv: Sequence[str]) -> None:
     except (TfBackupError, ValueError, OSError) as error:
         log.debug("", exc_info=True)
         sys.exit(f"train.py: {error}")
-    report(result)
+    report(result, contributions)
     if FLAGS.summary_json:
         with open(FLAGS.summary_json, "w") as file:
             json.dump(result, file, indent=2)
