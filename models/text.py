@@ -105,7 +105,10 @@ def _text(records: Records) -> str:
 def _windows(
     name: str, texts: dict[str, str], steps: int, of_words: bool, size: int | None
 ) -> Data:
-    vocabulary = make_vocabulary(texts["train"], of_words, size)
+    train = texts["train"]
+    vocabulary = (
+        Vocabulary.words(train, size or WORDS) if of_words else Vocabulary.characters(train)
+    )
     tokens = {split: vocabulary.encode(text) for split, text in texts.items()}
     shortest = min(tokens, key=lambda split: len(tokens[split]))
     if not 1 <= steps < len(tokens[shortest]):
@@ -122,21 +125,5 @@ def _windows(
         tuple(split for split in ("validation", "test") if split in texts),
         source,
         vocabulary,
-        characters_per_word(texts["train"]),
+        characters_per_word(train),
     )
-
-
-def make_vocabulary(text: str, of_words: bool, size: int | None) -> Vocabulary:
-    """Returns the vocabulary of a text: all its characters, or its most frequent words.
-
-    Raises:
-      ValueError: if a size is given for characters.
-    """
-    if of_words:
-        return Vocabulary.words(text, size or WORDS)
-    if size is not None:
-        raise ValueError(
-            f"vocabulary is {size}, but tokens are characters, and all of them are known. Leave it "
-            "out, or let tokens be words."
-        )
-    return Vocabulary.characters(text)
