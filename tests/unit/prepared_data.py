@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,11 @@ def numbers(dataset: tf.data.Dataset, batches: int | None = None) -> list[list[i
     """Returns the numbers of images, by batch."""
     dataset = dataset if batches is None else dataset.take(batches)
     return [np.round(batch[0][:, 0, 0, 0] * 255).astype(int).tolist() for batch in dataset]
+
+
+def flat(parts: list[list[Any]]) -> list[Any]:
+    """Returns what is in lists as one list."""
+    return list(itertools.chain.from_iterable(parts))
 
 
 def corrupted(example: dict[str, Any], content: bytes = GARBAGE) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from models import data
-from tests.unit.prepared_data import GARBAGE, corrupted, numbered, numbers, write
+from tests.unit.prepared_data import GARBAGE, corrupted, flat, numbered, numbers, write
 
 EXAMPLES = 150
 BAD = (0, 70, 71, 149)
@@ -38,7 +38,7 @@ def test_a_corrupt_record_is_an_error_that_names_it(tmp_path: Path):
 def test_skipped_records_are_named_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     loaded = mnist(tmp_path, "skip")
     batches = loaded.batches(10, seed=0, shards=1, index=0)
-    seen = sum(numbers(batches, 4 * EXAMPLES // 10), [])
+    seen = flat(numbers(batches, 4 * EXAMPLES // 10))
     assert set(seen) == set(range(EXAMPLES)) - set(BAD)
     err = capfd.readouterr().err
     for place in BAD:
@@ -49,7 +49,7 @@ def test_skipped_records_are_named_once(tmp_path: Path, capfd: pytest.CaptureFix
 
 def test_the_others_are_held_out_in_order(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     loaded = mnist(tmp_path, "skip")
-    assert sum(numbers(loaded.held_out(32)), []) == sorted(set(range(EXAMPLES)) - set(BAD))
+    assert flat(numbers(loaded.held_out(32))) == sorted(set(range(EXAMPLES)) - set(BAD))
     assert capfd.readouterr().err.count(named("test", 0, 70)) == 1
 
 

@@ -86,7 +86,7 @@ def test_training_cuts_and_flips_by_the_seed(tmp_path: Path):
     np.testing.assert_array_equal(labels, same)
     assert not np.array_equal(images, read(2)[0])
     assert sorted(labels[:20]) == list(range(20)) != labels[:20].tolist()
-    assert 0 <= images.min() and 0.9 < images.max() <= 1
+    assert images.min() >= 0 and 0.9 < images.max() <= 1
     np.testing.assert_allclose(images[:, 8, 8, 2], 10 * labels / 255, atol=0.03)
     slope = images[:, 8, -1, 0] - images[:, 8, 0, 0]
     assert 0.3 < np.mean(slope > 0) < 0.7
@@ -115,7 +115,7 @@ def test_corrupt_photographs(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     seen = [int(label) for _, labels in loaded.held_out(4) for label in labels]
     assert seen == [0, 1, 3, 4, 5, 6, 8, 9]
     loaded = load(tmp_path / "fail", bad=(7,), image_size=8)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="imagenet2012-validation.*-00001__1"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"imagenet2012-validation.*-00001__1"):
         list(loaded.held_out(4))
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from models import data, language_model, pixelcnn
+from tests.unit.prepared_data import flat
 
 EMBEDDED = ("digits", "topics")
 
@@ -68,7 +69,7 @@ def test_shards_have_each_held_out_example_once(name: str, shards: int):
         return [example.tobytes() for batch in batches for example in batch[0].numpy()]
 
     parts = [examples(index, shards) for index in range(shards)]
-    assert sorted(sum(parts, [])) == sorted(examples(0, 1))
+    assert sorted(flat(parts)) == sorted(examples(0, 1))
     if shards == 1:
         assert parts[0] == examples(0, 1)
 
@@ -80,7 +81,7 @@ def test_digits():
     assert not loaded.is_text
     image, label = next(iter(loaded.batches(16, seed=0)))
     assert (image.shape, image.dtype, label.dtype) == ([16, 8, 8, 1], tf.float32, tf.int64)
-    assert 0 <= np.min(image) and np.max(image) == 1
+    assert np.min(image) >= 0 and np.max(image) == 1
     assert [len(label) for _, label in loaded.held_out(100)] == [100, 100, 100, 59]
 
 
@@ -92,7 +93,7 @@ def test_topics():
     assert loaded.classes == len(loaded.vocabulary)
     (window,) = next(iter(loaded.batches(16, seed=0)))
     assert (window.shape, window.dtype) == ([16, 21], tf.int32)
-    assert 0 <= np.min(window) and np.max(window) < loaded.classes
+    assert np.min(window) >= 0 and np.max(window) < loaded.classes
 
 
 def test_models_prepare_single_examples():

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from models import data
-from tests.unit.prepared_data import corrupted, jpeg, numbered, numbers, write
+from tests.unit.prepared_data import corrupted, flat, jpeg, numbered, numbers, write
 
 EXAMPLES = 23
 SHARDS_AND_FILES = [(1, 1), (3, 1), (3, 2), (3, 3), (2, 5), (4, 8), (8, 8)]
@@ -47,7 +47,7 @@ def test_in_each_pass_shards_have_each_example_once(
     passes: list[list[int]] = [[], []]
     for index, size in enumerate(sizes(loaded, shards)):
         batches = loaded.batches(1, seed=2, shards=shards, index=index)
-        seen = sum(numbers(batches, 2 * size), [])
+        seen = flat(numbers(batches, 2 * size))
         passes[0] += seen[:size]
         passes[1] += seen[size:]
     for seen in passes:
@@ -58,9 +58,9 @@ def test_in_each_pass_shards_have_each_example_once(
 def test_held_out_shards_have_each_example_once_in_order(shards: int, files: int, tmp_path: Path):
     loaded = mnist(tmp_path, files)
     seen = [
-        sum(numbers(loaded.held_out(4, shards=shards, index=index)), []) for index in range(shards)
+        flat(numbers(loaded.held_out(4, shards=shards, index=index))) for index in range(shards)
     ]
-    assert sorted(sum(seen, [])) == list(range(EXAMPLES))
+    assert sorted(flat(seen)) == list(range(EXAMPLES))
     assert all(part == sorted(part) for part in seen)
 
 
@@ -75,7 +75,7 @@ def test_orders_follow_from_the_arguments(load: Any, tmp_path: Path):
     assert order(1) != order(2)
     assert order(1) != order(1, index=0)
     one_pass = sizes(loaded, 2)[1]
-    flat = sum(order(1), [])
+    flat = flat(order(1))
     assert flat[:one_pass] != flat[one_pass : 2 * one_pass]
     assert all(len(batch) == 4 for batch in order(1))
 
@@ -86,7 +86,7 @@ def test_only_the_own_shard_is_decoded(tmp_path: Path):
     write(tmp_path, "mnist", {"train": examples, "test": examples})
     loaded = data.load("mnist", str(tmp_path))
     odd = loaded.batches(4, seed=0, shards=2, index=1)
-    assert set(sum(numbers(odd, 20), [])) == set(range(1, EXAMPLES, 2))
+    assert set(flat(numbers(odd, 20))) == set(range(1, EXAMPLES, 2))
     with pytest.raises(tf.errors.InvalidArgumentError, match="corrupt"):
         numbers(loaded.batches(4, seed=0, shards=2, index=0), 1)
 

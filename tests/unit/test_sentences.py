@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def windows(dataset: tf.data.Dataset) -> list[list[int]]:
 
 def joined(parts: list[list[int]]) -> list[int]:
     """Returns the tokens of windows that overlap by one."""
-    for one, other in zip(parts, parts[1:], strict=False):
+    for one, other in itertools.pairwise(parts):
         assert one[-1] == other[0]
     return [parts[0][0], *(token for part in parts for token in part[1:])]
 
