@@ -95,8 +95,8 @@ def _text(records: Records) -> str:
             found += [record.numpy() for record in tf.data.TFRecordDataset(path)]
         except tf.errors.OpError as error:
             raise ValueError(
-                f"{records.split}: file {path} cannot be read: {error.message}. Delete it and get "
-                "the data set again."
+                f"{records.split}: file {path} cannot be read: "
+                f"{error.message.split('}} ', 1)[-1]}. Delete it and get the data set again."
             ) from None
     examples = [tf.train.Example.FromString(record) for record in found]
     return "".join(e.features.feature["text"].bytes_list.value[0].decode() for e in examples)

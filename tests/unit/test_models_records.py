@@ -75,9 +75,10 @@ def test_orders_follow_from_the_arguments(load: Any, tmp_path: Path):
     assert order(1) != order(2)
     assert order(1) != order(1, index=0)
     one_pass = sizes(loaded, 2)[1]
-    flat = flat(order(1))
-    assert flat[:one_pass] != flat[one_pass : 2 * one_pass]
-    assert all(len(batch) == 4 for batch in order(1))
+    batches = order(1)
+    seen = flat(batches)
+    assert seen[:one_pass] != seen[one_pass : 2 * one_pass]
+    assert all(len(batch) == 4 for batch in batches)
 
 
 def test_only_the_own_shard_is_decoded(tmp_path: Path):

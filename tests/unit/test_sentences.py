@@ -73,9 +73,10 @@ def test_orders_follow_from_the_seed(tmp_path: Path):
     def order(seed: int) -> list[list[int]]:
         return windows(loaded.batches(3, seed=seed).take(25))
 
-    assert order(1) == order(1)
-    assert order(1) != order(2)
-    assert order(1)[:34] != order(1)[34:68]
+    found = order(1)
+    assert found == order(1)
+    assert found != order(2)
+    assert found[:34] != found[34:68]
 
 
 @pytest.mark.parametrize("of_words", [False, True])
