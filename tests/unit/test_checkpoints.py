@@ -126,13 +126,13 @@ def test_if_no_file_can_be_read_nothing_begins_anew(checkpoints: Checkpoints) ->
     for updates in (1, 2):
         truncate(checkpoints.save(model_after(updates)))
     for _ in range(2):
-        with pytest.raises(ValueError, match="none of the 2 checkpoints in .* Remove them"):
+        with pytest.raises(ValueError, match=r"none of the 2 checkpoints in .* Remove them"):
             checkpoints.restore(model_after(0))
 
 
 def test_another_models_file_is_refused_in_a_sentence(checkpoints: Checkpoints) -> None:
     checkpoints.save(model_after(1))
-    with pytest.raises(ValueError, match="does not fit the model tiny: .* Give the flags"):
+    with pytest.raises(ValueError, match=r"does not fit the model tiny: .* Give the flags"):
         checkpoints.restore(model_after(0, units=5))
 
 
