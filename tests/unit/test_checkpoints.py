@@ -55,7 +55,7 @@ def test_the_newest_is_restored_with_the_optimizers_state(checkpoints: Checkpoin
     assert value_of(model) == 7.0
     assert int(model.optimizer.iterations) == 7
     for mine, theirs in zip(model.optimizer.variables, first.optimizer.variables, strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+        np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
 
 
 def test_an_optimizer_that_is_not_built_gets_its_state(checkpoints: Checkpoints) -> None:

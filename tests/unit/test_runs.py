@@ -80,7 +80,7 @@ def train(run: Run, interrupt: Interrupt | None = None) -> None:
 def state(run: Run) -> list[np.ndarray]:
     """Returns all that a training has come to: weights, and the optimizer's state."""
     model = run.model
-    return [np.array(each) for each in [*model.weights, *model.optimizer.variables]]
+    return [each.numpy() for each in [*model.weights, *model.optimizer.variables]]
 
 
 def rows(directory: Path) -> list[dict[str, str]]:
@@ -235,7 +235,7 @@ def test_the_averages_are_what_is_validated_and_left(tmp_path: Path) -> None:
     train(run)
     averages = run.model.optimizer._model_variables_moving_average
     for weights, average in zip(run.model.trainable_variables, averages, strict=True):
-        np.testing.assert_array_equal(weights, average)
+        np.testing.assert_array_equal(weights.numpy(), average.numpy())
     loss = run.model.evaluate(*examples(), verbose=0)
     assert run.logs["val_loss"] == pytest.approx(loss, rel=1e-5)
     # The file has the trained ones.
