@@ -68,7 +68,7 @@ def test_settings_are_shown(name: str, model: str) -> None:
     assert shown["replicas"] == f"N = {recipe.replicas}, b = {recipe.backups}, {recipe.ps} ps"
     assert f"{recipe.learning_rate:g}" in shown["learning_rate"]
     assert ("x N" in shown["learning_rate"]) == recipe.per_replica
-    assert isinstance(recipe.decay, Constant) == ("constant" == shown["learning_rate"][-8:])
+    assert isinstance(recipe.decay, Constant) == (shown["learning_rate"][-8:] == "constant")
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
