@@ -231,7 +231,7 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(143)  # As of a process that ends at SIGTERM.
     except KeyboardInterrupt:
         sys.exit(f"Interrupted.{_how_to_go_on()}")
-    except (TfBackupError, ValueError, OSError) as error:
+    except (TfBackupError, ValueError, OSError, ModuleNotFoundError) as error:
         log.debug("", exc_info=True)
         sys.exit(f"train.py: {error}")
     report(result, contributions)
