@@ -41,13 +41,13 @@ class WorkerRecord:
     staleness: Mapping[int, int] = dataclasses.field(default_factory=dict, hash=False)
 
     @property
-    def mean_staleness(self) -> float:
+    def staleness_mean(self) -> float:
         """How many updates old its accepted contributions were on average; 0.0 of none."""
         total = sum(age * count for age, count in self.staleness.items())
         return total / max(1, sum(self.staleness.values()))
 
     @property
-    def max_staleness(self) -> int:
+    def staleness_max(self) -> int:
         """How many updates old the oldest of its accepted contributions was; 0 of none."""
         return max(self.staleness, default=0)
 
@@ -118,11 +118,11 @@ class Contributions:
         for record in (*self.workers, self.total):
             name = "all" if record.worker is None else record.worker
             rows.append([name, *(getattr(record, count) for count in _COUNTS)])
-        if self.total.max_staleness > 0:
+        if self.total.staleness_max > 0:
             rows[0] = [*rows[0], "staleness: mean", "max"]
             for index, record in enumerate((*self.workers, self.total), start=1):
-                mean = f"{record.mean_staleness:.2f}"
-                rows[index] = [*rows[index], mean, record.max_staleness]
+                mean = f"{record.staleness_mean:.2f}"
+                rows[index] = [*rows[index], mean, record.staleness_max]
         widths = [11] * (1 + len(_COUNTS)) + [18, 6]
         return "\n".join(
             "".join(f"{cell!s:>{width}}" for cell, width in zip(row, widths, strict=False))

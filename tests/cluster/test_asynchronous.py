@@ -100,7 +100,7 @@ def test_old_gradients_are_applied_in_the_order_of_their_arrival(
     assert int(model.optimizer.iterations) == 4
     assert staleness(model) == [{0: 1, 2: 1}, {1: 1}, {2: 1}]
     total = model.optimizer.contributions.total
-    assert (total.accepted, total.mean_staleness, total.max_staleness) == (4, 5 / 4, 2)
+    assert (total.accepted, total.staleness_mean, total.staleness_max) == (4, 5 / 4, 2)
 
 
 @TWO_SERVERS

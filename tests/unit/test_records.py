@@ -111,13 +111,13 @@ FRESH = dataclasses.replace(TWO, staleness={0: 2})
 def test_staleness_adds_up():
     assert (OLD + FRESH).staleness == {0: 3, 1: 3, 4: 1}
     total = Contributions((OLD, FRESH)).total
-    assert (total.mean_staleness, total.max_staleness) == (7 / 7, 4)
-    assert (OLD.mean_staleness, OLD.max_staleness) == (7 / 5, 4)
+    assert (total.staleness_mean, total.staleness_max) == (7 / 7, 4)
+    assert (OLD.staleness_mean, OLD.staleness_max) == (7 / 5, 4)
     assert hash(OLD) == hash(ONE)
 
 
 def test_staleness_of_nothing_is_zero():
-    assert (NOTHING.mean_staleness, NOTHING.max_staleness) == (0.0, 0)
+    assert (NOTHING.staleness_mean, NOTHING.staleness_max) == (0.0, 0)
 
 
 def test_str_shows_staleness_where_there_is_some():
