@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -69,6 +69,7 @@ class Run:
       directory: for checkpoints and logs; None to write none.
       bar: whether to show Keras' progress bar; otherwise lines are logged.
       every_s: seconds between checkpoints in the middle of an epoch.
+      callbacks: more of Keras' callbacks.
 
     Attributes:
       start: updates that were made before.
@@ -77,13 +78,19 @@ class Run:
     """
 
     def __init__(
-        self, model: Any, plan: Plan, directory: str | None, bar: bool, every_s: float
+        self,
+        model: Any,
+        plan: Plan,
+        directory: str | None,
+        bar: bool,
+        every_s: float,
+        callbacks: Sequence[Any] = (),
     ) -> None:
         self.model, self.plan = model, plan
         self._bar = bar
         self._clock = Clock()
         self._saving: Saving | None = None
-        self._callbacks: list[Any] = []
+        self._callbacks: list[Any] = [*callbacks]
         self.logs: dict[str, float] = {}
         self.start = 0
         if directory is not None:

@@ -148,7 +148,7 @@ def test_one_command_is_every_task_of_a_job(tmp_path: Path) -> None:
         for process in others:
             begin = time.monotonic()
             process.terminate()
-            assert process.wait(timeout=30) == 0
+            assert process.wait(timeout=30) == 143
             # Two seconds are the promise; on a machine that is busy this says too little.
             assert time.monotonic() - begin < 10
     finally:
