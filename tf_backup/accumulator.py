@@ -3,7 +3,9 @@
 A contribution is kept whole, under its ticket, until the chief asks for the tickets of step t.
 TensorFlow's own accumulators keep a running sum instead, which cannot be undone: of a worker
 that died after it had reached one server and not the next, the update would hold one half. The
-price is memory for up to N + b contributions; the sum is one pass over them.
+price is memory for up to N + b contributions (a worker has one at most, since it waits until that
+is used or refused), and in a queue also for those that workers sent to an earlier run or died
+over, until the next run; the sum is one pass over them.
 
 Gradients are sent before the gate is asked, so that asking and delivering are one call: on a
 machine where every tensor that crosses costs 0.15 ms, asking first took three times as long for
@@ -28,17 +30,22 @@ class Accumulator:
 
     Args:
       specs: of the buffers of a contribution, for each server.
+      queued: whether contributions to later steps wait beside those to step t.
     """
 
-    def __init__(self, specs: Mapping[int, Sequence[tf.TensorSpec]]) -> None:
+    def __init__(self, specs: Mapping[int, Sequence[tf.TensorSpec]], queued: bool) -> None:
         self._specs = dict(specs)
+        self._queued = queued
         self._name = f"tf_backup/accumulator/{uuid.uuid4().hex}"
 
     def put(self, ticket: Tensor, buffers: Sequence[Tensor]) -> Any:
         """Keeps a contribution's part; call it on the server that it is for, in a graph.
 
+        Where contributions are queued, it throws away the one before, if that is there still:
+        its worker was told to go on without its being used.
+
         Args:
-          ticket: [] int64, that no other contribution has.
+          ticket: [] int64, that no other contribution has; of the worker's next one, 1 more.
           buffers: of that server.
 
         Returns:
@@ -46,25 +53,30 @@ class Accumulator:
         """
         if not buffers:
             return tf.no_op()
-        return _tf_graph.stage(self._name, ticket, buffers)
+        if not self._queued:
+            return _tf_graph.stage(self._name, ticket, buffers)
+        with tf.control_dependencies([self._discard(ticket - 1, buffers)]):
+            return _tf_graph.stage(self._name, ticket, buffers)
 
     def take(self, tickets: Sequence[Tensor], ps: int) -> list[list[Tensor]]:
         """Returns the parts of the contributions of `tickets` on one server, there.
 
-        They must all have arrived. What else is there (late and stale contributions, and those
-        of workers that died before they could offer them) is thrown away: no contribution to
-        step t + 1 can be there before the update from step t is made.
+        They must all have arrived. Unless contributions are queued, what else is there (late and
+        stale ones, and those of workers that died before they could offer them) is thrown away:
+        no contribution to step t + 1 can be there before the update from step t is made.
         """
         specs = self._specs[ps]
         dtypes = [spec.dtype for spec in specs]
         with tf.device(_tf.ps_device(ps)):
             parts = [_tf_graph.unstage(self._name, ticket, dtypes) for ticket in tickets]
-            with tf.control_dependencies([part[0] for part in parts]):
-                cleared = _tf_graph.clear_stage(self._name, dtypes)
+            done = [part[0] for part in parts]
+            if not self._queued:
+                with tf.control_dependencies(done):
+                    done = [_tf_graph.clear_stage(self._name, dtypes)]
             for part in parts:
                 for tensor, spec in zip(part, specs, strict=True):
                     tensor.set_shape(spec.shape)
-            with tf.control_dependencies([cleared]):
+            with tf.control_dependencies(done):
                 return [[tf.identity(tensor) for tensor in part] for part in parts]
 
     def clear(self) -> None:
@@ -72,3 +84,11 @@ class Accumulator:
         for ps, specs in self._specs.items():
             with tf.device(_tf.ps_device(ps)):
                 _tf_graph.clear_stage(self._name, [spec.dtype for spec in specs])
+
+    def _discard(self, ticket: Tensor, like: Sequence[Tensor]) -> Any:
+        """Throws away the part under a ticket, if there is one; never blocks."""
+        # To take what is not there would: so first there is something.
+        nothing = [tf.zeros([0], tensor.dtype) for tensor in like]
+        with tf.control_dependencies([_tf_graph.stage(self._name, ticket, nothing)]):
+            dropped = _tf_graph.unstage(self._name, ticket, [each.dtype for each in nothing])
+        return dropped[0].op

@@ -1,6 +1,6 @@
 """The chief: takes the mean of N gradients, updates, publishes, releases.
 
-Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithm 4.
+Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 2 and 4.
 """
 
 from __future__ import annotations
@@ -66,8 +66,9 @@ def make_update(
     def publish(last: Tensor, taken: list[Tensor]) -> Tensor:
         """Publishes theta(t + 1), then releases the workers; returns t + 1.
 
-        Not before every server has cleared step t away, also those that publish nothing: a
-        contribution to step t + 1 could be there already, and be cleared away with it.
+        Not before every server has taken step t out, also those that publish nothing: a
+        contribution to step t + 1 could be there already, and be cleared away with it. (Or throw
+        away its worker's one to step t.)
         """
 
         def write(ps: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Synchronous SGD with backup workers on one objective: everything below Keras, put together.
+"""SGD with backup workers on one objective: everything below Keras, put together.
 
 An engine lives as long as its objective; a run is one epoch: `begin`, `step` ..., `end`.
 """
@@ -21,7 +21,7 @@ from tf_backup.contribution import Contribution
 from tf_backup.failures import check_servers, told_plainly, worker_failed
 from tf_backup.objective import Objective
 from tf_backup.policy import BackupPolicy
-from tf_backup.records import Contributions
+from tf_backup.records import Books, Contributions
 from tf_backup.snapshot import Snapshot
 from tf_backup.watch import Watch
 from tf_backup.worker import Worker
@@ -37,7 +37,7 @@ class Engine:
 
     Args:
       strategy: a `tf.distribute.ParameterServerStrategy`.
-      policy: N and b; the first N + b workers of the cluster take part.
+      policy: N, b and the bound on staleness; the first N + b workers of the cluster take part.
       objective: what is trained.
       stall_timeout_s: how long to wait, with fewer than N workers alive, for one to come back.
     """
@@ -56,8 +56,10 @@ class Engine:
         results = objective.compute.structured_outputs
         contribution = Contribution(objective, results, policy.replicas)
         self._contribution = contribution
-        self._accumulator = Accumulator({ps: contribution.specs(ps) for ps in contribution.servers})
+        specs = {ps: contribution.specs(ps) for ps in contribution.servers}
+        self._accumulator = Accumulator(specs, queued=policy.max_staleness != 0)
         self._gate = gate.Gate(policy)
+        self._books = Books(policy.workers, self._gate.ledger)
         parts = (self._snapshot, contribution, self._accumulator, self._gate)
         self._worker = Worker(objective.compute, *parts)
         self._update = chief.make_update(objective, *parts)
@@ -87,7 +89,7 @@ class Engine:
 
     def contributions(self) -> Contributions:
         """Returns what became of every contribution since this engine was made."""
-        return Contributions.from_ledger(self._gate.ledger())
+        return self._books.read()
 
     def begin(self, iterators: Sequence[_tf.WorkerTask], step: int) -> None:
         """Publishes theta(t) and sets the workers to work on step t = `step`.
@@ -131,12 +133,15 @@ class Engine:
           ParameterServerLost, WorkersLost, WorkerFailed: nothing is updated then.
         """
         with told_plainly(self._strategy):
-            tickets = self._await_step()
+            made_of = self._await_step()
             self._notice_deaths()
-            if tickets is None:
+            if made_of is None:
                 return None
+            tickets, workers, staleness = made_of
+            self._books.announce(workers, staleness)
             results, step = self._update(tf.constant(tickets, tf.int64), tf.constant(last))
             self._step = int(step)
+            self._books.made()
             return results
 
     def end(self) -> None:
@@ -184,15 +189,19 @@ class Engine:
     # ---- Waiting ------------------------------------------------------------------------------
 
     def _await_step(self) -> Any:
-        """Returns the N tickets of step t; None if too few workers have data left."""
+        """Returns what update t is made of; None if too few workers have data left.
+
+        [3, N]: the tickets, their workers, and how many updates old they are.
+        """
         self._watch.restart()
         while True:
             event = self._gate.next_event().numpy()  # A tick comes at the latest.
-            if event[0] == self._step:
+            sign = event[0, 0]
+            if sign == self._step:
                 return event[1:]
-            if event[0] == gate.EXHAUSTED:
+            if sign == gate.EXHAUSTED:
                 return None
-            if event[0] == gate.TICK and self._look_around():
+            if sign == gate.TICK and self._look_around():
                 return None
 
     def _look_around(self) -> bool:

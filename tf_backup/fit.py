@@ -212,6 +212,7 @@ def wrap(
     backups: int = 0,
     *,
     stall_timeout_s: float = DEFAULT_STALL_TIMEOUT_S,
+    max_staleness: int | None = 0,
 ) -> SyncReplicasWithBackup:
     """Makes an optimizer update with the mean of the first N of N + b workers' gradients.
 
@@ -234,18 +235,23 @@ def wrap(
       backups: b, workers beyond N that nobody waits for.
       stall_timeout_s: how long `fit` waits, with fewer than N workers alive, for one to come
         back before it raises `WorkersLost`.
+      max_staleness: how many updates old a gradient may be when it is used: 0 for synchronous
+        SGD, None for any. With `replicas=1, max_staleness=None` every gradient is an update of
+        its own: asynchronous SGD; its learning rate is that of one worker, or lower.
 
     Returns:
       An optimizer for `model.compile`.
 
     Raises:
       TypeError: if `optimizer` is no Keras optimizer, or is wrapped already.
-      ValueError: outside a parameter-server strategy's scope, if the strategy has a
-        `variable_partitioner`, or if its cluster has fewer than N + b workers.
+      ValueError: if a number is out of range, outside a parameter-server strategy's scope, if
+        the strategy has a `variable_partitioner`, or if its cluster has fewer than N + b workers.
 
-    Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 3 and 4.
+    Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 1 to 4.
     """
-    wrapped = SyncReplicasWithBackup(optimizer, replicas, backups, stall_timeout_s)
+    wrapped = SyncReplicasWithBackup(
+        optimizer, replicas, backups, stall_timeout_s, max_staleness=max_staleness
+    )
     strategy = tf.distribute.get_strategy()
     check_strategy(strategy, wrapped.policy)
     if _keras.strategy_of_optimizer(optimizer) is not strategy:

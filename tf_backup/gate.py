@@ -1,4 +1,4 @@
-"""Decides, once and for all parameter servers, which contributions make up step t.
+"""Decides, once and for all parameter servers, which contributions make up an update.
 
 The gate is a ledger (`protocol.Ledger`) on the first parameter server, and calls that workers
 and chief make on it one at a time. It decides nothing itself: each call reads the ledger, asks
@@ -27,6 +27,7 @@ __all__ = ["EXHAUSTED", "GATE_SERVER", "TICK", "Gate"]
 _TENSORS = protocol.Arrays(where=tf.where, sum=tf.reduce_sum)
 
 # Events that the chief waits for; a step t >= 0 means that step t is complete.
+# [4, N]: the step (or sign) in all places, the tickets, their workers, and their staleness.
 TICK, EXHAUSTED = -1, -2
 
 _EVENTS = 1024  # More than ever wait; a tick is left out when half of them do.
@@ -39,11 +40,13 @@ class Gate:
     the chief's update, in a graph; the rest is called eagerly by the coordinator.
 
     Args:
-      policy: N and b.
+      policy: N, b, and the bound on staleness.
     """
 
     def __init__(self, policy: BackupPolicy) -> None:
         self.policy = policy
+        bound = policy.max_staleness
+        self._max_staleness = protocol.ANY_STALENESS if bound is None else bound
         self.tokens = TokenQueues(policy.workers)
         for name in ("open_run", "close_run", "settle", "next_event", "tick"):
             setattr(self, name, _tf_graph.function(getattr(self, name)))
@@ -55,7 +58,7 @@ class Gate:
             # CriticalSection loses assignments unless its body is one tf.function.
             self._lock = tf.CriticalSection(shared_name=name)
             self._events = tf.queue.FIFOQueue(
-                _EVENTS, [tf.int64], [[1 + policy.replicas]], shared_name=f"{name}/events"
+                _EVENTS, [tf.int64], [[4, policy.replicas]], shared_name=f"{name}/events"
             )
 
     # ---- For workers --------------------------------------------------------------------------
@@ -96,7 +99,7 @@ class Gate:
         def body() -> Tensor:
             ledger, me = self._read(), self._me(worker)
             offered, _, then, complete = protocol.offer(
-                ledger, me, run, step, ticket, self.policy.replicas, _TENSORS
+                ledger, me, run, step, ticket, self.policy.replicas, self._max_staleness, _TENSORS
             )
             left, exhausted = protocol.leave(ledger, me, run, self.policy.replicas, _TENSORS)
             leaves = tf.equal(step, protocol.STOP)
@@ -160,7 +163,12 @@ class Gate:
         return self._locked(body)
 
     def next_event(self) -> Tensor:
-        """Waits for an event; returns it ([1 + N]): a step and its N tickets, or a sign."""
+        """Waits for an event; returns it ([4, N]).
+
+        Returns:
+          The step that is complete, in all places, and of its N contributions the tickets, the
+          workers, and how many updates old each is; or a sign, in all places.
+        """
         with tf.device(DEVICE):
             return self._events.dequeue()
 
@@ -201,23 +209,31 @@ class Gate:
             ledger, tokens = rule(self._read())
             with tf.control_dependencies([self._write(ledger)]):
                 put = self.tokens.put(tokens)
+            if self.policy.max_staleness != 0:
+                # What waits in the queue may be enough for the next update.
+                with tf.control_dependencies(put):
+                    complete = protocol.complete(ledger, self.policy.replicas, _TENSORS)
+                    put = [self._announce(ledger, complete)]
             with tf.control_dependencies(put):
                 return tf.identity(ledger.step)
 
         return self._locked(body)
 
     def _announce(self, ledger: Ledger, complete: Tensor) -> Any:
-        """Tells the chief that step t is complete, and under which tickets, if it is."""
+        """Tells the chief that step t is complete, and what it is made of, if it is."""
 
         def tell() -> Any:
-            tickets = tf.boolean_mask(ledger.ticket, ledger.status == protocol.DELIVERED)
-            return self._events.enqueue(tf.concat([ledger.step[None], tickets], axis=0))
+            workers = tf.where(protocol.used(ledger))[:, 0]
+            rows = [ledger.ticket, ledger.staleness]
+            tickets, staleness = [tf.gather(row, workers) for row in rows]
+            step = workers * 0 + ledger.step
+            return self._events.enqueue(tf.stack([step, tickets, workers, staleness]))
 
         return tf.cond(complete, tell, tf.no_op)
 
     def _sign(self, code: Any, when: Tensor) -> Any:
         """Puts an event that is only a sign into the chief's queue, if `when` ([] bool)."""
-        event = tf.concat([[code], tf.zeros([self.policy.replicas], tf.int64)], axis=0)
+        event = tf.fill([4, self.policy.replicas], code)
         return tf.cond(when, lambda: self._events.enqueue(event), tf.no_op)
 
     def _read(self) -> Ledger:

@@ -62,7 +62,7 @@ class _Account:
 
 @keras.saving.register_keras_serializable(package="tf_backup")
 class SyncReplicasWithBackup(keras.optimizers.Optimizer):  # type: ignore[misc]
-    """Synchronous SGD with backup workers around any Keras optimizer. Made by `wrap`.
+    """SGD with backup workers, synchronous or not, around any Keras optimizer. Made by `wrap`.
 
     It is the inner optimizer in everything but how gradients reach it: learning rate,
     iterations, variables, clipping, weight decay, EMA and schedules are the inner one's, and
@@ -75,10 +75,11 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):  # type: ignore[misc]
       stall_timeout_s: how long `fit` waits, with fewer than N workers alive, for one to come
         back before it raises `WorkersLost`.
       name: name of the optimizer.
+      max_staleness: how many updates old a gradient may be when it is used; None for any.
 
     Raises:
       TypeError: if `inner_optimizer` is no Keras optimizer, or is wrapped already.
-      ValueError: if N or b is out of range.
+      ValueError: if N, b or `max_staleness` is out of range.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):  # type: ignore[misc]
         backups: int = 0,
         stall_timeout_s: float = DEFAULT_STALL_TIMEOUT_S,
         name: str | None = None,
+        max_staleness: int | None = 0,
     ) -> None:
         if _wrapped(inner_optimizer):
             raise TypeError("The optimizer is wrapped already; wrap the optimizer inside it.")
@@ -96,7 +98,7 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):  # type: ignore[misc]
                 f"optimizer is {inner_optimizer!r}; it must be a Keras 3 optimizer, for instance "
                 "keras.optimizers.SGD(0.1)."
             )
-        policy = BackupPolicy(replicas, backups)
+        policy = BackupPolicy(replicas, backups, max_staleness)
         if not isinstance(stall_timeout_s, int | float) or not stall_timeout_s > 0:
             raise ValueError(
                 f"stall_timeout_s is {stall_timeout_s!r}; it must be a number above 0."
@@ -118,6 +120,11 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):  # type: ignore[misc]
     def backups(self) -> int:
         """b, the workers beyond N."""
         return self.policy.backups
+
+    @property
+    def max_staleness(self) -> int | None:
+        """How many updates old a gradient may be when it is used; None for any."""
+        return self.policy.max_staleness
 
     @property
     def contributions(self) -> Contributions:
@@ -199,6 +206,7 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):  # type: ignore[misc]
             "replicas": self.replicas,
             "backups": self.backups,
             "stall_timeout_s": self.stall_timeout_s,
+            "max_staleness": self.max_staleness,
         }
 
     # What is saved is the inner optimizer, so that files are those of one device.

@@ -1,4 +1,4 @@
-"""How many gradients make an update, and how many workers may be late."""
+"""How many gradients make an update, how many workers may be late, and gradients old."""
 
 from __future__ import annotations
 
@@ -7,34 +7,47 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class BackupPolicy:
-    """N and b of synchronous SGD with backup workers.
+    """Which gradients make an update: N, b, and how old they may be.
+
+    The staleness of a gradient is the number of updates made between the parameters that it is
+    of and the update that uses it. With N = 1 and no bound it is on average the number of
+    workers less one.
 
     Args:
       replicas: N, the gradients averaged in one update; at least 1.
       backups: b, the workers beyond N that nobody waits for; at least 0.
+      max_staleness: the greatest staleness of a gradient that is used. 0: none is old, which is
+        synchronous SGD with backup workers. None: no bound, which with N = 1 is asynchronous
+        SGD, and with N > 1 is also known as softsync.
 
     Raises:
-      TypeError: if either is not an int.
-      ValueError: if either is out of range.
+      TypeError: if one is not an int.
+      ValueError: if one is out of range.
 
-    Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 3 and 4.
+    Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 1 and 2
+    (asynchronous), 3 and 4 (synchronous).
     """
 
     replicas: int
     backups: int = 0
+    max_staleness: int | None = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("replicas", 1), ("backups", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must be an int, not {value!r} ({type(value).__name__}).")
-            if value < least:
-                raise ValueError(f"{name} is {value}; it must be at least {least}.")
+        _check("replicas", self.replicas, least=1)
+        _check("backups", self.backups, least=0)
+        if self.max_staleness is not None:
+            _check("max_staleness", self.max_staleness, least=0)
 
     @classmethod
     def full_sync(cls, workers: int) -> BackupPolicy:
         """Every one of `workers` contributes to every update: b = 0."""
         return cls(replicas=workers, backups=0)
+
+    @classmethod
+    def asynchronous(cls, workers: int, max_staleness: int | None = None) -> BackupPolicy:
+        """Every gradient of `workers` is an update of its own, unless it is too old."""
+        _check("workers", workers, least=1)
+        return cls(replicas=1, backups=workers - 1, max_staleness=max_staleness)
 
     @property
     def workers(self) -> int:
@@ -53,3 +66,10 @@ class BackupPolicy:
                 f"worker(s) in the cluster: step 0 would wait for ever. Start "
                 f"{self.workers - workers} more worker(s), or lower replicas or backups."
             )
+
+
+def _check(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {value!r} ({type(value).__name__}).")
+    if value < least:
+        raise ValueError(f"{name} is {value}; it must be at least {least}.")

@@ -1,31 +1,37 @@
-"""The rules of synchronous SGD with backup workers, as pure functions on a ledger.
+"""The rules of SGD with backup workers, synchronous or not, as pure functions on a ledger.
 
-Who contributes to step t, what a verdict is, who is told to go on: every such decision is made
-here and nowhere else. The functions only use operators and the two array functions of `Arrays`,
-so that the gate runs them on TensorFlow tensors on a parameter server and the tests run the very
-same lines on NumPy.
+Who contributes to step t, what a verdict is, who is told to go on: all that is decided here and
+nowhere else, with operators and the two array functions of `Arrays` only, so that the gate does
+it with tensors on a parameter server, and the tests run the very same lines on NumPy.
 
 A worker's life in one run (a run is one epoch's training):
 
-    ABSENT --enter--> COMPUTING --offer: accepted--> DELIVERED --advance--> COMPUTING
-                       |  ^  |                                                  ^
-                       |  +--+ stale: at once, with the step of the day         |
-                       +------- late ----------------> WAITING -----advance-----+
+    ABSENT --enter--> COMPUTING --offer: accepted--> DELIVERED --advance, when used--> COMPUTING
+                       |  ^  |                                                            ^
+                       |  +--+ stale, and step t has room: at once, with the step of the  |
+                       |       day                                                        |
+                       +------- late, or stale while t is full ---> WAITING ----advance---+
 
 A worker offers a gradient when it lies on every parameter server already. To be accepted is
 hence to be delivered: nothing can be admitted and then not come, and no admission is ever
 revoked.
+
+What is delivered waits in a queue, first come, first used; an update takes exactly N. With p in
+it, a newcomer is *due* at step t + p // N, so its *staleness*, how many updates old it is when it
+is used, is known when it is offered. It is accepted if that is at most `max_staleness`: 0 is
+synchronous SGD; N = 1 without a bound is asynchronous SGD. A worker waits until its own gradient
+is used: the queue holds at most one of each, and N different workers make an update.
 
 Accounts: a contribution begins when its worker is told to work on a step, and ends as exactly
 one of accepted, late, stale, duplicate or lost. Hence, for every worker at every moment,
 
     begun = accepted + late + stale + duplicate + lost + (1 if its contribution is under way).
 
-*accepted* is counted when the update is made, not when the gate says yes, so that
-accepted = N x updates also when training stops between the two.
+*accepted* is counted when the update is made, not when the gate says yes: accepted = N x updates
+also when training stops between the two.
 
-Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 3 and 4. Differences:
-one decision for all parameter servers, and at most one contribution per worker and step.
+Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 1 to 4; but with one
+decision for all parameter servers, and at most one contribution per worker and step.
 """
 
 from __future__ import annotations
@@ -46,6 +52,8 @@ WAIT, STOP = -1, -2
 # Verdicts on an offered contribution.
 ACCEPTED, LATE, STALE, DUPLICATE = range(4)
 
+ANY_STALENESS = 2**62  # A bound that is none.
+
 
 class Arrays(NamedTuple):
     """The two array functions that the rules need."""
@@ -62,10 +70,12 @@ class Ledger(NamedTuple):
 
     run: Array  # [] counts the runs; a worker of an older run is sent home
     step: Array  # [] t, the updates made so far
-    open: Array  # [] 1 while contributions to step t are wanted
+    open: Array  # [] 1 while contributions are wanted
     entries: Array  # [] how often a worker has entered; numbers them for all time
     status: Array  # [workers] ABSENT ... LEFT
-    ticket: Array  # [workers] under which the delivered contribution lies
+    ticket: Array  # [workers] under which the delivered contribution lies ...
+    due: Array  # [workers] ... the step that it is for ...
+    staleness: Array  # [workers] ... and how many updates old it is then
     begun: Array  # [workers] contributions ever begun ...
     accepted: Array  # [workers] ... and how they ended
     late: Array  # [workers]
@@ -74,8 +84,7 @@ class Ledger(NamedTuple):
     lost: Array  # [workers]
 
 
-SCALARS = ("run", "step", "open", "entries")
-VECTORS = ("status", "ticket", "begun", "accepted", "late", "stale", "duplicate", "lost")
+SCALARS, VECTORS = Ledger._fields[:4], Ledger._fields[4:]
 
 
 def new_ledger(workers: int) -> Ledger:
@@ -100,15 +109,13 @@ def enter(
       xp: the array functions.
 
     Returns:
-      The state after, whose `entries` is a number that no other entry has, and what the worker
-      is to do next.
+      The state after, whose `entries` no other entry has, and what the worker is to do next.
     """
     mine = _at(ledger.status, me, xp)
     welcome = (run == ledger.run) & (ledger.open == 1)
     go = welcome & (mine != DELIVERED) & ~_full(ledger, replicas, xp)
     status = xp.where(welcome, np.int64(WAITING), np.int64(ABSENT))
-    # What is delivered stays so, also when a loop of an older run is run again (TensorFlow does
-    # that to a worker that comes back) and is sent home here.
+    # What is delivered stays so, also when TensorFlow runs a loop of an older run again.
     status = xp.where(mine == DELIVERED, np.int64(DELIVERED), status)
     status = xp.where(go, np.int64(COMPUTING), status)
     ledger = ledger._replace(
@@ -128,9 +135,10 @@ def offer(
     step: Array,
     ticket: Array,
     replicas: int,
+    max_staleness: int = 0,
     xp: Arrays = NUMPY,
 ) -> tuple[Ledger, Array, Array, Array]:
-    """A worker's gradient lies on every parameter server; is it one of the N of step t?
+    """A worker's gradient lies on every parameter server; will it be part of an update?
 
     Args:
       ledger: the state before.
@@ -139,6 +147,7 @@ def offer(
       step: [] the step that its gradient was computed at.
       ticket: [] under which its gradient lies.
       replicas: N.
+      max_staleness: how many updates old it may be when it is used, or ANY_STALENESS.
       xp: the array functions.
 
     Returns:
@@ -148,15 +157,19 @@ def offer(
     mine = _at(ledger.status, me, xp)
     under_way = mine == COMPUTING
     welcome = (run == ledger.run) & (ledger.open == 1)
+    inside = _inside(ledger, xp)
+    full = inside >= replicas
+    due = ledger.step + inside // replicas
+    wanted = welcome & (due - step <= max_staleness)
     current = welcome & (step == ledger.step)
-    full = _full(ledger, replicas, xp)
-    accept = under_way & current & ~full
-    late = under_way & current & full
-    stale = under_way & ~current
-    # A contribution that the books know as ended (or never saw begin) is told a second time.
-    # After the run there is nothing left to tell: it was counted when the books were closed.
+    accept = under_way & wanted
+    late = under_way & current & ~wanted
+    stale = under_way & ~current & ~wanted
+    # What the books know as ended (or never saw begin) is told a second time. After the run there
+    # is nothing left to tell: it was counted when the books were closed.
     duplicate = ~under_way & welcome
-    # A stale worker goes on at once with the step of the day, if that still wants gradients.
+    # A stale worker goes on at once with the step of the day, if that still wants gradients;
+    # if not, an update is about to be made.
     again = stale & welcome & ~full
     waits = xp.where(mine == ABSENT, np.int64(WAITING), mine)
     status = xp.where(under_way, np.int64(WAITING), waits)
@@ -166,6 +179,8 @@ def offer(
     ledger = ledger._replace(
         status=xp.where(me, status, ledger.status),
         ticket=xp.where(me & accept, ticket, ledger.ticket),
+        due=xp.where(me & accept, due, ledger.due),
+        staleness=xp.where(me & accept, due - step, ledger.staleness),
         begun=ledger.begun + _one(me & (again | duplicate), xp),
         late=ledger.late + _one(me & late, xp),
         stale=ledger.stale + _one(me & stale, xp),
@@ -176,7 +191,7 @@ def offer(
     verdict = xp.where(accept, np.int64(ACCEPTED), verdict)
     then = xp.where(welcome, np.int64(WAIT), np.int64(STOP))
     then = xp.where(again, ledger.step, then)
-    return ledger, verdict, then, accept & _full(ledger, replicas, xp)
+    return ledger, verdict, then, accept & (inside + 1 == replicas)
 
 
 def leave(
@@ -185,8 +200,7 @@ def leave(
     """A worker has no more data in this run; what it had begun it never computed.
 
     Returns:
-      The state after, and whether fewer than N workers now have data, so that no further
-      step can be completed ([] bool).
+      The state after, and whether too few workers have data now to complete a step ([] bool).
     """
     begun = me & (ledger.status == COMPUTING)
     status = xp.where(run == ledger.run, np.int64(LEFT), np.int64(ABSENT))
@@ -202,6 +216,11 @@ def complete(ledger: Ledger, replicas: int, xp: Arrays = NUMPY) -> Array:
     return (ledger.open == 1) & _full(ledger, replicas, xp)
 
 
+def used(ledger: Ledger) -> Array:
+    """Returns whose contributions the update from step t takes ([workers] bool)."""
+    return (ledger.status == DELIVERED) & (ledger.due == ledger.step)
+
+
 def exhausted(ledger: Ledger, replicas: int, xp: Arrays = NUMPY) -> Array:
     """Returns whether too few workers have data left to complete step t ([] bool)."""
     remaining = xp.sum(_one(ledger.status != LEFT, xp))
@@ -211,7 +230,7 @@ def exhausted(ledger: Ledger, replicas: int, xp: Arrays = NUMPY) -> Array:
 def open_run(ledger: Ledger, step: Array, xp: Arrays = NUMPY) -> Ledger:
     """A new run begins at step t = `step`; the workers will enter one by one.
 
-    Workers that still compute for the last run stay under way: their offer will be stale.
+    Who still computes for the last run stays under way: the offer will be stale.
     """
     under_way = ledger.status == COMPUTING
     return ledger._replace(
@@ -225,12 +244,14 @@ def open_run(ledger: Ledger, step: Array, xp: Arrays = NUMPY) -> Ledger:
 def advance(ledger: Ledger, xp: Arrays = NUMPY) -> tuple[Ledger, Array]:
     """The update from step t is made and published: step t + 1 begins.
 
+    Gradients that are due later stay in the queue, and may complete it already.
+
     Returns:
-      The state after, and [workers] the token for each worker: t + 1, or WAIT for those who
-      are not waiting for one.
+      The state after, and [workers] the token for each worker: t + 1, or WAIT for who computes,
+      or has a gradient in the queue.
     """
+    idle = used(ledger) | (ledger.status == WAITING)
     ledger = _make_update(ledger, xp)
-    idle = (ledger.status == DELIVERED) | (ledger.status == WAITING)
     ledger = ledger._replace(
         status=xp.where(idle, np.int64(COMPUTING), ledger.status),
         begun=ledger.begun + _one(idle, xp),
@@ -241,18 +262,18 @@ def advance(ledger: Ledger, xp: Arrays = NUMPY) -> tuple[Ledger, Array]:
 def close_run(ledger: Ledger, updated: bool, xp: Arrays = NUMPY) -> tuple[Ledger, Array]:
     """The run ends: after its last update (`updated`), or in the middle of step t.
 
-    Gradients delivered to a step that will never be completed are stale. Workers that still
+    Gradients delivered to steps that will never be completed are stale. Workers that still
     compute find out when they offer.
 
     Returns:
       The state after, and [workers] the token for each worker: STOP, or WAIT for those who
       are not waiting for one.
     """
+    delivered = ledger.status == DELIVERED
+    in_vain = delivered & ~(used(ledger) & updated)
     if updated:
         ledger = _make_update(ledger, xp)
-    delivered = ledger.status == DELIVERED
     idle = (delivered | (ledger.status == WAITING)) & (ledger.open == 1)
-    in_vain = delivered & (not updated)
     under_way = ledger.status == COMPUTING
     ledger = ledger._replace(
         open=ledger.open * 0,
@@ -272,16 +293,21 @@ def settle(ledger: Ledger, xp: Arrays = NUMPY) -> Ledger:
 
 
 def _make_update(ledger: Ledger, xp: Arrays) -> Ledger:
-    """Counts the delivered contributions as accepted and advances t by one."""
+    """Counts the contributions that are used as accepted and advances t by one."""
     return ledger._replace(
         step=ledger.step + 1,
-        accepted=ledger.accepted + _one(ledger.status == DELIVERED, xp),
+        accepted=ledger.accepted + _one(used(ledger), xp),
     )
 
 
 def _full(ledger: Ledger, replicas: int, xp: Arrays) -> Array:
     """Returns whether step t has its N contributions ([] bool)."""
-    return xp.sum(_one(ledger.status == DELIVERED, xp)) >= replicas
+    return _inside(ledger, xp) >= replicas
+
+
+def _inside(ledger: Ledger, xp: Arrays) -> Array:
+    """Returns how many contributions wait to be used ([])."""
+    return xp.sum(_one(ledger.status == DELIVERED, xp))
 
 
 def _at(vector: Array, me: Array, xp: Arrays) -> Array:

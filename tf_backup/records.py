@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tf_backup import protocol
@@ -19,10 +21,14 @@ class WorkerRecord:
       worker: the worker's index, or None for a total.
       computed: contributions begun, less the one that may be under way just now.
       accepted: part of an update.
-      late: offered to step t when N others were already in.
-      stale: offered to step t when t was over, or when training had ended.
+      late: computed at the step of the day, but so many others were in before that it would have
+        been older than `max_staleness` when its turn came (synchronous: N were in).
+      stale: computed at a step so long over that it is older than `max_staleness` (synchronous:
+        over at all), or still to be used when training ended.
       duplicate: offered a second time; used at most once.
       lost: its worker died, or did not come home at the end.
+      staleness: of the accepted ones, how many were how many updates old when they were used;
+        {0: accepted} in synchronous SGD.
     """
 
     worker: int | None
@@ -32,21 +38,33 @@ class WorkerRecord:
     stale: int
     duplicate: int
     lost: int
+    staleness: Mapping[int, int] = dataclasses.field(default_factory=dict, hash=False)
+
+    @property
+    def mean_staleness(self) -> float:
+        """How many updates old its accepted contributions were on average; 0.0 of none."""
+        total = sum(age * count for age, count in self.staleness.items())
+        return total / max(1, sum(self.staleness.values()))
+
+    @property
+    def max_staleness(self) -> int:
+        """How many updates old the oldest of its accepted contributions was; 0 of none."""
+        return max(self.staleness, default=0)
 
     def as_dict(self) -> dict[str, int]:
         """Returns the counts by name; without `worker` where this is a total."""
-        counts = dataclasses.asdict(self)
-        if self.worker is None:
-            del counts["worker"]
-        return counts
+        names = _COUNTS if self.worker is None else ("worker", *_COUNTS)
+        return {name: getattr(self, name) for name in names}
 
     def __add__(self, other: WorkerRecord) -> WorkerRecord:
         """Returns the sum of two records; of one worker, if both are of that worker."""
-        names = [field.name for field in dataclasses.fields(self) if field.name != "worker"]
-        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
-        return WorkerRecord(worker=self.worker if self.worker == other.worker else None, **sums)
+        sums = {name: getattr(self, name) + getattr(other, name) for name in _COUNTS}
+        staleness = Counter(self.staleness) + Counter(other.staleness)
+        worker = self.worker if self.worker == other.worker else None
+        return WorkerRecord(worker=worker, staleness=dict(sorted(staleness.items())), **sums)
 
 
+_COUNTS = ("computed", "accepted", "late", "stale", "duplicate", "lost")
 NOTHING = WorkerRecord(None, 0, 0, 0, 0, 0, 0)
 
 
@@ -62,8 +80,15 @@ class Contributions:
         return sum(self.workers, start=NOTHING)
 
     @classmethod
-    def from_ledger(cls, ledger: protocol.Ledger) -> Contributions:
-        """Reads the accounts off the gate's ledger (of NumPy arrays)."""
+    def from_ledger(
+        cls, ledger: protocol.Ledger, staleness: Sequence[Mapping[int, int]]
+    ) -> Contributions:
+        """Reads the accounts off the gate's ledger (of NumPy arrays).
+
+        Args:
+          ledger: the ledger.
+          staleness: which it does not hold, of each worker.
+        """
         under_way = (protocol.COMPUTING, protocol.DELIVERED)
         verdicts = ("accepted", "late", "stale", "duplicate", "lost")
         return cls(
@@ -71,6 +96,7 @@ class Contributions:
                 WorkerRecord(
                     worker=worker,
                     computed=int(ledger.begun[worker]) - (int(ledger.status[worker]) in under_way),
+                    staleness=dict(sorted(staleness[worker].items())),
                     **{name: int(getattr(ledger, name)[worker]) for name in verdicts},
                 )
                 for worker in range(len(ledger.status))
@@ -87,12 +113,65 @@ class Contributions:
         return Contributions(tuple(map(_sum, zip(self.workers, other.workers, strict=True))))
 
     def __str__(self) -> str:
-        """Returns a table, one row per worker."""
-        names = [f.name for f in dataclasses.fields(WorkerRecord)]
-        rows: list[Sequence[Any]] = [names]
-        rows += [[getattr(record, name) for name in names] for record in self.workers]
-        rows += [["all"] + [getattr(self.total, name) for name in names[1:]]]
-        return "\n".join("".join(f"{cell!s:>11}" for cell in row) for row in rows)
+        """Returns a table, one row per worker; with their staleness, if any is above 0."""
+        rows: list[Sequence[Any]] = [["worker", *_COUNTS]]
+        for record in (*self.workers, self.total):
+            name = "all" if record.worker is None else record.worker
+            rows.append([name, *(getattr(record, count) for count in _COUNTS)])
+        if self.total.max_staleness > 0:
+            rows[0] = [*rows[0], "staleness: mean", "max"]
+            for index, record in enumerate((*self.workers, self.total), start=1):
+                mean = f"{record.mean_staleness:.2f}"
+                rows[index] = [*rows[index], mean, record.max_staleness]
+        widths = [11] * (1 + len(_COUNTS)) + [18, 6]
+        return "\n".join(
+            "".join(f"{cell!s:>{width}}" for cell, width in zip(row, widths, strict=False))
+            for row in rows
+        )
+
+
+class Books:
+    """The accounts of one engine: its ledger's, and how old the gradients of each update were.
+
+    The ledger counts an update on a parameter server, when it is made; this counts its staleness
+    afterwards. If it could not (the call was cut off in between), the ledger says what to count,
+    so that at every moment each worker's staleness adds up to its accepted contributions.
+
+    Args:
+      workers: how many.
+      ledger: reads the ledger, in NumPy.
+    """
+
+    def __init__(self, workers: int, ledger: Callable[[], protocol.Ledger]) -> None:
+        self._ledger = ledger
+        self._staleness: list[Counter[int]] = [Counter() for _ in range(workers)]
+        self._counted = 0
+        self._next: list[tuple[int, int]] = []
+        self._lock = threading.Lock()
+
+    def announce(self, workers: Iterable[int], staleness: Iterable[int]) -> None:
+        """Notes whose gradients the next update is made of, and how many updates old they are."""
+        with self._lock:
+            self._next = [(int(w), int(s)) for w, s in zip(workers, staleness, strict=True)]
+
+    def made(self) -> None:
+        """Counts the update that was announced."""
+        with self._lock:
+            self._count()
+
+    def read(self) -> Contributions:
+        """Returns the accounts; any thread may ask."""
+        with self._lock:
+            ledger = self._ledger()
+            if int(ledger.accepted.sum()) > self._counted:
+                self._count()
+            return Contributions.from_ledger(ledger, self._staleness)
+
+    def _count(self) -> None:
+        for worker, staleness in self._next:
+            self._staleness[worker][staleness] += 1
+        self._counted += len(self._next)
+        self._next = []
 
 
 def _sum(pair: tuple[WorkerRecord, WorkerRecord]) -> WorkerRecord:

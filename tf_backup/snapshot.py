@@ -19,7 +19,8 @@ class Snapshot:
 
     Only the chief writes it, between the last delivery of step t and the release of the
     tokens of step t + 1. A worker that is so slow as to read while the chief writes sees a
-    mixture, but its contribution is late then by the gate's rule, and never used.
+    mixture, but its contribution is late then by the gate's rule, and never used. Where old
+    gradients are used, it may be: what a server sends is then of step t or newer, as a whole.
 
     Args:
       variables: `tf.Variable`s with static shapes, each on a parameter server.

@@ -6,7 +6,8 @@ grows with the batch, and not with the table.
 
 Only the chief writes a table, when step t has its N gradients and before it hands out tokens of
 step t + 1. A worker so slow as to look rows up meanwhile sees a mixture, but its contribution
-is late then by the gate's rule, and never used: as with the snapshot.
+is late then by the gate's rule, and never used: as with the snapshot. Where old gradients are
+used, it may be: rows are of step t or newer.
 """
 
 from __future__ import annotations

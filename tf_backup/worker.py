@@ -1,6 +1,6 @@
 """A worker: reads theta(t), computes a gradient, delivers it, asks the gate, takes a token.
 
-Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithm 3.
+Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 1 and 3.
 """
 
 from __future__ import annotations

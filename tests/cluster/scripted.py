@@ -68,14 +68,26 @@ class ScriptedData:
         (self._directory / "end").touch()
 
 
-def two_server_model(strategy: Any, learning_rate: float, replicas: int, backups: int) -> Any:
-    """Returns a model whose two parameters both have the gradient x, on different servers."""
+def two_server_model(
+    strategy: Any,
+    learning_rate: float,
+    replicas: int,
+    backups: int,
+    max_staleness: int | None = 0,
+    loss: Any = lambda y, y_pred: y_pred,
+) -> Any:
+    """Returns a model of two parameters, on different servers, and the prediction (v + w) x.
+
+    With the loss that is the default, both have the gradient x.
+    """
     with strategy.scope():
         inputs = keras.Input((1,))
         parts = [keras.layers.Dense(1, use_bias=False)(inputs) for _ in range(2)]
         model = keras.Model(inputs, keras.layers.Add()(parts))
-        wrapped = tf_backup.wrap(keras.optimizers.SGD(learning_rate), replicas, backups)
-        model.compile(wrapped, loss=lambda y, y_pred: y_pred)
+        wrapped = tf_backup.wrap(
+            keras.optimizers.SGD(learning_rate), replicas, backups, max_staleness=max_staleness
+        )
+        model.compile(wrapped, loss=loss)
     return model
 
 
@@ -94,28 +106,42 @@ class Script(threading.Thread):
       model: being trained.
       data: what it is trained on.
       events: (worker, gradient) pairs.
+      settled: of how many gradients, the first ones, to await also the update that they complete.
     """
 
-    def __init__(self, model: Any, data: ScriptedData, events: Sequence[tuple[int, float]]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        data: ScriptedData,
+        events: Sequence[tuple[int, float]],
+        settled: int = 0,
+    ) -> None:
         super().__init__(name="script")
         self._model = model
         self._data = data
         self._events = events
+        self._settled = settled
         self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
             # Who came in late would not be at the step that the script means.
             wait_until(lambda: np.all(ledger(self._model).status != protocol.ABSENT))
-            for worker, value in self._events:
+            for index, (worker, value) in enumerate(self._events):
                 heard = self._heard(worker)
                 self._data.release(worker, value)
                 wait_until(lambda w=worker, h=heard: self._heard(w) > h)
+                if index < self._settled:
+                    wait_until(lambda: not protocol.complete(ledger(self._model), self._replicas))
             wait_until(lambda: ledger(self._model).open == 0)
         except BaseException as error:
             self.error = error
         finally:
             self._data.end()
+
+    @property
+    def _replicas(self) -> int:
+        return int(self._model.optimizer.replicas)
 
     def _heard(self, worker: int) -> int:
         """Returns how many of a worker's contributions the gate has heard."""

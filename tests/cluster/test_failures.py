@@ -12,9 +12,9 @@ import pytest
 from tests.cluster.processes import children, running, start, wait_until
 
 
-def run(what: str) -> dict[str, Any]:
+def run(*what: str) -> dict[str, Any]:
     """Runs the small training while `what` happens; returns what it printed."""
-    process = start("-m", "tests.cluster.programs.train_small", what)
+    process = start("-m", "tests.cluster.programs.train_small", *what)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err[-3000:]
     result: dict[str, Any] = json.loads(out.splitlines()[-1])
@@ -31,11 +31,23 @@ def test_a_killed_worker_is_not_waited_for() -> None:
     assert result["workers"][1]["lost"] <= 1
 
 
-def test_a_restarted_worker_contributes_again() -> None:
-    result = run("restart")
+def test_a_killed_worker_does_not_stop_asynchronous_training() -> None:
+    result = run("kill_worker", "asynchronous")
+    assert result["error"] is None
+    assert result["iterations"] == 150
+    total = result["total"]
+    assert total["accepted"] == 150
+    assert total["computed"] == sum(total[n] for n in total if n != "computed")
+    assert result["workers"][1]["lost"] <= 1
+    assert result["with_staleness"] == [record["accepted"] for record in result["workers"]]
+
+
+@pytest.mark.parametrize(("mode", "replicas"), [([], 2), (["asynchronous"], 1)])
+def test_a_restarted_worker_contributes_again(mode: list[str], replicas: int) -> None:
+    result = run("restart", *mode)
     assert result["error"] is None
     assert result["back"]
-    assert result["total"]["accepted"] == 2 * result["iterations"]
+    assert result["total"]["accepted"] == replicas * result["iterations"]
 
 
 def test_a_killed_parameter_server_is_said_within_a_minute() -> None:

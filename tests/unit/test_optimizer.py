@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import pathlib
 import re
 from collections.abc import Callable
@@ -262,20 +263,29 @@ def test_loss_is_scaled_as_the_inner_one_does():
 
 @every_inner
 def test_config_round_trip(inner: Callable[[], Any]):
-    wrapped = SyncReplicasWithBackup(inner(), 3, 1, stall_timeout_s=7.0, name="mine")
+    wrapped = SyncReplicasWithBackup(inner(), 3, 1, 7.0, "mine", max_staleness=4)
     written = keras.saving.serialize_keras_object(wrapped)
     again = keras.saving.deserialize_keras_object(written)
     assert type(again) is SyncReplicasWithBackup
     assert again.get_config() == wrapped.get_config()
     assert (again.replicas, again.backups, again.stall_timeout_s) == (3, 1, 7.0)
+    assert again.max_staleness == 4
     assert type(again.inner_optimizer) is type(wrapped.inner_optimizer)
     assert again.inner_optimizer.get_config() == wrapped.inner_optimizer.get_config()
 
 
 def test_config_knows_every_argument():
     wrapped = SyncReplicasWithBackup(sgd(), 3)
-    arguments = {"inner_optimizer", "replicas", "backups", "stall_timeout_s", "name"}
+    arguments = {*inspect.signature(SyncReplicasWithBackup.__init__).parameters} - {"self"}
     assert set(wrapped.get_config()) == arguments
+
+
+def test_config_from_before_there_was_a_bound_is_synchronous():
+    config = SyncReplicasWithBackup(sgd(), 3, max_staleness=None).get_config()
+    assert config["max_staleness"] is None
+    assert SyncReplicasWithBackup.from_config(config).max_staleness is None
+    del config["max_staleness"]
+    assert SyncReplicasWithBackup.from_config(config).max_staleness == 0
 
 
 def test_from_config_leaves_its_argument_alone():

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -22,27 +23,48 @@ def test_full_sync_waits_for_everybody():
         BackupPolicy.full_sync(0)
 
 
+def test_gradients_are_fresh_unless_asked_otherwise():
+    assert BackupPolicy(3, 1).max_staleness == 0
+    assert BackupPolicy.full_sync(8).max_staleness == 0
+    assert BackupPolicy(3, 1, max_staleness=None) != BackupPolicy(3, 1)
+
+
+def test_asynchronous_makes_every_gradient_an_update():
+    assert BackupPolicy.asynchronous(8) == BackupPolicy(1, 7, max_staleness=None)
+    assert BackupPolicy.asynchronous(8, max_staleness=4) == BackupPolicy(1, 7, 4)
+    assert BackupPolicy.asynchronous(1).workers == 1
+    with pytest.raises(ValueError, match=r"workers is 0; it must be at least 1\."):
+        BackupPolicy.asynchronous(0)
+
+
 def test_policy_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         BackupPolicy(1).replicas = 2  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
-    ("replicas", "backups", "message"),
+    ("arguments", "message"),
     [
-        (0, 0, "replicas is 0; it must be at least 1."),
-        (-3, 0, "replicas is -3; it must be at least 1."),
-        (1, -1, "backups is -1; it must be at least 0."),
+        ((0, 0), "replicas is 0; it must be at least 1."),
+        ((-3, 0), "replicas is -3; it must be at least 1."),
+        ((1, -1), "backups is -1; it must be at least 0."),
+        ((1, 1, -1), "max_staleness is -1; it must be at least 0."),
     ],
 )
-def test_out_of_range_is_refused(replicas: int, backups: int, message: str):
+def test_out_of_range_is_refused(arguments: tuple[int, ...], message: str):
     with pytest.raises(ValueError) as error:
-        BackupPolicy(replicas, backups)
+        BackupPolicy(*arguments)
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize("value", [True, 2.0, "2", None, np.int64(2)])
-@pytest.mark.parametrize("name", ["replicas", "backups"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *itertools.product(("replicas", "backups", "max_staleness"), (True, 2.0, "2", np.int64(2))),
+        ("replicas", None),
+        ("backups", None),
+    ],
+)
 def test_what_is_no_int_is_refused(name: str, value: object):
     with pytest.raises(TypeError) as error:
         BackupPolicy(**{"replicas": 1, name: value})  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from tf_backup import protocol
 from tf_backup.protocol import (
     ABSENT,
     ACCEPTED,
+    ANY_STALENESS,
     COMPUTING,
     DELIVERED,
     DUPLICATE,
@@ -27,8 +28,11 @@ ENDS = ("accepted", "late", "stale", "duplicate", "lost")
 class Gate:
     """A ledger and N, with the calls that workers and chief make; checks the books after each."""
 
-    def __init__(self, workers: int, replicas: int, step: int = 0, open_it: bool = True) -> None:
+    def __init__(
+        self, workers: int, replicas: int, step: int = 0, open_it: bool = True, bound: int = 0
+    ) -> None:
         self.replicas = replicas
+        self.bound = bound
         self.ledger = protocol.new_ledger(workers)
         if open_it:
             self.open(step)
@@ -46,7 +50,7 @@ class Gate:
     ) -> tuple[int, int, bool]:
         step = int(self.ledger.step) if step is None else step
         ledger, verdict, then, complete = protocol.offer(
-            self.ledger, self._me(worker), self._run(run), step, ticket, self.replicas
+            self.ledger, self._me(worker), self._run(run), step, ticket, self.replicas, self.bound
         )
         self._keep(ledger)
         return int(verdict), int(then), bool(complete)
@@ -545,3 +549,157 @@ def test_functions_leave_the_ledger_that_they_are_given_alone(replicas: int):
     protocol.settle(ledger)
     for old, new in zip(copy, ledger, strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+# --- Gradients that are older than the update
+
+
+def asynchronous(workers: int, replicas: int = 1, bound: int = ANY_STALENESS) -> Gate:
+    """Returns a gate that all workers have entered."""
+    gate = Gate(workers, replicas, bound=bound)
+    assert gate.enter_all() == [0] * workers
+    return gate
+
+
+def used(gate: Gate) -> dict[int, int]:
+    """Returns whose gradients the next update takes, and how many updates old they are."""
+    workers = np.flatnonzero(protocol.used(gate.ledger)).tolist()
+    return {worker: int(gate.ledger.staleness[worker]) for worker in workers}
+
+
+def test_queued_gradients_are_used_first_come_first_used():
+    gate = asynchronous(3)
+    assert gate.offer(2, ticket=7) == (ACCEPTED, WAIT, True)
+    assert gate.offer(0, ticket=8) == (ACCEPTED, WAIT, False)  # Step 0 is complete already.
+    assert gate.offer(1, ticket=9) == (ACCEPTED, WAIT, False)
+    assert gate.ledger.ticket.tolist() == [8, 9, 7]
+    made = []
+    for step in range(1, 4):
+        assert gate.complete
+        made.append(used(gate))
+        (worker,) = made[-1]
+        tokens = [WAIT] * 3
+        tokens[worker] = step  # Nobody else: they wait until their own gradient is used.
+        assert gate.advance() == tokens
+    assert made == [{2: 0}, {0: 1}, {1: 2}]
+    assert not gate.complete
+    assert gate.ledger.accepted.tolist() == [1, 1, 1]
+
+
+def test_staleness_is_of_the_update_that_uses_it():
+    gate = asynchronous(3)
+    for step in range(2):
+        gate.offer(0, step)
+        gate.advance()
+    assert gate.offer(0, 2) == (ACCEPTED, WAIT, True)
+    assert gate.offer(1, 0) == (ACCEPTED, WAIT, False)
+    gate.advance()
+    assert used(gate) == {1: 3}
+
+
+def test_every_update_takes_n_also_from_a_long_queue():
+    gate = asynchronous(5, replicas=2)
+    flags = [gate.offer(worker)[2] for worker in (4, 1, 3, 0, 2)]
+    assert flags == [False, True, False, False, False]
+    assert used(gate) == {1: 0, 4: 0}
+    assert gate.advance() == [WAIT, 1, WAIT, WAIT, 1]
+    assert gate.complete
+    assert used(gate) == {0: 1, 3: 1}
+    assert gate.advance() == [2, WAIT, WAIT, 2, WAIT]
+    assert not gate.complete
+    assert used(gate) == {2: 2}
+    assert gate.offer(1, 1) == (ACCEPTED, WAIT, True)
+    assert used(gate) == {1: 1, 2: 2}
+
+
+def test_too_many_before_it_are_late_and_go_on_with_the_next_update():
+    gate = asynchronous(3, bound=1)
+    gate.offer(0)
+    gate.offer(1)
+    assert gate.offer(2) == (LATE, WAIT, False)
+    assert gate.advance() == [1, WAIT, 1]
+    assert gate.count(2) == {"late": 1}
+    assert gate.offer(2, 1) == (ACCEPTED, WAIT, False)
+    assert used(gate) == {1: 1}
+
+
+def test_too_old_is_stale_and_goes_on_at_once_if_nothing_is_queued():
+    gate = asynchronous(2, bound=1)
+    for step in range(2):
+        gate.offer(0, step)
+        gate.advance()
+    assert gate.offer(1, 0) == (STALE, 2, False)
+    assert gate.count(1) == {"stale": 1}
+    assert gate.offer(1, 2) == (ACCEPTED, WAIT, True)
+
+
+def test_too_old_waits_for_the_next_update_if_that_is_imminent():
+    gate = asynchronous(3, bound=1)
+    for step in range(2):
+        gate.offer(0, step)
+        gate.advance()
+    gate.offer(0, 2)
+    assert gate.offer(1, 0) == (STALE, WAIT, False)
+    assert gate.advance() == [3, 3, WAIT]
+
+
+def test_as_old_as_allowed_is_accepted():
+    gate = asynchronous(2, bound=1)
+    gate.offer(0)
+    gate.advance()
+    assert gate.offer(1, 0) == (ACCEPTED, WAIT, True)
+    assert used(gate) == {1: 1}
+
+
+def test_one_worker_has_one_gradient_in_the_queue():
+    gate = asynchronous(2)
+    gate.offer(0, ticket=1)
+    gate.offer(1, ticket=2)
+    assert gate.offer(1, ticket=3) == (DUPLICATE, WAIT, False)
+    assert gate.ledger.ticket.tolist() == [1, 2]
+
+
+def test_a_dead_workers_gradient_keeps_its_place():
+    gate = asynchronous(2)
+    gate.offer(0)
+    gate.offer(1)
+    assert gate.enter(1) == WAIT
+    assert gate.advance() == [1, WAIT]
+    assert used(gate) == {1: 1}
+    assert gate.advance() == [WAIT, 2]
+    assert gate.count(1) == {"accepted": 1}
+
+
+def test_who_enters_a_queue_waits_for_one_update_only():
+    gate = Gate(3, 1, bound=ANY_STALENESS)
+    gate.enter(0)
+    gate.enter(1)
+    gate.offer(0)
+    gate.offer(1)
+    assert gate.enter(2) == WAIT
+    assert gate.advance() == [1, WAIT, 1]
+    assert gate.complete
+
+
+@pytest.mark.parametrize("updated", [False, True])
+def test_the_end_of_the_run_makes_what_is_queued_stale(updated: bool):
+    gate = asynchronous(4)
+    for worker in range(3):
+        gate.offer(worker)
+    assert gate.close(updated) == [STOP, STOP, STOP, WAIT]
+    assert gate.count(0) == ({"accepted": 1} if updated else {"stale": 1})
+    assert [gate.count(worker) for worker in (1, 2, 3)] == [{"stale": 1}, {"stale": 1}, {}]
+    gate.open()
+    assert not gate.complete
+    assert [gate.enter(worker) for worker in range(3)] == [int(updated)] * 3
+
+
+def test_what_is_queued_counts_as_data_until_it_is_used():
+    gate = asynchronous(2)
+    gate.offer(0)
+    gate.offer(1)
+    gate.advance()
+    assert gate.leave(0) is False
+    assert gate.complete
+    assert gate.advance() == [WAIT, 2]
+    assert gate.leave(1) is True

@@ -18,6 +18,7 @@ import tensorflow as tf
 from tf_backup import protocol
 from tf_backup.protocol import (
     ACCEPTED,
+    ANY_STALENESS,
     COMPUTING,
     DELIVERED,
     DUPLICATE,
@@ -33,6 +34,7 @@ from tf_backup.protocol import (
 SCHEDULES, BLOCKS, EVENTS = 2000, 10, 60
 TENSORS = protocol.Arrays(where=tf.where, sum=tf.reduce_sum)
 SLOTS = protocol.VECTORS
+BOUNDS = (0, 1, 2, 5, ANY_STALENESS)
 
 Event = tuple[str, int]
 Call = tuple[str, Ledger, tuple[Any, ...], Any]
@@ -43,6 +45,7 @@ class Actor:
     """A worker task: what its process does, and the loops that the coordinator has for it."""
 
     batches: int  # Left in this run.
+    speed: int  # To compute.
     loops: list[int] = dataclasses.field(default_factory=list)  # Runs; the coordinator keeps them.
     todo: list[int] = dataclasses.field(default_factory=list)  # Of these, not begun or in work.
     alive: bool = True
@@ -51,6 +54,7 @@ class Actor:
     inbox: list[int] = dataclasses.field(default_factory=list)  # Its token queue.
     awaited: bool = False  # The gate has told it to wait, and not handed it a token since.
     last_offer: tuple[int, int] | None = None  # Run and step, until the answer is acted upon.
+    computed: int = -1  # The last step that this entry has worked on.
 
     @property
     def useful(self) -> bool:
@@ -58,17 +62,30 @@ class Actor:
         return self.alive and self.batches > 0 and bool(self.todo)
 
 
+@dataclasses.dataclass(frozen=True)
+class Admitted:
+    """A gradient that was accepted and awaits its update."""
+
+    worker: int
+    ticket: int
+    step: int  # That it was computed at.
+
+
 class Cluster:
     """Actors around a ledger; every event checks what must always hold."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    def __init__(self, rng: np.random.Generator, bound: int) -> None:
         self.rng = rng
-        self.size = int(rng.integers(1, 6))
-        self.replicas = int(rng.integers(1, self.size + 1))
+        self.size = int(rng.integers(1, 7))
+        self.replicas = int(rng.integers(1, min(3, self.size) + 1))
+        self.bound = bound
+        self.haste = int(rng.choice([1, 4, 8]))  # The chief's, to make the update.
         self.ledger = protocol.new_ledger(self.size)
-        self.actors = [Actor(0) for _ in range(self.size)]
+        self.actors = [Actor(0, int(rng.choice([1, 4, 8]))) for _ in range(self.size)]
         self.updates = 0
-        self.admitted: dict[int, int] = {}  # Worker: ticket, of the present step.
+        self.queue: list[Admitted] = []  # First come, first used.
+        self.used = np.zeros([self.size], np.int64)  # How many gradients of each worker.
+        self.ages: list[int] = []  # Of the gradients that were used.
         self.left: set[int] = set()  # Who has told that it has no more data for this run.
         self.complete: list[tuple[int, int]] = []  # (run, step) as they were announced.
         self.tickets = 0
@@ -85,7 +102,7 @@ class Cluster:
                 events += [("revive", who)] * failures
                 continue
             if actor.doing == "computing":
-                events += [("offer" if actor.batches else "leave", who)] * 3
+                events += [("offer" if actor.batches else "leave", who)] * actor.speed
             elif actor.doing == "waiting":
                 events += [("take", who)] * (3 if actor.inbox else 0)
             elif actor.todo:
@@ -94,9 +111,9 @@ class Cluster:
                 events += [("die", who)] * int(self.rng.random() < 0.2)
             if failures and actor.last_offer and not actor.inbox and self.rng.random() < 0.1:
                 events.append(("repeat", who))
-        if self.ledger.open and len(self.admitted) == self.replicas:
-            events += [("update", 0)] * 3
-            events += [("last_update", 0)] * failures
+        if self.ledger.open and self.full:
+            events += [("update", 0)] * self.haste
+            events += [("last_update", 0)] * int(failures and self.rng.random() < 0.3)
         if failures and self.ledger.open and self.rng.random() < 0.05:
             events.append(("close", 0))
         if failures and not self.ledger.open:
@@ -118,22 +135,21 @@ class Cluster:
 
     def enter(self, who: int, actor: Actor) -> None:
         run, before = actor.todo[0], int(self.ledger.entries)
-        actor.inbox, actor.awaited, actor.last_offer = [], False, None
+        actor.inbox, actor.awaited, actor.last_offer, actor.computed = [], False, None, -1
         self.left.discard(who)
         if run == self.ledger.run:
             actor.batches = self.draw_batches()  # A new iterator.
         self.ledger, then = self.call("enter", self.me(who), run, self.replicas)
         assert self.ledger.entries == before + 1
-        full = len(self.admitted) >= self.replicas
         if run != self.ledger.run or not self.ledger.open:
             assert then == STOP
-        elif who in self.admitted or full:
+        elif self.waiting(who) or self.full:
             assert then == WAIT
         else:
             assert then == self.ledger.step
         self.act(actor, int(then))
         # Delivered, and between two loops that it runs again: a token waits for it meanwhile.
-        actor.awaited |= who in self.admitted
+        actor.awaited |= self.waiting(who)
 
     def offer(self, who: int, actor: Actor) -> None:
         run, step = actor.todo[0], actor.step
@@ -144,11 +160,10 @@ class Cluster:
         verdict, then, complete = self.call_offer(who, run, step)
         assert (verdict, complete) == (right, flag)
         if verdict == ACCEPTED:
-            self.admitted[who] = self.tickets
-        full = len(self.admitted) >= self.replicas
+            self.queue.append(Admitted(who, self.tickets, step))
         if run != self.ledger.run or not self.ledger.open:
             assert then == STOP
-        elif verdict == STALE and not full:
+        elif verdict == STALE and not self.full:
             assert then == self.ledger.step
         else:
             assert then == WAIT
@@ -185,6 +200,9 @@ class Cluster:
     def act(self, actor: Actor, then: int) -> None:
         """A worker does what it is told."""
         actor.doing = "waiting" if then == WAIT else "nothing" if then == STOP else "computing"
+        if then >= 0:
+            assert then > actor.computed  # Or it would draw the same random numbers again.
+            actor.computed = then
         actor.step = then
         actor.awaited = then == WAIT
         if then != WAIT:
@@ -195,23 +213,36 @@ class Cluster:
     # ---- The chief ----------------------------------------------------------------------------
 
     def update(self) -> None:
-        self.check_admitted()
+        self.take_from_queue()
         self.ledger, tokens = self.call("advance")
-        self.updated(tokens, self.ledger.step)
+        self.hand_out(tokens, self.ledger.step)
+        if protocol.complete(self.ledger, self.replicas):
+            self.complete.append((int(self.ledger.run), int(self.ledger.step)))
 
     def last_update(self) -> None:
-        self.check_admitted()
+        self.take_from_queue()
+        self.queue = []
         self.ledger, tokens = self.call("close_run", True)
-        self.updated(tokens, STOP)
+        self.hand_out(tokens, STOP)
 
-    def updated(self, tokens: np.ndarray, token: int) -> None:
+    def take_from_queue(self) -> None:
+        """Checks that the update is made of the N gradients that were accepted first."""
+        ledger, made_of = self.ledger, self.queue[: self.replicas]
+        assert len({each.worker for each in made_of}) == self.replicas
+        assert np.flatnonzero(protocol.used(ledger)).tolist() == sorted(e.worker for e in made_of)
+        for each in made_of:
+            staleness = self.updates - each.step
+            assert ledger.ticket[each.worker] == each.ticket
+            assert ledger.staleness[each.worker] == staleness
+            assert 0 <= staleness <= self.bound
+            self.used[each.worker] += 1
+            self.ages.append(staleness)
+        self.queue = self.queue[self.replicas :]
         self.updates += 1
-        self.admitted = {}
-        self.hand_out(tokens, token)
 
     def close(self) -> None:
         self.ledger, tokens = self.call("close_run", False)
-        self.admitted = {}
+        self.queue = []
         self.hand_out(tokens, STOP)
 
     def open(self) -> None:
@@ -232,13 +263,24 @@ class Cluster:
             actor.todo = actor.todo[:1] if actor.doing != "nothing" else []
 
     def hand_out(self, tokens: np.ndarray, token: int) -> None:
-        """Everybody who waits gets a token, and nobody else."""
-        for actor, mine in zip(self.actors, tokens.tolist(), strict=True):
+        """Everybody gets a token who waits, not for an own gradient to be used; nobody else."""
+        for who, (actor, mine) in enumerate(zip(self.actors, tokens.tolist(), strict=True)):
+            if self.waiting(who):
+                assert mine == WAIT
+                continue
             assert mine == (token if actor.awaited else WAIT)
             actor.awaited = False
             actor.inbox += [mine] * (mine != WAIT)
 
     # ---- What must always hold ----------------------------------------------------------------
+
+    @property
+    def full(self) -> bool:
+        return len(self.queue) >= self.replicas
+
+    def waiting(self, who: int) -> bool:
+        """Returns whether a worker has a gradient in the queue."""
+        return any(each.worker == who for each in self.queue)
 
     def check(self) -> None:
         ledger = self.ledger
@@ -247,11 +289,12 @@ class Cluster:
         ended = ledger.accepted + ledger.late + ledger.stale + ledger.duplicate + ledger.lost
         assert (ledger.begun == ended + under_way).all()
         assert all((getattr(ledger, name) >= 0).all() for name in SLOTS)
-        assert np.flatnonzero(delivered).tolist() == sorted(self.admitted)
-        assert len(self.admitted) <= self.replicas
+        assert np.flatnonzero(delivered).tolist() == sorted(each.worker for each in self.queue)
+        assert self.bound > 0 or len(self.queue) <= self.replicas
         assert ledger.accepted.sum() == self.replicas * self.updates
+        assert (ledger.accepted == self.used).all()
         assert ledger.step == self.updates
-        full = len(self.admitted) == self.replicas and bool(ledger.open)
+        full = self.full and bool(ledger.open)
         assert protocol.complete(ledger, self.replicas) == full
         now = (int(ledger.run), int(ledger.step))
         left = np.flatnonzero(ledger.status == LEFT).tolist()
@@ -259,28 +302,26 @@ class Cluster:
         assert not ledger.open or (now in self.complete) == full
         assert len(self.complete) == len(set(self.complete))
 
-    def check_admitted(self) -> None:
-        """Checks that the update is made of the N gradients that were accepted."""
-        tickets = self.ledger.ticket[self.ledger.status == DELIVERED].tolist()
-        assert sorted(tickets) == sorted(self.admitted.values())
-        assert len(set(tickets)) == self.replicas
-
     def right_verdict(self, who: int, run: int, step: int) -> tuple[int, bool]:
         """Returns the verdict on an offer, and whether it completes the step."""
-        if run != self.ledger.run or not self.ledger.open or step != self.updates:
+        if run != self.ledger.run or not self.ledger.open:
             return STALE, False
-        if who in self.admitted:
+        if self.waiting(who):
             return DUPLICATE, False
-        if len(self.admitted) == self.replicas:
-            return LATE, False
-        return ACCEPTED, len(self.admitted) + 1 == self.replicas
+        # Let those before it be used, N at a time: how many updates old is it then?
+        staleness, before = self.updates - step, len(self.queue)
+        while before >= self.replicas:
+            staleness, before = staleness + 1, before - self.replicas
+        if staleness > self.bound:
+            return (LATE if step == self.updates else STALE), False
+        return ACCEPTED, len(self.queue) + 1 == self.replicas
 
     # ---- Plumbing -----------------------------------------------------------------------------
 
     def call_offer(self, who: int, run: int, step: int) -> tuple[int, int, bool]:
         self.tickets += 1
         self.ledger, verdict, then, complete = self.call(
-            "offer", self.me(who), run, step, self.tickets, self.replicas
+            "offer", self.me(who), run, step, self.tickets, self.replicas, self.bound
         )
         if complete:
             self.complete.append((int(self.ledger.run), int(self.ledger.step)))
@@ -309,7 +350,7 @@ def play(cluster: Cluster, events: int) -> None:
 def finish_a_step(cluster: Cluster) -> None:
     """Checks that without further failures a step is completed, if N workers are of use."""
     wanted = cluster.updates + 1
-    for _ in range(20 * cluster.size):
+    for _ in range(100 * cluster.size):
         useful = sum(actor.useful for actor in cluster.actors)
         if not cluster.ledger.open or useful < cluster.replicas or cluster.updates == wanted:
             return
@@ -321,7 +362,7 @@ def finish_a_step(cluster: Cluster) -> None:
 
 def schedules(block: int) -> Iterator[Cluster]:
     for number in range(SCHEDULES // BLOCKS):
-        yield Cluster(np.random.default_rng([block, number]))
+        yield Cluster(np.random.default_rng([block, number]), BOUNDS[number % len(BOUNDS)])
 
 
 @pytest.mark.parametrize("block", range(BLOCKS))
@@ -332,17 +373,20 @@ def test_invariants_hold_under_random_schedules(block: int):
             finish_a_step(cluster)
         except AssertionError as error:
             tale = ", ".join(f"{name} {who}" for name, who in cluster.history)
-            of = f"schedule {number}: N = {cluster.replicas} of {cluster.size}"
+            of = f"schedule {number}: N = {cluster.replicas} of {cluster.size}, {cluster.bound}"
             raise AssertionError(f"{of}: {tale}: {error}") from error
 
 
 def test_random_schedules_reach_every_verdict_state_and_event():
     """Were the schedules tame, the test above would show nothing."""
     seen: set[Any] = set()
-    updates = 0
+    updates, ages = 0, {bound: 0 for bound in BOUNDS}
     for cluster in schedules(0):
         play(cluster, EVENTS)
         updates += cluster.updates
+        ages[cluster.bound] = max([ages[cluster.bound], *cluster.ages])
+        offers = [call for call in cluster.calls if call[0] == "offer"]
+        seen |= {(cluster.bound, int(result[1])) for _, _, _, result in offers}
         seen |= {event for event, _ in cluster.history}
         seen |= {name for name in SLOTS if np.any(getattr(cluster.ledger, name))}
         seen |= {int(status) for status in cluster.ledger.status}
@@ -350,10 +394,15 @@ def test_random_schedules_reach_every_verdict_state_and_event():
         seen |= {"exhausted"} if any(exhausted) else set()
     events = "enter offer repeat leave take die revive update last_update close open settle"
     states = {protocol.ABSENT, COMPUTING, DELIVERED, WAITING, LEFT}
-    assert seen == {*events.split(), *SLOTS, *states, "exhausted"}
+    verdicts = (ACCEPTED, LATE, STALE, DUPLICATE)
+    # No bound, none late: there is room for every gradient of the run.
+    every = {(b, v) for b in BOUNDS for v in verdicts} - {(ANY_STALENESS, LATE)}
+    every -= {(5, LATE)}  # Six workers never fill five updates, and one more.
+    assert seen == {*events.split(), *SLOTS, *states, "exhausted", *every}
     assert updates > SCHEDULES // BLOCKS
-    verdicts = {int(result[1]) for _, _, _, result in some_calls("offer")}
-    assert verdicts == {ACCEPTED, LATE, STALE, DUPLICATE}
+    assert {bound: ages[bound] for bound in BOUNDS[:4]} == {0: 0, 1: 1, 2: 2, 5: 5}
+    assert ages[ANY_STALENESS] > 5
+    assert {int(result[1]) for _, _, _, result in some_calls("offer")} == set(verdicts)
 
 
 @functools.cache
@@ -380,7 +429,7 @@ def recorded() -> dict[str, list[Call]]:
     """Returns calls that clusters of many sizes have made, by the rule's name."""
     calls: dict[str, list[Call]] = {}
     for number in range(100):
-        cluster = Cluster(np.random.default_rng([99, number]))
+        cluster = Cluster(np.random.default_rng([99, number]), BOUNDS[number % len(BOUNDS)])
         play(cluster, EVENTS)
         for call in cluster.calls:
             calls.setdefault(call[0], []).append(call)

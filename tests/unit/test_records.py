@@ -1,8 +1,11 @@
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 
 from tf_backup import protocol
-from tf_backup.records import NOTHING, Contributions, WorkerRecord
+from tf_backup.records import NOTHING, Books, Contributions, WorkerRecord
 
 ONE = WorkerRecord(0, computed=15, accepted=5, late=4, stale=3, duplicate=2, lost=1)
 TWO = WorkerRecord(1, computed=3, accepted=2, late=1, stale=0, duplicate=0, lost=0)
@@ -48,7 +51,10 @@ def test_from_ledger_reads_every_count():
     counts = {"accepted": [5, 2], "late": [4, 1], "stale": [3, 0], "duplicate": [2, 0]}
     home = [protocol.ABSENT, protocol.WAITING]
     ledger = ledger_of(home, [15, 3], **counts, lost=[1, 0])
-    assert Contributions.from_ledger(ledger) == Contributions((ONE, TWO))
+    one = dataclasses.replace(ONE, staleness={0: 2, 3: 3})
+    staleness = [{3: 3, 0: 2}, {}]
+    assert Contributions.from_ledger(ledger, staleness) == Contributions((one, TWO))
+    assert list(Contributions.from_ledger(ledger, staleness).workers[0].staleness) == [0, 3]
 
 
 @pytest.mark.parametrize(
@@ -62,12 +68,13 @@ def test_from_ledger_reads_every_count():
     ],
 )
 def test_what_is_under_way_is_not_computed_yet(status: int, under_way: int):
-    accounts = Contributions.from_ledger(ledger_of([status], [4 + under_way], accepted=[4]))
+    ledger = ledger_of([status], [4 + under_way], accepted=[4])
+    accounts = Contributions.from_ledger(ledger, [{}])
     assert accounts.workers == (WorkerRecord(0, 4, 4, 0, 0, 0, 0),)
 
 
 def test_counts_are_plain_ints():
-    record = Contributions.from_ledger(ledger_of([protocol.ABSENT], [0])).workers[0]
+    record = Contributions.from_ledger(ledger_of([protocol.ABSENT], [0]), [{}]).workers[0]
     assert {type(value) for value in record.as_dict().values()} == {int}
 
 
@@ -93,3 +100,71 @@ def test_str_is_a_table_with_a_row_per_worker_and_one_for_all():
         ["1", "3", "2", "1", "0", "0", "0"],
         ["all", "18", "7", "5", "3", "2", "1"],
     ]
+
+
+# ---- Staleness --------------------------------------------------------------------------------
+
+OLD = dataclasses.replace(ONE, staleness={0: 1, 1: 3, 4: 1})
+FRESH = dataclasses.replace(TWO, staleness={0: 2})
+
+
+def test_staleness_adds_up():
+    assert (OLD + FRESH).staleness == {0: 3, 1: 3, 4: 1}
+    total = Contributions((OLD, FRESH)).total
+    assert (total.mean_staleness, total.max_staleness) == (7 / 7, 4)
+    assert (OLD.mean_staleness, OLD.max_staleness) == (7 / 5, 4)
+    assert hash(OLD) == hash(ONE)
+
+
+def test_staleness_of_nothing_is_zero():
+    assert (NOTHING.mean_staleness, NOTHING.max_staleness) == (0.0, 0)
+
+
+def test_str_shows_staleness_where_there_is_some():
+    rows = [line.split()[7:] for line in str(Contributions((OLD, FRESH))).splitlines()]
+    assert rows == [["staleness:", "mean", "max"], ["1.40", "4"], ["0.00", "0"], ["1.00", "4"]]
+    assert len({len(line) for line in str(Contributions((OLD, FRESH))).splitlines()}) == 1
+    plain = str(Contributions((ONE, TWO)))
+    assert str(Contributions((dataclasses.replace(ONE, staleness={0: 5}), FRESH))) == plain
+
+
+class Updates:
+    """A ledger of two workers, whose updates a test makes; each is of both workers."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.books = Books(2, self.read)
+
+    def read(self) -> protocol.Ledger:
+        count = [self.made, self.made]
+        return ledger_of([protocol.ABSENT] * 2, count, accepted=count)
+
+    def staleness(self) -> list[Any]:
+        """Returns the staleness of both, which must add up to what is accepted."""
+        records = self.books.read().workers
+        assert all(sum(r.staleness.values()) == r.accepted for r in records)
+        return [record.staleness for record in records]
+
+
+def test_books_count_an_update_when_it_is_made():
+    updates = Updates()
+    updates.books.announce([0, 1], [0, 2])
+    assert updates.staleness() == [{}, {}]
+    updates.made = 1
+    updates.books.made()
+    assert updates.staleness() == [{0: 1}, {2: 1}]
+    updates.books.announce([1, 0], [1, 0])
+    updates.made = 2
+    updates.books.made()
+    assert updates.staleness() == [{0: 2}, {1: 1, 2: 1}]
+
+
+def test_books_follow_the_ledger_when_a_call_is_cut_off():
+    updates = Updates()
+    updates.books.announce([0, 1], [5, 5])  # It is not made: training ended.
+    assert updates.staleness() == [{}, {}]
+    updates.books.announce([0, 1], [0, 2])  # It is made, but nobody says so.
+    updates.made = 1
+    assert updates.staleness() == [{0: 1}, {2: 1}]
+    updates.books.made()  # Said too late: it is counted.
+    assert updates.staleness() == [{0: 1}, {2: 1}]

@@ -1,6 +1,7 @@
 """Trains a small model on a local cluster, while something happens to the cluster.
 
-What happens is named by the first argument. Prints one JSON object.
+What happens is named by the first argument; the second may be "asynchronous". Prints one JSON
+object.
 """
 
 from __future__ import annotations
@@ -76,9 +77,10 @@ def main() -> None:
         strategy = local.strategy()
         with strategy.scope():
             model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
-            optimizer = tf_backup.wrap(
-                keras.optimizers.SGD(0.01), replicas=2, backups=1, stall_timeout_s=8.0
-            )
+            mode: dict[str, Any] = {"replicas": 2, "backups": 1}
+            if sys.argv[2:] == ["asynchronous"]:
+                mode = {"replicas": 1, "backups": 2, "max_staleness": None}
+            optimizer = tf_backup.wrap(keras.optimizers.SGD(0.01), stall_timeout_s=8.0, **mode)
             model.compile(optimizer, "mse")
         happening = Happening(local, what)
         result: dict[str, Any] = {"error": None}
@@ -99,7 +101,9 @@ def main() -> None:
             result["iterations"] = int(optimizer.iterations)
             result["back"] = happening.back
             result["total"] = optimizer.contributions.total.as_dict()
-            result["workers"] = [record.as_dict() for record in optimizer.contributions.workers]
+            records = optimizer.contributions.workers
+            result["workers"] = [record.as_dict() for record in records]
+            result["with_staleness"] = [sum(record.staleness.values()) for record in records]
         print(json.dumps(result), flush=True)
 
 
