@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.cluster.processes import children, running, start, wait_until
+from tests.cluster.processes import children, free_addresses, running, start, wait_until
 
 SCRIPT = "scripts/train.py"
 
@@ -113,16 +112,6 @@ def test_ctrl_c_ends_it_and_its_cluster() -> None:
     assert "Traceback" not in err
     assert process.returncode != 0
     wait_until(lambda: not any(map(running, servers)), timeout_s=10)
-
-
-def free_addresses(count: int) -> list[str]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    addresses = [f"localhost:{each.getsockname()[1]}" for each in sockets]
-    for each in sockets:
-        each.close()
-    return addresses
 
 
 def test_one_command_is_every_task_of_a_job(tmp_path: Path) -> None:
