@@ -56,22 +56,27 @@ class Checkpoints:
     def restore(self, model: Any) -> int:
         """Loads the newest file that can be read; returns its number of updates, 0 without one.
 
+        Newer ones get another name.
+
         Raises:
           ValueError: if there are files, but none that can be read fits the model.
         """
-        errors = []
+        errors: dict[int, OSError] = {}
         for step in reversed(self.steps()):
             try:
                 self.load(model, step)
-                return step
             except OSError as error:
-                log.warning("%s cannot be read (%s); trying an older one.", self.path(step), error)
-                errors.append(error)
+                log.warning("%s Trying an older one.", error)
+                errors[step] = error
+                continue
+            for bad in errors:  # Else they would count among the newest.
+                os.replace(self.path(bad), f"{self.path(bad)}.unreadable")
+            return step
         if errors:
             raise ValueError(
                 f"none of the {len(errors)} checkpoints in {self.directory} can be read. Remove "
                 "them to start from the beginning."
-            ) from errors[0]
+            ) from min(errors.items())[1]
         return 0
 
     def load(self, model: Any, step: int) -> None:
@@ -85,6 +90,10 @@ class Checkpoints:
             model.optimizer.build(model.trainable_variables)
         try:
             model.load_weights(self.path(step))
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise OSError(f"{self.path(step)} cannot be read ({error}).") from error
         except ValueError as error:
             raise ValueError(
                 f"{self.path(step)} does not fit the model {model.name}: it is of another model or "
@@ -95,19 +104,20 @@ class Checkpoints:
 class Saving(keras.callbacks.Callback):
     """Saves after every epoch's last update, from time to time in between, and on interruption.
 
-    Place it before callbacks that exchange weights for validation.
+    Place it before callbacks that exchange weights for validation: from the last update of an
+    epoch, which it saves, to the next one, the weights are perhaps not the trained ones.
 
     Args:
       checkpoints: where to.
       every_s: seconds between two in the middle of an epoch.
+      start: updates whose weights the model has.
     """
 
-    def __init__(self, checkpoints: Checkpoints, every_s: float) -> None:
+    def __init__(self, checkpoints: Checkpoints, every_s: float, start: int) -> None:
         super().__init__()
         self._checkpoints = checkpoints
         self._every_s = every_s
-        self._saved_at = time.monotonic()
-        self._validates = False
+        self._saved, self._saved_at = start, time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Saves if it is time."""
@@ -116,21 +126,12 @@ class Saving(keras.callbacks.Callback):
         if ends or time.monotonic() - self._saved_at > self._every_s:
             self._save()
 
-    def on_test_begin(self, logs: Any = None) -> None:
-        """Notes that the weights may be exchanged from here on."""
-        del logs
-        self._validates = True
-
-    def on_test_end(self, logs: Any = None) -> None:
-        """Notes that they are back."""
-        del logs
-        self._validates = False
-
     def interrupted(self) -> None:
-        """Saves what there is, after `fit` has been cut off."""
-        if not self._validates:  # Then it was saved just before.
+        """Saves what there is, after `fit` has been cut off, if there is something new."""
+        begun = self.model is not None
+        if begun and int(self.model.optimizer.iterations) != self._saved:
             self._save()
 
     def _save(self) -> None:
         self._checkpoints.save(self.model)
-        self._saved_at = time.monotonic()
+        self._saved, self._saved_at = int(self.model.optimizer.iterations), time.monotonic()

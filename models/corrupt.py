@@ -12,6 +12,8 @@ from models.records import Record, Records
 
 Tensor = Any
 
+MANY = 16  # In a row are too many to skip.
+
 
 def decoded(
     chunks: tf.data.Dataset,
@@ -32,7 +34,7 @@ def decoded(
       on_corrupt: "fail" to raise an error (`tf.errors.InvalidArgumentError`, when the chunk is
         read) that names the data set, the split and the record as tensorflow-datasets' `tfds_id`
         does; "skip" to leave it out and name it on standard error of the process that reads it,
-        once in each pipeline. If a whole chunk of 64 is corrupt, that is an error too.
+        once in each pipeline. `MANY` in a row are an error too.
       parallel: chunks to decode at a time.
     """
     report = {"fail": _fail, "skip": _warn}[on_corrupt]
@@ -79,14 +81,16 @@ def _fail(records: Records, bad: Record, count: Tensor) -> None:
 
 
 def _warn(records: Records, bad: Record, count: Tensor) -> None:
-    all_bad = tf.logical_and(tf.equal(tf.size(bad.file), count), count >= 64)
-    message = f"{records.split}: {64} records in a row are corrupt, too many to skip. The first: "
+    all_bad = tf.logical_and(tf.equal(tf.size(bad.file), count), count >= MANY)
+    message = f"{records.split}: {MANY} or more records in a row are corrupt, too many to skip: "
     tf.debugging.Assert(~all_bad, [tf.strings.join([message, _names(records, bad)])])
     new = bad.turn < len(records)
     fresh = Record(None, *(tf.boolean_mask(part, new) for part in bad[1:]))
 
     def tell() -> Any:
         message = f"WARNING: {records.split}: corrupt, left out: "
-        return tf.print(tf.strings.join([message, _names(records, fresh)]), output_stream=sys.stderr)
+        return tf.print(
+            tf.strings.join([message, _names(records, fresh)]), output_stream=sys.stderr
+        )
 
     tf.cond(tf.size(fresh.file) > 0, lambda: tf.group(tell()), tf.no_op)

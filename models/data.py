@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import tensorflow as tf
@@ -27,8 +27,9 @@ NAMES = (
 
 
 class Source(Protocol):
-    """Where examples come from: tuples of ([height, width, channels] float32 in [0, 1], [] int64),
-    or ([steps + 1] int32,).
+    """Where examples come from.
+
+    They are ([height, width, channels] float32 in [0, 1], [] int64), or ([steps + 1] int32,).
     """
 
     parallel: int
@@ -185,17 +186,24 @@ def load(
             f"image_size is {image_size}, but only imagenet2012's images are resized, not those of "
             f"{name}. Leave it out."
         )
-    from models import images, text
+    if vocabulary is not None and not of_words:
+        raise ValueError(
+            f"vocabulary is {vocabulary}, but of characters all are known. Leave it out, or let "
+            "tokens be words."
+        )
+    from models import imagenet, images, sentences, text
 
     prepared = {"data_dir": data_dir, "download": download}
+    checked = {**prepared, "on_corrupt": on_corrupt}
     tokens = {"steps": steps, "of_words": of_words, "size": vocabulary}
     loaders: dict[str, Callable[[], Data]] = {
         "digits": images.digits,
-        "topics": functools.partial(text.topics, **tokens),
-        "tiny_shakespeare": functools.partial(text.tiny_shakespeare, **prepared, **tokens),
+        "imagenet2012": partial(imagenet.imagenet2012, image_size=image_size, **checked),
+        "topics": partial(text.topics, **tokens),
+        "tiny_shakespeare": partial(text.tiny_shakespeare, **prepared, **tokens),
+        "lm1b": partial(sentences.lm1b, **checked, **tokens),
     }
-    other = functools.partial(images.prepared, name, on_corrupt=on_corrupt, **prepared)
-    return loaders.get(name, other)()
+    return loaders.get(name, partial(images.from_files, name, **checked))()
 
 
 def _check_shard(name: str, shards: int, index: int) -> None:

@@ -26,6 +26,10 @@ class Arrays:
     def train(self, seed: int, shards: int, index: int) -> tf.data.Dataset:
         """Returns the training examples of a shard, without end, in a new order in each pass."""
         images, labels = self.splits["train"]
+        if len(labels) < shards:
+            raise ValueError(
+                f"there are {len(labels)} examples, too few for {shards} shards. Take fewer shards."
+            )
 
         def one_pass(number: Tensor) -> tf.data.Dataset:
             order = tf.range(len(labels))
@@ -96,7 +100,7 @@ def digits() -> Data:
     return Data("digits", (8, 8, 1), 10, int(np.sum(~test)), ("test",), source)
 
 
-def prepared(name: str, data_dir: str | None, download: bool, on_corrupt: str) -> Data:
+def from_files(name: str, data_dir: str | None, download: bool, on_corrupt: str) -> Data:
     """Returns a data set of small images that tensorflow-datasets prepares."""
     info = builder(name, data_dir, download)
     splits = {split: Records.of_split(info, split) for split in info.info.splits}

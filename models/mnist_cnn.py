@@ -17,6 +17,10 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from models.small_cnn import compile_arguments, prepare
+
+__all__ = ["WeightNormConv2D", "augment", "augmented", "build", "compile_arguments", "prepare"]
+
 Tensor = Any
 
 CHANNELS = (32, 64, 64, 128)
@@ -54,19 +58,6 @@ def build(
         x = keras.layers.MaxPooling2D()(x)
     x = keras.layers.Flatten()(x)
     return keras.Model(images, keras.layers.Dense(classes)(x), name="mnist_cnn")
-
-
-def compile_arguments() -> dict[str, Any]:
-    """Returns the loss and the metrics, to compile with."""
-    return {
-        "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        "metrics": ["accuracy"],
-    }
-
-
-def prepare(image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns an example: what it is given."""
-    return image, label
 
 
 @keras.saving.register_keras_serializable(package="tf_backup_models")

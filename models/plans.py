@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from typing import Any, NamedTuple
 
-from models import recipes
-from models.recipes import Recipe
+from models import recipe as kinds
+from models.recipe import Recipe
 
 
 class Span(NamedTuple):
@@ -27,7 +28,7 @@ class Plan:
       recipe: with what flags have changed.
       replicas: N, gradients averaged in an update.
       updates: of the whole training.
-      updates_per_pass: that make one pass over the data.
+      updates_per_pass: that make one pass over the data; seldom a whole number.
       updates_per_epoch: between two validations.
     """
 
@@ -35,7 +36,7 @@ class Plan:
     recipe: Recipe
     replicas: int
     updates: int
-    updates_per_pass: int
+    updates_per_pass: float
     updates_per_epoch: int
 
     @classmethod
@@ -47,10 +48,19 @@ class Plan:
         examples: int,
         updates_per_epoch: int | None = None,
     ) -> Plan:
-        """Returns the plan for a data set of so many training examples."""
+        """Returns the plan for a data set of so many training examples.
+
+        Args:
+          model: by name.
+          recipe: with what flags have changed.
+          replicas: N.
+          examples: of one pass over the data.
+          updates_per_epoch: between two validations; None for a pass over the data.
+        """
         a_pass = recipe.updates_per_pass(examples, replicas)
         updates = recipe.total_updates(examples, replicas)
-        return cls(model, recipe, replicas, updates, a_pass, updates_per_epoch or a_pass)
+        per_epoch = updates_per_epoch or math.ceil(a_pass)
+        return cls(model, recipe, replicas, updates, a_pass, per_epoch)
 
     def spans(self, start: int) -> list[Span]:
         """Returns what is left to do after `start` updates.
@@ -99,14 +109,18 @@ class Plan:
         fields = json.loads(text)
         recipe = fields.pop("recipe")
         ((name, arguments),) = recipe.pop("decay").items()
-        decay = getattr(recipes, name)(**arguments)
+        decay = getattr(kinds, name)(**arguments)
         return cls(recipe=Recipe(decay=decay, **recipe), **fields)
 
-    def model_and_optimizer(self) -> dict[str, Any]:
-        """Returns what a training must not change when it goes on."""
-        fields = json.loads(self.to_json())
-        for name in ("replicas", "updates", "updates_per_pass", "updates_per_epoch"):
-            del fields[name]
-        ours = {"sizes", "data", "dataset", "optimizer", "options", "ema"}
-        fields["recipe"] = {k: v for k, v in fields["recipe"].items() if k in ours}
-        return fields
+    def kept(self) -> dict[str, Any]:
+        """Returns what a training must keep when it goes on, by name.
+
+        With other gradients in an update, the number of updates would not tell how far it is.
+        """
+        recipe = json.loads(self.to_json())["recipe"]
+        ours = ("dataset", "data", "sizes", "optimizer", "options", "ema", "batch_size")
+        return {
+            "model": self.model,
+            "replicas": self.replicas,
+            **{name: recipe[name] for name in ours},
+        }

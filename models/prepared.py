@@ -37,7 +37,7 @@ def builder(name: str, data_dir: str | None, download: bool) -> Any:
             if name not in MANUAL:
                 raise
             raise FileNotFoundError(_how(name, maker.data_dir, manual)) from error
-        return maker
+        return read_only_builder.builder_from_files(name, data_dir=data_dir)
     raise FileNotFoundError(_how(name, maker.data_dir, manual))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import logging
+import os
 import time
 from typing import Any
 
@@ -40,6 +42,45 @@ class Clock(keras.callbacks.Callback):
         del epoch
         if logs is not None:
             logs.update(updates=int(self.model.optimizer.iterations), seconds=self.seconds)
+
+
+class History(keras.callbacks.Callback):
+    """Keeps a CSV file with a row for each epoch; of those before this start, too.
+
+    The file is written anew each time, whole or not at all: columns may be added, and what a
+    training makes again, going on from an older checkpoint, is in it once.
+
+    Args:
+      path: of the file.
+      start: updates that were made before; what the file says of later ones is dropped.
+    """
+
+    def __init__(self, path: str, start: int) -> None:
+        super().__init__()
+        self._path = path
+        self._rows: list[dict[str, Any]] = []
+        if os.path.exists(path):
+            with open(path, encoding="utf-8", newline="") as file:
+                self._rows = [row for row in csv.DictReader(file) if int(row["updates"]) <= start]
+
+    def has(self, updates: int) -> bool:
+        """Returns whether there is a row of an epoch that ended after `updates` updates."""
+        return any(int(row["updates"]) == updates for row in self._rows)
+
+    def add(self, epoch: int, logs: dict[str, Any]) -> None:
+        """Adds what an epoch came to, with its "updates"."""
+        self._rows.append({"epoch": epoch, **logs})
+        columns = list(dict.fromkeys(name for row in self._rows for name in row))
+        partial = f"{self._path}.partial"
+        with open(partial, "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(self._rows)
+        os.replace(partial, self._path)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Adds a row."""
+        self.add(epoch, logs or {})
 
 
 class Lines(keras.callbacks.Callback):

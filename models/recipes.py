@@ -7,155 +7,9 @@ cites or shares code with, or, where none of them says it, a choice of ours.
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Mapping
-from typing import Any
+from models.recipe import ByPasses, ByTraining, Cosine, LinearAtEnd, Recipe
 
-
-@dataclasses.dataclass(frozen=True)
-class Constant:
-    """The learning rate does not fall."""
-
-    def __str__(self) -> str:
-        return "constant"
-
-
-@dataclasses.dataclass(frozen=True)
-class ByPasses:
-    """initial x factor^(t / T), where T updates are `passes` passes over the data."""
-
-    factor: float
-    passes: float
-
-    def __str__(self) -> str:
-        return f"x {self.factor:g} every {self.passes:g} passes over the data, smoothly"
-
-
-@dataclasses.dataclass(frozen=True)
-class ByTraining:
-    """initial x factor^(t / T), where T updates are the whole training."""
-
-    factor: float
-
-    def __str__(self) -> str:
-        return f"x {self.factor:g} over the whole training, smoothly"
-
-
-@dataclasses.dataclass(frozen=True)
-class LinearAtEnd:
-    """Constant at first, then linear to 0 in the last `part` (0 to 1) of the training."""
-
-    part: float
-
-    def __str__(self) -> str:
-        return f"constant, then linear to 0 in the last {self.part:.0%} of the training"
-
-
-@dataclasses.dataclass(frozen=True)
-class Cosine:
-    """Half a cosine, from the initial learning rate to 0."""
-
-    def __str__(self) -> str:
-        return "half a cosine to 0"
-
-
-Decay = Constant | ByPasses | ByTraining | LinearAtEnd | Cosine
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """What a training is made with, unless flags say otherwise.
-
-    Attributes:
-      dataset: by name.
-      optimizer: name of a Keras optimizer.
-      options: its arguments, other than the learning rate.
-      learning_rate: before the first update.
-      per_replica: whether that is times N.
-      decay: how it falls.
-      batch_size: examples in one worker's batch.
-      held_out_batch_size: examples in a batch of what is held out.
-      replicas: N.
-      backups: b.
-      ps: parameter servers.
-      passes: over the data; None if the updates are given.
-      updates: with N = `replicas`; with another N as many as make the same passes.
-      ema: decay of the average of the weights that is evaluated; None for no average.
-      clip: largest norm of all gradients together; None not to clip.
-      clip_async: the same, for asynchronous training.
-      sizes: arguments of the model's `build`.
-      data: arguments of `models.data.load`.
-      sources: where settings come from, by their names.
-    """
-
-    dataset: str
-    optimizer: str
-    learning_rate: float
-    batch_size: int
-    replicas: int
-    backups: int
-    decay: Decay = Constant()
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    per_replica: bool = False
-    held_out_batch_size: int = 64
-    ps: int = 1
-    passes: float | None = None
-    updates: int | None = None
-    ema: float | None = None
-    clip: float | None = None
-    clip_async: float | None = None
-    sizes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-    def updates_per_pass(self, examples: int, replicas: int) -> int:
-        """Returns how many updates of `replicas` gradients make a pass over the data."""
-        return math.ceil(examples / (self.batch_size * replicas))
-
-    def total_updates(self, examples: int, replicas: int) -> int:
-        """Returns how many updates of `replicas` gradients make the whole training.
-
-        With half as many gradients in an update there are twice as many updates: the passes over
-        the data are the recipe's.
-        """
-        if self.updates is not None:
-            return math.ceil(self.updates * self.replicas / replicas)
-        assert self.passes is not None
-        return math.ceil(self.passes * self.updates_per_pass(examples, replicas))
-
-    def initial_learning_rate(self, replicas: int) -> float:
-        """Returns the learning rate before the first update of `replicas` gradients."""
-        return self.learning_rate * (replicas if self.per_replica else 1)
-
-    def describe(self) -> list[tuple[str, str, str]]:
-        """Returns what it sets, as rows of a setting, its value, and where that comes from."""
-        length = f"{self.updates} updates" if self.updates else f"{self.passes:g} passes"
-        times = " x N" if self.per_replica else ""
-        rows = {
-            "dataset": " ".join([self.dataset, _arguments(self.data)]).strip(),
-            "model": _arguments(self.sizes),
-            "batch_size": str(self.batch_size),
-            "replicas": f"N = {self.replicas}, b = {self.backups}, {self.ps} ps",
-            "length": length,
-            "optimizer": f"{self.optimizer} {_arguments(self.options)}".strip(),
-            "learning_rate": f"{self.learning_rate:g}{times}, {self.decay}",
-            "ema": "none" if self.ema is None else f"{self.ema:g}, evaluated",
-            "clip": _clip(self.clip, self.clip_async),
-        }
-        return [(name, value, self.sources.get(name, "")) for name, value in rows.items() if value]
-
-
-def _arguments(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items())
-
-
-def _clip(clip: float | None, clip_async: float | None) -> str:
-    words = "none" if clip is None else f"global norm {clip:g}"
-    return words if clip_async is None else f"{words}; asynchronous: global norm {clip_async:g}"
-
-
-INCEPTION_NARROW = {"width": 0.25, "modules": (1, 1, 1), "batch_norm_decay": 0.99}
+INCEPTION_NARROW = {"width": 0.25, "modules": [1, 1, 1], "batch_norm_decay": 0.99}
 
 _PAPER: dict[str, Recipe] = {
     "mnist_cnn": Recipe(
@@ -198,7 +52,7 @@ _PAPER: dict[str, Recipe] = {
             "dataset": "section 4.2",
             "batch_size": "appendix A.3",
             "replicas": "section 4.2: N + b = 53, 106, 212 with 17, 27, 37 ps; b is 6 %, derived",
-            "length": "section 3.1: 137.5e3 updates with N = 50",
+            "length": "section 3.1: 137.5e3 updates with N = 50, which are 171.7 passes, derived",
             "optimizer": "appendix A.3; epsilon: tensorflow/models, inception",
             "learning_rate": "appendix A.3, t N / (2 T); asynchronous: 0.045, N being 1",
             "ema": "appendix A.3",
@@ -287,7 +141,8 @@ _SMALL: dict[str, Recipe] = {
         dataset="digits",
         optimizer="SGD",
         options={"momentum": 0.9},
-        learning_rate=0.1,
+        learning_rate=0.033,
+        per_replica=True,
         batch_size=32,
         replicas=3,
         backups=1,
@@ -297,7 +152,8 @@ _SMALL: dict[str, Recipe] = {
         dataset="mnist",
         optimizer="SGD",
         options={"momentum": 0.9},
-        learning_rate=0.05,
+        learning_rate=0.025,
+        per_replica=True,
         decay=LinearAtEnd(0.7),
         batch_size=32,
         replicas=2,
@@ -309,7 +165,8 @@ _SMALL: dict[str, Recipe] = {
         dataset="cifar10",
         optimizer="SGD",
         options={"momentum": 0.9},
-        learning_rate=0.1,
+        learning_rate=0.05,
+        per_replica=True,
         decay=Cosine(),
         batch_size=32,
         replicas=2,
@@ -334,13 +191,13 @@ _SMALL: dict[str, Recipe] = {
         optimizer="Adam",
         learning_rate=0.005,
         decay=Cosine(),
-        batch_size=32,
+        batch_size=16,
         replicas=2,
         backups=1,
-        updates=1200,
+        updates=2000,
         clip=1.0,
         sizes={"embedding": 64, "units": 256},
-        data={"steps": 64},
+        data={"steps": 128},
     ),
     "word_lstm": Recipe(
         dataset="topics",
@@ -392,3 +249,16 @@ def find(model: str, name: str) -> Recipe:
             f"{' and '.join(known)}."
         )
     return RECIPES[name][model]
+
+
+def overview() -> str:
+    """Returns what all recipes set, in lines, for `--help`."""
+    lines = ["What the recipes set (where it comes from: --show_recipe):"]
+    for model in MODELS:
+        lines.append("")
+        for name, of_models in RECIPES.items():
+            if model in of_models:
+                lines.append(f"  --model={model} --recipe={name}")
+                rows = of_models[model].describe()
+                lines += [f"    {setting:<14} {value}" for setting, value, _ in rows]
+    return "\n".join(lines)

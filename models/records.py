@@ -60,7 +60,7 @@ class Records:
                 f"{builder.info.full_name} at {builder.data_dir} is in files of {kind}, but only "
                 "tfrecord files are read. Prepare it with tensorflow-datasets' default."
             )
-        name = f"{builder.info.full_name}, split {split!r}"
+        name = f"{builder.info.full_name}, split {split}"
         files = [
             (os.fspath(path), int(length))
             for path, length in zip(info.filepaths, info.shard_lengths, strict=True)
@@ -115,19 +115,25 @@ class Records:
     def _files(self) -> tf.data.Dataset:
         numbers = np.arange(len(self.paths))
         lengths = np.array(self.lengths, np.int64)
-        return tf.data.Dataset.from_tensor_slices((list(self.paths), lengths, numbers))
+        shards, index = self.stride
+        # A file's first record of the shard; the order in which files are read does not matter.
+        first = (index - np.cumsum([0, *lengths[:-1]])) % shards
+        return tf.data.Dataset.from_tensor_slices((list(self.paths), lengths, numbers, first))
 
     def _read(self, files: tf.data.Dataset, cycle: int, parallel: int) -> tf.data.Dataset:
         """Returns the records, [] string, with the numbers of their files and their own."""
+        shards, _ = self.stride
+
+        def read(path: Tensor, length: Tensor, file: Tensor, first: Tensor) -> tf.data.Dataset:
+            records = _read_file(path, length, file)
+            return records.shard(shards, first) if shards > 1 else records
+
         if cycle == 1:
-            records = files.flat_map(_read_file)
-        else:
-            cycle = min(cycle, len(self.paths))
-            if parallel != tf.data.AUTOTUNE:
-                parallel = min(parallel, cycle)
-            records = files.interleave(_read_file, cycle, 16, parallel, deterministic=True)
-        shards, index = self.stride
-        return records.shard(shards, index) if shards > 1 else records
+            return files.flat_map(read)
+        cycle = min(cycle, len(self.paths))
+        if parallel != tf.data.AUTOTUNE:
+            parallel = min(parallel, cycle)
+        return files.interleave(read, cycle, 16, parallel, deterministic=True)
 
     def _chunks(self, records: tf.data.Dataset) -> tf.data.Dataset:
         paths = list(self.paths)
@@ -135,11 +141,14 @@ class Records:
         def chunk(first: Tensor, parts: tuple[Tensor, Tensor, Tensor]) -> Record:
             data, file, number = parts
             lost = tf.reshape(tf.where(tf.equal(data, "")), [-1])[:1]
-            message = tf.strings.format(
-                f"{self.split}: file {{}} is missing, damaged or truncated: record {{}} and all "
-                "after it cannot be read. Workers need the files under the same names as the "
-                "chief. If it is there, delete it and get the data set again.",
-                (tf.gather(paths, tf.gather(file, lost)), tf.gather(number, lost)),
+            message = tf.strings.join(
+                [
+                    f"{self.split}: file ",
+                    tf.strings.reduce_join(tf.gather(paths, tf.gather(file, lost))),
+                    " is damaged or truncated: record ",
+                    tf.strings.reduce_join(tf.strings.as_string(tf.gather(number, lost))),
+                    " and all after it cannot be read. Delete it and get the data set again.",
+                ]
             )
             tf.debugging.Assert(tf.equal(tf.size(lost), 0), [message])
             turn = first * CHUNK + tf.range(tf.size(data, tf.int64), dtype=tf.int64)
@@ -150,8 +159,10 @@ class Records:
 
 def _read_file(path: Tensor, length: Tensor, file: Tensor) -> tf.data.Dataset:
     """Returns a file's records; if it ends too early, with an empty one, as no real one is."""
-    # TensorFlow's own error would not name the file.
-    found = tf.data.TFRecordDataset(path).ignore_errors()
+    # TensorFlow's error for damaged records does not name the file; for files that cannot be opened
+    # it does, and `ignore_errors` would try to open them for ever.
+    opened = tf.data.FixedLengthRecordDataset(path, record_bytes=1).take(1)
+    found = opened.flat_map(lambda _: tf.data.TFRecordDataset(path).ignore_errors())
     found = found.concatenate(tf.data.Dataset.from_tensors(""))
     files = tf.data.Dataset.from_tensors(file).repeat()
     return tf.data.Dataset.zip((found, files, tf.data.Dataset.range(length)))

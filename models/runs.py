@@ -12,7 +12,7 @@ import keras
 
 from models.checkpoints import Checkpoints, Saving
 from models.plans import Plan
-from models.progress import Clock, Lines
+from models.progress import Clock, History, Lines
 
 log = logging.getLogger(__name__)
 
@@ -21,23 +21,32 @@ _CHECKPOINTS = "checkpoints"
 
 
 def claim(directory: str, plan: Plan) -> None:
-    """Makes a directory that of a plan, or checks that it is.
+    """Makes a directory that of a plan, or checks that a training in it can go on so.
 
     Raises:
-      ValueError: if it is that of another plan.
+      ValueError: if it cannot.
     """
     path = os.path.join(directory, _PLAN)
-    if not os.path.exists(path):
-        os.makedirs(directory, exist_ok=True)
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(plan.to_json())
-        return
-    theirs = plan_of(directory)
-    if theirs.model_and_optimizer() != plan.model_and_optimizer():
-        raise ValueError(
-            f"{directory} has a training of {theirs.model} with other settings ({path}). Give the "
-            "flags that it was begun with to go on, or another --log_dir to begin anew."
-        )
+    if is_claimed(directory):
+        theirs, ours = plan_of(directory).kept(), plan.kept()
+        other = [name for name in ours if theirs[name] != ours[name]]
+        if other:
+            raise ValueError(
+                f"{directory} has a training with "
+                + ", ".join(f"{name} {theirs[name]} and not {ours[name]}" for name in other)
+                + f" ({path}). Give the flags that it was begun with to go on, or another "
+                "--log_dir to begin anew."
+            )
+    os.makedirs(directory, exist_ok=True)
+    partial = f"{path}.partial"
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(plan.to_json())
+    os.replace(partial, path)
+
+
+def is_claimed(directory: str) -> bool:
+    """Returns whether a training has made a directory its own."""
+    return os.path.exists(os.path.join(directory, _PLAN))
 
 
 def plan_of(directory: str) -> Plan:
@@ -45,14 +54,22 @@ def plan_of(directory: str) -> Plan:
 
     Raises:
       FileNotFoundError: if no training has claimed it.
+      ValueError: if what it has is no plan.
     """
     path = os.path.join(directory, _PLAN)
-    if not os.path.exists(path):
+    if not is_claimed(directory):
         raise FileNotFoundError(
             f"{directory} has no {_PLAN}: it is not the --log_dir of a training."
         )
     with open(path, encoding="utf-8") as file:
-        return Plan.from_json(file.read())
+        text = file.read()
+    try:
+        return Plan.from_json(text)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}): it is damaged, or of another version of this "
+            "project. Give another --log_dir."
+        ) from error
 
 
 def checkpoints_of(directory: str) -> Checkpoints:
@@ -90,22 +107,24 @@ class Run:
         self._bar = bar
         self._clock = Clock()
         self._saving: Saving | None = None
-        self._callbacks: list[Any] = [*callbacks]
+        self._history: History | None = None
         self.logs: dict[str, float] = {}
         self.start = 0
+        # In their order: saved before the averages take the weights' place for validation.
+        own: list[Any] = []
+        averages = [] if plan.recipe.ema is None else [keras.callbacks.SwapEMAWeights()]
         if directory is not None:
             checkpoints = checkpoints_of(directory)
             self.start = checkpoints.restore(model)
-            self._saving = Saving(checkpoints, every_s)
-        if plan.recipe.ema is not None:
-            self._callbacks.append(keras.callbacks.SwapEMAWeights())
-        self._callbacks.append(self._clock)
-        if directory is not None:
-            history = os.path.join(directory, "history.csv")
-            self._callbacks.append(keras.callbacks.CSVLogger(history, append=self.start > 0))
-            self._callbacks.append(keras.callbacks.TensorBoard(directory, write_graph=False))
+            self._saving = Saving(checkpoints, every_s, self.start)
+            self._history = History(os.path.join(directory, "history.csv"), self.start)
+            board = keras.callbacks.TensorBoard(directory, write_graph=False)
+            own = [self._saving, *averages, self._clock, self._history, board]
+        else:
+            own = [*averages, self._clock]
         if not bar:
-            self._callbacks.append(Lines(plan.updates))
+            own.append(Lines(plan.updates))
+        self._callbacks, self._averages = [*own, *callbacks], averages
 
     @property
     def seconds(self) -> float:
@@ -123,6 +142,7 @@ class Run:
         made = self.start
         if self.start:
             log.info("Goes on after %d of %d updates.", self.start, self.plan.updates)
+            self._validate(held_out)
         for span in spans:
             last = span is spans[-1]
             with contextlib.nullcontext() if last else _unfinished(self.model.optimizer):
@@ -133,25 +153,34 @@ class Run:
                     steps_per_epoch=span.updates,
                     shuffle=False,  # The data sets shuffle themselves.
                     validation_data=held_out,
-                    callbacks=[*filter(None, [self._saving]), *self._callbacks],
+                    callbacks=[*self._callbacks],
                     verbose=1 if self._bar else 0,
                 )
             made += span.updates * (span.epochs - span.initial_epoch)
             self.logs = {name: float(values[-1]) for name, values in history.history.items()}
         if not spans:
-            self._evaluate(held_out)
+            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
 
     def save(self) -> None:
         """Saves what there is, after training has been cut off."""
         if self._saving is not None:
             self._saving.interrupted()
 
-    def _evaluate(self, held_out: Any) -> None:
-        """Does what is left to do after the last update."""
-        log.info("All %d updates have been made before; evaluating.", self.plan.updates)
-        self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
-        logs = self.model.evaluate(held_out, verbose=0, return_dict=True)
+    def _validate(self, held_out: Any) -> None:
+        """Makes up for a validation that was cut off, or repeats that of the last update."""
+        assert self._history is not None
+        ended = self.start >= self.plan.updates
+        known = self._history.has(self.start)
+        if not ended and (known or self.start % self.plan.updates_per_epoch):
+            return
+        log.info("Validates what %d updates have made.", self.start)
+        logs = self.model.evaluate(
+            held_out, verbose=0, callbacks=[*self._averages], return_dict=True
+        )
         self.logs = {f"val_{name}": float(value) for name, value in logs.items()}
+        if not known:
+            epoch = (self.start - 1) // self.plan.updates_per_epoch
+            self._history.add(epoch, {**self.logs, "updates": self.start})
 
 
 @contextlib.contextmanager

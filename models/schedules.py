@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from models.recipes import ByPasses, ByTraining, Cosine, Decay, LinearAtEnd
+from models.recipe import ByPasses, ByTraining, Cosine, Decay, LinearAtEnd
 
 
 def schedule(decay: Decay, initial: float, updates: int, updates_per_pass: float) -> Any:

@@ -32,7 +32,9 @@ class Task:
 
     def __post_init__(self) -> None:
         if self.model not in MODELS:
-            raise ValueError(f"the model is {self.model!r}; the known ones are {MODELS}.")
+            raise ValueError(
+                f"the model is {self.model!r}; the known ones are {', '.join(MODELS)}."
+            )
         wants = "text" if self.model in _TEXT else "images"
         has = "text" if self.data.is_text else "images"
         if wants != has:

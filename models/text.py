@@ -95,8 +95,8 @@ def _text(records: Records) -> str:
             found += [record.numpy() for record in tf.data.TFRecordDataset(path)]
         except tf.errors.OpError as error:
             raise ValueError(
-                f"{records.split}: file {path} cannot be read: {error.message}. Delete it and get "
-                "the data set again."
+                f"{records.split}: file {path} cannot be read: "
+                f"{error.message.split('}} ', 1)[-1]}. Delete it and get the data set again."
             ) from None
     examples = [tf.train.Example.FromString(record) for record in found]
     return "".join(e.features.feature["text"].bytes_list.value[0].decode() for e in examples)
@@ -105,7 +105,10 @@ def _text(records: Records) -> str:
 def _windows(
     name: str, texts: dict[str, str], steps: int, of_words: bool, size: int | None
 ) -> Data:
-    vocabulary = make_vocabulary(texts["train"], of_words, size)
+    train = texts["train"]
+    vocabulary = (
+        Vocabulary.words(train, size or WORDS) if of_words else Vocabulary.characters(train)
+    )
     tokens = {split: vocabulary.encode(text) for split, text in texts.items()}
     shortest = min(tokens, key=lambda split: len(tokens[split]))
     if not 1 <= steps < len(tokens[shortest]):
@@ -122,21 +125,5 @@ def _windows(
         tuple(split for split in ("validation", "test") if split in texts),
         source,
         vocabulary,
-        characters_per_word(texts["train"]),
+        characters_per_word(train),
     )
-
-
-def make_vocabulary(text: str, of_words: bool, size: int | None) -> Vocabulary:
-    """Returns the vocabulary of a text: all its characters, or its most frequent words.
-
-    Raises:
-      ValueError: if a size is given for characters.
-    """
-    if of_words:
-        return Vocabulary.words(text, size or WORDS)
-    if size is not None:
-        raise ValueError(
-            f"vocabulary is {size}, but tokens are characters, and all of them are known. Leave it "
-            "out, or let tokens be words."
-        )
-    return Vocabulary.characters(text)

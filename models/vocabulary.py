@@ -38,7 +38,7 @@ class Vocabulary:
     @classmethod
     def characters(cls, text: str) -> Vocabulary:
         """Returns the vocabulary of all characters in a text, and one for those that are not."""
-        return cls((UNKNOWN, *_by_frequency(text)), of_words=False)
+        return cls.counted(collections.Counter(text), of_words=False)
 
     @classmethod
     def words(cls, text: str, size: int) -> Vocabulary:
@@ -51,14 +51,31 @@ class Vocabulary:
         Raises:
           ValueError: if there would be no room for a word.
         """
-        if size < 3:
+        return cls.counted(collections.Counter(text.split()), of_words=True, size=size)
+
+    @classmethod
+    def counted(
+        cls, counts: collections.Counter[str], of_words: bool, size: int | None = None
+    ) -> Vocabulary:
+        """Returns the vocabulary of characters or words of which each was found so often.
+
+        Args:
+          counts: how often; those found equally often come in the order of their text.
+          of_words: whether they are words.
+          size: most tokens to have, marks included; None for all.
+
+        Raises:
+          ValueError: if there would be no room for a word.
+        """
+        marks = (UNKNOWN, END_OF_LINE) if of_words else (UNKNOWN,)
+        if size is not None and size <= len(marks):
             raise ValueError(
                 f"size is {size}, but two tokens are {UNKNOWN} and {END_OF_LINE}: "
                 "there would be no words. Let it be 3 or more."
             )
-        marks = (UNKNOWN, END_OF_LINE)
-        known = [word for word in _by_frequency(text.split()) if word not in marks]
-        return cls((*marks, *known[: size - len(marks)]), of_words=True)
+        found = sorted(counts, key=lambda part: (-counts[part], part))
+        tokens = (*marks, *(part for part in found if part not in marks))
+        return cls(tokens[:size], of_words)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -86,9 +103,3 @@ class Vocabulary:
 def characters_per_word(text: str) -> float:
     """Returns how many characters a text has for each word, the white space between included."""
     return len(text) / max(1, len(text.split()))
-
-
-def _by_frequency(parts: Any) -> list[str]:
-    """Returns the different parts, the most frequent first; equals by their text."""
-    counts = collections.Counter(parts)
-    return sorted(counts, key=lambda part: (-counts[part], part))

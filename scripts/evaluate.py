@@ -7,7 +7,8 @@ Examples:
 
   python scripts/evaluate.py --log_dir=runs/text                  # the newest checkpoint
   python scripts/evaluate.py --log_dir=runs/text --split=test
-  python scripts/evaluate.py --log_dir=runs/text --watch          # every new one, until the last
+  python scripts/evaluate.py --log_dir=runs/text --watch          # every new one, until the last;
+                                                                  # may be started first
   python scripts/evaluate.py --log_dir=runs/text --generate=400   # let the model write, too
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 import os
 import sys
 import time
@@ -69,6 +71,11 @@ class Evaluation:
                 f"{' or '.join(self.data.splits)}."
             )
         self.task = Task(self.plan.model, self.data, recipe.sizes)
+        if FLAGS.generate and not (self.data.is_text or hasattr(self.task.module, "sample")):
+            raise ValueError(
+                f"--generate is {FLAGS.generate}, but {self.plan.model} tells classes apart and "
+                "makes nothing. Leave it out."
+            )
         self.model = self.task.compile(self.plan.optimizer())
         self.held_out = self.task.held_out(recipe.held_out_batch_size, split)
         self.split = split
@@ -78,7 +85,12 @@ class Evaluation:
         """Evaluates the checkpoint after `step` updates, and writes down what comes out."""
         from models.progress import described
 
-        self.checkpoints.load(self.model, step)
+        try:
+            self.checkpoints.load(self.model, step)
+        except FileNotFoundError:
+            if not FLAGS.watch:
+                raise
+            return  # There are newer ones.
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         bar = 1 if sys.stdout.isatty() else 0
         logs = self.model.evaluate(self.held_out, verbose=bar, return_dict=True)
@@ -114,16 +126,11 @@ class Evaluation:
             prompt = vocabulary.encode(start)
             ids = language_model.generate(self.model, prompt, FLAGS.generate)
             print(vocabulary.decode(ids))
-        elif hasattr(self.task.module, "sample"):
+        else:
             images = self.task.module.sample(self.model, FLAGS.generate)
             path = os.path.join(FLAGS.log_dir, f"samples-{step}.png")
             picture.write(path, images)
             print(f"{len(images)} images are in {path}")
-        else:
-            raise ValueError(
-                f"--generate is {FLAGS.generate}, but {self.plan.model} tells classes apart and "
-                "makes nothing. Leave it out."
-            )
 
 
 def steps(evaluation: Evaluation) -> Any:
@@ -141,14 +148,40 @@ def steps(evaluation: Evaluation) -> Any:
             )
         yield wanted
         return
+    from models import runs
+
     done = -1
-    while done < evaluation.plan.updates:
+    while done < runs.plan_of(FLAGS.log_dir).updates:  # Raised, perhaps, in the meantime.
         new = [step for step in checkpoints.steps() if step > done]
         if not new:
             time.sleep(FLAGS.poll_seconds)
             continue
         done = new[-1]  # Those before it have had their time.
         yield done
+
+
+def wait_for_training() -> None:
+    """Waits until a training has begun to write to --log_dir."""
+    from models import runs
+
+    while not runs.is_claimed(FLAGS.log_dir):
+        time.sleep(FLAGS.poll_seconds)
+
+
+def check_flags() -> None:
+    """Refuses flags that make no sense.
+
+    Raises:
+      ValueError: naming the flag, its value, the rule and the remedy.
+    """
+    if not FLAGS.log_dir:
+        raise ValueError("--log_dir is not given; it must be that of a training.")
+    if FLAGS.generate < 0:
+        raise ValueError(f"--generate is {FLAGS.generate}; it must be at least 0.")
+    if not 0 < FLAGS.poll_seconds < math.inf:
+        raise ValueError(f"--poll_seconds is {FLAGS.poll_seconds}; it must be above 0 and finite.")
+    if FLAGS.watch and FLAGS.step is not None:
+        raise ValueError(f"--step is {FLAGS.step}, but --watch evaluates all; give one.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -159,8 +192,9 @@ def main(argv: Sequence[str]) -> None:
     for noisy in ("tensorflow", "absl", "h5py"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     try:
-        if not FLAGS.log_dir:
-            raise ValueError("--log_dir is not given; it must be that of a training.")
+        check_flags()
+        if FLAGS.watch:
+            wait_for_training()
         evaluation = Evaluation()
         for step in steps(evaluation):
             evaluation.run(step)

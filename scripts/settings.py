@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from absl import flags
 
 from models import recipes
-from models.recipes import Recipe
+from models.recipe import Recipe
 from tf_backup.delays import Delay, seconds_by_worker
 from tf_backup.policy import BackupPolicy
 
@@ -17,11 +18,11 @@ FLAGS = flags.FLAGS
 flags.DEFINE_enum(
     "strategy",
     "ps",
-    ["ps", "ps_async", "one_device"],
+    ["ps", "ps_async", "one_device", "multi_worker_mirrored"],
     "ps: synchronous SGD with backup workers on parameter servers, on a local cluster or, with "
     "TF_CONFIG, as this task of a job. ps_async: the same cluster of N + b workers, but every "
     "gradient is an update of its own, however old. one_device: the plain optimizer in this "
-    "process.",
+    "process. multi_worker_mirrored: refused, Keras 3 cannot.",
 )
 flags.DEFINE_string("model", "small_cnn", f"Model to train: {', '.join(recipes.MODELS)}.")
 flags.DEFINE_string("recipe", "small", f"Settings: {' or '.join(recipes.RECIPES)}.")
@@ -65,7 +66,10 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_string("summary_json", None, "Where to write what happened, as one JSON object.")
 
-_POSITIVE = ("ps_tasks", "batch_size", "epochs", "updates", "updates_per_epoch", "learning_rate")
+_ABOVE_0 = ("ps_tasks", "batch_size", "epochs", "updates", "updates_per_epoch", "learning_rate")
+_ABOVE_0 += ("replicas",)
+_AT_LEAST_0 = ("backups", "max_staleness", "seed", "checkpoint_minutes")
+_OF_CLUSTERS = ("replicas", "backups", "max_staleness", "ps_tasks", "delay")
 
 
 class Settings:
@@ -76,11 +80,8 @@ class Settings:
     """
 
     def __init__(self) -> None:
-        for name in _POSITIVE:
-            value = FLAGS[name].value
-            if value is not None and not value > 0:
-                least = "at least 1" if isinstance(value, int) else "above 0"
-                raise ValueError(f"--{name} is {value}; it must be {least}.")
+        _check_numbers()
+        _check_strategy()
         if FLAGS.epochs is not None and FLAGS.updates is not None:
             raise ValueError("--epochs and --updates both say how long to train; give one.")
         recipe = recipes.find(FLAGS.model, FLAGS.recipe)
@@ -94,10 +95,11 @@ class Settings:
     def _policy(self, recipe: Recipe) -> BackupPolicy:
         replicas = recipe.replicas if FLAGS.replicas is None else FLAGS.replicas
         backups = recipe.backups if FLAGS.backups is None else FLAGS.backups
-        policy = BackupPolicy(replicas, backups, FLAGS.max_staleness or 0)
+        if not self.distributed:
+            return BackupPolicy(1, 0)
         if self.asynchronous:
-            return BackupPolicy.asynchronous(policy.workers, FLAGS.max_staleness)
-        return policy if self.distributed else BackupPolicy(1, 0)
+            return BackupPolicy.asynchronous(replicas + backups, FLAGS.max_staleness)
+        return BackupPolicy(replicas, backups, FLAGS.max_staleness or 0)
 
     def _overridden(self, recipe: Recipe) -> Recipe:
         """Returns the recipe with what flags change."""
@@ -118,3 +120,32 @@ class Settings:
         if FLAGS.updates is not None:  # Just as many, whatever N is.
             changes.update(updates=FLAGS.updates, replicas=self.policy.replicas)
         return dataclasses.replace(recipe, **changes)
+
+
+def _check_numbers() -> None:
+    for name in (*_ABOVE_0, *_AT_LEAST_0):
+        value = FLAGS[name].value
+        if value is None:
+            continue
+        least = 1 if isinstance(value, int) and name in _ABOVE_0 else 0
+        if not least <= value < math.inf or (name in _ABOVE_0 and value == 0):
+            rule = f"at least {least}" if least or name in _AT_LEAST_0 else "above 0"
+            raise ValueError(f"--{name} is {value}; it must be {rule} and finite.")
+
+
+def _check_strategy() -> None:
+    if FLAGS.strategy == "multi_worker_mirrored":
+        raise ValueError(
+            "--strategy is multi_worker_mirrored, but Keras 3 (3.12 to 3.15) cannot train under "
+            "tf.distribute.MultiWorkerMirroredStrategy: Model.fit ends in `ValueError: Attempt to "
+            "convert a value (PerReplica...)`, since it reduces a structure of batches, and later "
+            "scalar metrics, in ways that collective strategies cannot. --strategy=ps --backups=0 "
+            "is synchronous training with all workers."
+        )
+    if FLAGS.strategy == "one_device":
+        given = [name for name in _OF_CLUSTERS if FLAGS[name].value not in (None, [])]
+        if given:
+            raise ValueError(
+                f"--{given[0]} is {FLAGS[given[0]].value}, but --strategy=one_device has no "
+                "workers. Leave it out, or take --strategy=ps."
+            )

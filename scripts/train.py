@@ -4,19 +4,8 @@ Without TF_CONFIG it starts a cluster of its own on this machine: N + b worker p
 parameter servers. With TF_CONFIG the same command is one task of a job: the chief trains, the
 others serve it until they get SIGTERM.
 
-Models, and their data unless --dataset says otherwise:
-
-  small_cnn     digits           (only small)
-  mnist_cnn     mnist
-  inception_v3  imagenet2012     (small: cifar10)
-  pixelcnn      cifar10
-  char_lstm     topics           (only small)
-  word_lstm     lm1b             (small: topics)
-  draw          mnist
-
 A recipe is a set of settings. `small` is what two cores train in a few minutes, `paper` is what
-the paper says, for a cluster. Flags override what a recipe sets; --show_recipe prints it, and
-where each setting comes from.
+the paper says, for a cluster; both are below. Flags override what a recipe sets.
 
 Examples:
 
@@ -48,12 +37,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is impor
 
 from absl import app
 
-from models.recipes import Recipe
-from scripts import exits
+from models import recipes
+from models.recipe import Recipe
+from scripts import exits, memory
 from scripts.settings import FLAGS, Settings
 from tf_backup.records import Contributions, WorkerRecord
 
 log = logging.getLogger("train")
+
+__doc__ = f"{__doc__}\n{recipes.overview()}\n"
 
 
 class Training:
@@ -83,14 +75,14 @@ class Training:
         self.task = Task(FLAGS.model, self.data, recipe.sizes)
         self.task.check()
         replicas, examples = settings.policy.replicas, self.data.examples
-        per_epoch = FLAGS.updates_per_epoch or (FLAGS.updates if FLAGS.epochs is None else None)
+        per_epoch = FLAGS.updates_per_epoch
         self.plan = Plan.make(FLAGS.model, recipe, replicas, examples, per_epoch)
         if FLAGS.log_dir:
             runs.claim(FLAGS.log_dir, self.plan)
         self.metrics = self._metrics()
 
-    def run(self) -> dict[str, Any]:
-        """Trains; returns what `--summary_json` writes.
+    def run(self) -> tuple[dict[str, Any], Contributions]:
+        """Trains; returns what `--summary_json` writes, and the accounts.
 
         Raises:
           KeyboardInterrupt: if told to end; what there is has been saved then.
@@ -118,7 +110,7 @@ class Training:
             raise
         made = self.plan.updates - run.start
         contributions = _contributions(model.optimizer, made)
-        return summary(self.settings, self.plan.updates, made, run, contributions)
+        return summary(self.settings, self.plan.updates, made, run, contributions), contributions
 
     def _model(self) -> Any:
         """Returns the compiled model, on the cluster if there is one."""
@@ -178,7 +170,7 @@ def _contributions(optimizer: Any, updates: int) -> Contributions:
     if hasattr(optimizer, "contributions"):
         accounts: Contributions = optimizer.contributions
         return accounts
-    return Contributions((WorkerRecord(0, updates, updates, 0, 0, 0, 0),))
+    return Contributions((WorkerRecord(0, updates, updates, 0, 0, 0, 0, {0: updates}),))
 
 
 def summary(
@@ -198,7 +190,9 @@ def summary(
         "seconds": run.seconds,
         "updates_per_second": made / run.seconds if run.seconds else 0.0,
         "contributions": contributions.total.as_dict(),
-        "workers": [record.as_dict() for record in contributions.workers],
+        "workers": [
+            {**record.as_dict(), "staleness": record.staleness} for record in contributions.workers
+        ],
         "train": {name: value for name, value in logs.items() if not name.startswith(prefix)},
         "validation": {
             name.removeprefix(prefix): value
@@ -208,7 +202,7 @@ def summary(
     }
 
 
-def report(result: dict[str, Any]) -> None:
+def report(result: dict[str, Any], contributions: Contributions) -> None:
     """Prints what happened."""
     from models.progress import described
 
@@ -216,10 +210,7 @@ def report(result: dict[str, Any]) -> None:
         f"\n{result['updates_of_this_run']} updates in {result['seconds']:.1f} s "
         f"({result['updates_per_second']:.1f} updates/s)"
     )
-    rows = [*result["workers"], {"worker": "all", **result["contributions"]}]
-    print("".join(f"{name:>11}" for name in rows[0]))
-    for row in rows:
-        print("".join(f"{value:>11}" for value in row.values()))
+    print(contributions)
     print(f"held out: {described(result['validation'])}")
 
 
@@ -239,15 +230,15 @@ def main(argv: Sequence[str]) -> None:
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     with exits.told(_how_to_go_on()):
         exits.at_sigterm()  # Before TensorFlow's import: process 1 of a pod ignores it otherwise.
-        settings = Settings()
         if FLAGS.show_recipe:
-            show(settings.recipe)
+            show(recipes.find(FLAGS.model, FLAGS.recipe))
             return
-        _serve_if_task(settings)
+        settings = Settings()
+        _begin(settings)
         with exits.preparing():
             training = Training(settings)
-        result = training.run()
-    report(result)
+        result, contributions = training.run()
+    report(result, contributions)
     if FLAGS.summary_json:
         with open(FLAGS.summary_json, "w") as file:
             json.dump(result, file, indent=2)
@@ -258,11 +249,16 @@ def _how_to_go_on() -> str:
     return " The same command goes on from here." if FLAGS.log_dir else ""
 
 
-def _serve_if_task(settings: Settings) -> None:
-    """In a worker or ps task of a job, serves until SIGTERM; elsewhere returns."""
+def _begin(settings: Settings) -> None:
+    """In a worker or ps task of a job, serves until SIGTERM; elsewhere looks whether all fits."""
     from tf_backup import cluster, server
 
-    if settings.distributed and cluster.has_tf_config():
+    if not settings.distributed:
+        return
+    if not cluster.has_tf_config():
+        workers, ps = settings.policy.workers, settings.recipe.ps
+        memory.check(workers, ps, memory.available_gib())
+    else:
         config = cluster.from_tf_config()
         if not config.is_chief:
             server.serve(status=exits.TOLD_TO_END)  # 0 would tell a Job that it need not come back.

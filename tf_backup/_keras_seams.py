@@ -6,6 +6,7 @@ that was not created under a parameter-server strategy, which Keras 3 cannot tra
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -112,8 +113,8 @@ def _install_fit(trainer: Any, hooks: Hooks) -> None:
         return history
 
     trainer.fit = managed_fit
-    for name in ("evaluate", "predict"):
-        setattr(trainer, name, _outside(getattr(trainer, name)))
+    trainer.evaluate = _outside(trainer.evaluate)
+    trainer.predict = _outside(trainer.predict, _tf.running_here)
 
 
 def _install_slots() -> None:
@@ -156,14 +157,15 @@ def _install_saving(trainer: Any, hooks: Hooks) -> None:
     trainer.compile_from_config = managed_compile_from
 
 
-def _outside(method: Any) -> Any:
-    """Wraps a method to leave the strategy's scope in which it may be called."""
+def _outside(method: Any, context: Callable[[Any], Any] = contextlib.nullcontext) -> Any:
+    """Wraps a method to leave the strategy's scope, and to enter a context made of the strategy."""
 
     @functools.wraps(method)
     def managed(self: Model, *args: Any, **kwargs: Any) -> Any:
-        if strategy_of(self) is None:
+        strategy = strategy_of(self)
+        if strategy is None:
             return method(self, *args, **kwargs)
-        with _tf.outside_strategy(), told_plainly(strategy_of(self)):
+        with _tf.outside_strategy(), told_plainly(strategy), context(strategy):
             return method(self, *args, **kwargs)
 
     return managed

@@ -201,3 +201,18 @@ def outside_strategy() -> Iterator[None]:
     finally:
         graph._distribution_strategy_stack = strategies
         graph._variable_creator_stack = creators
+
+
+@contextlib.contextmanager
+def running_here(strategy: Strategy) -> Iterator[None]:
+    """Lets the strategy's `run` run in this process on purpose: TensorFlow warns of it otherwise.
+
+    Relies on what the strategy looks at before it warns.
+    """
+    extended = strategy.extended
+    before = extended._allow_run_without_coordinator
+    extended._allow_run_without_coordinator = True
+    try:
+        yield
+    finally:
+        extended._allow_run_without_coordinator = before

@@ -69,20 +69,7 @@ def objective_of(
         with _tf.outside_strategy():
             return _gradients(variables, optimizer, loss, values, seed, batch)
 
-    def apply(gradients: Sequence[Any]) -> None:
-        with _tf.outside_strategy():
-            optimizer.apply(gradients, variables.trainable)
-
-    computed = variables.traced(compute, element_spec, jit_compile)
-    return Objective(
-        read=tensors_of(variables.read),
-        trainable=tensors_of(variables.trainable),
-        state=tensors_of(variables.state),
-        sums=tensors_of(variables.sums),
-        compute=computed,
-        apply=apply,
-        results=results,
-    )
+    return variables.objective(compute, optimizer, results, element_spec, jit_compile)
 
 
 def keras_measurement(model: Model, element_spec: Any) -> Measurement:

@@ -93,24 +93,11 @@ def step_objective(model: Model, element_spec: Any) -> Objective:
             reports=reports,
         )
 
-    def apply(gradients: Sequence[Any]) -> None:
-        with _tf.outside_strategy():
-            model.optimizer.apply(gradients, variables.trainable)
-
     if model.jit_compile:
         log.warning(
             "%s has a train_step of its own, which is not compiled with XLA.", type(model).__name__
         )
-    computed = variables.traced(compute, element_spec, jit_compile=False)
-    return Objective(
-        read=tensors_of(variables.read),
-        trainable=tensors_of(variables.trainable),
-        state=tensors_of(variables.state),
-        sums=tensors_of(variables.sums),
-        compute=computed,
-        apply=apply,
-        results=told.results,
-    )
+    return variables.objective(compute, model.optimizer, told.results, element_spec)
 
 
 def step_measurement(model: Model, element_spec: Any) -> Measurement:

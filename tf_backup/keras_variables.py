@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from tf_backup import _keras, _tf
-from tf_backup.objective import traced
+from tf_backup.objective import Objective, traced
 from tf_backup.tables import Lookups
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,42 @@ class KerasVariables:
             return lookups.rows(tables[id(variable)], ids)
 
         return _keras.looking_up(rows)
+
+    def objective(
+        self,
+        compute: Callable[..., Any],
+        optimizer: Any,
+        results: Callable[[Sequence[Tensor]], Any],
+        element_spec: Any,
+        jit_compile: bool = False,
+    ) -> Objective:
+        """Returns the objective of a computation on these variables.
+
+        Args:
+          compute: see `Objective`; it is traced here.
+          optimizer: that the mean gradients are applied with, built.
+          results: see `Objective`.
+          element_spec: of the batches.
+          jit_compile: whether workers compile the computation with XLA.
+
+        Raises:
+          ValueError: if the computation uses what only the chief's process has.
+        """
+
+        def apply(gradients: Sequence[Any]) -> None:
+            with _tf.outside_strategy():
+                optimizer.apply(gradients, self.trainable)
+
+        computed = self.traced(compute, element_spec, jit_compile)  # First: it finds the tables.
+        return Objective(
+            read=tensors_of(self.read),
+            trainable=tensors_of(self.trainable),
+            state=tensors_of(self.state),
+            sums=tensors_of(self.sums),
+            compute=computed,
+            apply=apply,
+            results=results,
+        )
 
     def traced(self, compute: Callable[..., Any], element_spec: Any, jit_compile: bool) -> Any:
         """Returns a worker's computation as a concrete function; see `objective.traced`.

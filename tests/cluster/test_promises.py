@@ -1,4 +1,4 @@
-"""The promises: exactly N, at most once, nothing unaccounted, a step is a step."""
+"""The promises: exactly N, at most once, nothing unaccounted, thin steps, a step is a step."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -98,3 +99,32 @@ def test_metrics_are_exact_over_accepted_batches(strategy: Any, tmp_path: Path) 
     history = model.fit(data, steps_per_epoch=2, verbose=0)
     script.finish()
     assert history.history["loss"] == [pytest.approx(2 * (1 + 3 + 5 + 7) / 4)]
+
+
+def lookup_model(strategy: Any, rows: int) -> Any:
+    """Returns a model of three words each, trained for a step, whose table has so many rows."""
+    with strategy.scope():
+        stack = [keras.layers.Embedding(rows, 4), keras.layers.Flatten(), keras.layers.Dense(1)]
+        model = keras.Sequential([keras.Input((3,), dtype="int64"), *stack])
+        model.compile(tf_backup.wrap(keras.optimizers.Adam(), replicas=2, backups=0), "mse")
+    words = np.arange(12).reshape([4, 3])
+    model.fit(words, np.ones([4, 1], np.float32), batch_size=2, verbose=0)
+    return model
+
+
+def shapes_in_loop(engine: Any) -> set[tuple[int, ...]]:
+    """Returns the shapes of all tensors of the workers' loop and what it calls; -1 is unknown."""
+    (loop,) = engine._worker.loop._list_all_concrete_functions()
+    graph = loop.graph.as_graph_def(add_shapes=True)
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    shapes = [shape for node in nodes for shape in node.attr["_output_shapes"].list.shape]
+    return {tuple(dimension.size for dimension in shape.dim) for shape in shapes}
+
+
+def test_a_step_does_not_grow_with_a_table(strategy: Any) -> None:
+    small, large = (lookup_model(strategy, rows).train_function.engine for rows in (1009, 10007))
+    assert small.bytes_per_step == large.bytes_per_step
+    shapes = shapes_in_loop(large)
+    assert (-1, 3, 4) in shapes  # A batch of word vectors: these are the loop's shapes.
+    assert not [shape for shape in shapes if 10007 in shape]
+    assert shapes == shapes_in_loop(small)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -152,22 +153,32 @@ def test_a_file_of_another_model_is_refused(strategy: Any, tmp_path: Path) -> No
     assert int(model.optimizer.iterations) == 4
 
 
-def resumed(directory: Path, *args: str) -> Any:
-    return start("-m", "tests.cluster.programs.resume", str(directory), *args)
+def end(process: Any) -> None:
+    """Kills a process, if it still runs; its own servers notice, and end."""
+    if process.poll() is None:
+        process.kill()
+        process.communicate(timeout=60)
 
 
 def test_training_that_was_killed_goes_on_as_if_it_had_not_been(
     strategy: Any, tmp_path: Path
 ) -> None:
     """Everything is killed between two epochs, and comes back with other workers and servers."""
-    whole, first = resumed(tmp_path / "whole", "3", "2"), resumed(tmp_path / "cut", "3", "2", "1")
-    wait_until(lambda: (tmp_path / "cut" / "epoch-1-done").exists(), timeout_s=120)
-    first.kill()
-    first.communicate(timeout=60)
-    second = resumed(tmp_path / "cut", "4", "1")
-    for process in (whole, second):
-        _, errors = process.communicate(timeout=200)
-        assert process.returncode == 0, errors
+    with contextlib.ExitStack() as processes:
+
+        def resumed(directory: str, *args: str) -> Any:
+            program = "tests.cluster.programs.resume"
+            process = start("-m", program, str(tmp_path / directory), *args)
+            processes.callback(end, process)
+            return process
+
+        whole, first = resumed("whole", "3", "2"), resumed("cut", "3", "2", "1")
+        wait_until(lambda: (tmp_path / "cut" / "epoch-1-done").exists(), timeout_s=120)
+        end(first)
+        second = resumed("cut", "4", "1")
+        for process in (whole, second):
+            _, errors = process.communicate(timeout=200)
+            assert process.returncode == 0, errors
     expected = json.loads((tmp_path / "whole" / "result.json").read_text())
     result = json.loads((tmp_path / "cut" / "result.json").read_text())
     assert expected["epochs"] == [0, 1, 2, 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 import subprocess
@@ -152,10 +153,18 @@ def test_one_command_is_every_task_of_a_job(tmp_path: Path) -> None:
         (["--replicas=0"], "replicas is 0; it must be at least 1"),
         (["--backups=-1"], "backups is -1"),
         (["--model=resnet"], "--model is 'resnet'; the known ones are small_cnn"),
-        (["--dataset=cifar"], "--dataset is 'cifar'; the known ones are digits"),
+        (["--dataset=cifar"], "the data set is 'cifar'; the known ones are digits"),
         (["--dataset=mnist", "--data_dir=/nowhere"], "with --download on a machine with a network"),
         (["--delay=3"], "is not of the form WORKER:SECONDS"),
         (["--delay=9:1"], "delay names worker 9"),
+        (["--recipe=big"], "--recipe is 'big', but small_cnn has none of that name"),
+        (
+            ["--model=draw", "--dataset=topics"],
+            "draw is a model of images, but the data set topics",
+        ),
+        (["--model=mnist_cnn", "--dataset=digits"], "need 16 x 16 or more"),
+        (["--replicas=100000"], "Lower --replicas"),
+        (["--strategy=multi_worker_mirrored"], "--strategy=ps --backups=0"),
         (["--updates=0"], "--updates is 0"),
         (["--epochs=1", "--updates=1"], "give one"),
         (["--learning_rate=-1"], "--learning_rate is -1"),
@@ -169,6 +178,86 @@ def test_nonsense_is_refused_in_a_sentence(flags: list[str], message: str) -> No
     assert message in err
     assert "Traceback" not in err
     assert not children(process.pid)
+
+
+def test_a_recipe_is_shown_with_its_sources() -> None:
+    out, _ = finish(start(SCRIPT, "--model=inception_v3", "--recipe=paper", "--show_recipe"))
+    assert "0.045 x N, x 0.94 every 2 passes" in out
+    assert "[appendix A.3" in out
+    assert "N = 50, b = 3, 17 ps" in out
+
+
+def test_told_to_end_it_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    logs, path = tmp_path / "logs", tmp_path / "summary.json"
+    flags = ["--replicas=1", "--backups=1", "--updates=300", "--updates_per_epoch=60", "--ema=0.9"]
+    flags += [f"--log_dir={logs}", f"--summary_json={path}"]
+    # Slow enough to be told before it has ended.
+    process = start(SCRIPT, *flags, "--delay=0:0.1", "--delay=1:0.1")
+    wait_until(lambda: any((logs / "checkpoints").glob("0*.weights.h5")), timeout_s=120)
+    servers = children(process.pid)
+    assert len(servers) == 3
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err[-3000:]
+    assert "Told to end. The same command goes on from here." in err
+    assert "Traceback" not in err
+    wait_until(lambda: not any(map(running, servers)), timeout_s=10)
+
+    _, err = finish(start(SCRIPT, *flags))
+    summary = json.loads(path.read_text())
+    made = summary["updates_of_this_run"]
+    assert f"Goes on after {300 - made} of 300 updates." in err
+    assert 0 < made <= 240
+    assert summary["updates"] == 300
+    assert summary["contributions"]["accepted"] == made
+    with (logs / "history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3", "4"]
+    assert [row["updates"] for row in rows] == ["60", "120", "180", "240", "300"]
+    assert float(rows[-1]["val_accuracy"]) == summary["validation"]["accuracy"]
+
+
+def test_a_training_is_evaluated_beside_it_and_afterwards(tmp_path: Path) -> None:
+    flags = [f"--log_dir={tmp_path / 'logs'}", "--poll_seconds=0.1"]
+    watching = start("scripts/evaluate.py", *flags, "--watch")
+    training = [f"--log_dir={tmp_path / 'logs'}", f"--summary_json={tmp_path / 'summary.json'}"]
+    training += ["--updates=90", "--updates_per_epoch=30", "--replicas=1", "--backups=1"]
+    try:
+        finish(start(SCRIPT, *training, "--ema=0.9"))
+        validation = json.loads((tmp_path / "summary.json").read_text())["validation"]
+        last = f"after 90 updates, test: accuracy {validation['accuracy']:.2%}"
+        out, _ = finish(watching)
+        assert last in out
+    finally:
+        watching.kill()
+        watching.communicate()
+    out, _ = finish(start("scripts/evaluate.py", *flags))
+    assert out.startswith(last)
+    rows = (tmp_path / "logs" / "evaluation-test.csv").read_text().splitlines()
+    assert rows[0] == "updates,accuracy,loss"
+    assert rows[-1] == rows[-2]
+    assert rows[-1].startswith("90,")
+
+    for flag, message in (
+        ("--step=7", "no checkpoint after 7 updates; it has: 30, 60, 90"),
+        ("--split=train", "--split is 'train', but what digits holds out is test"),
+        ("--generate=3", "small_cnn tells classes apart"),
+        (f"--log_dir={tmp_path}", "it is not the --log_dir of a training"),
+    ):
+        process = start("scripts/evaluate.py", *flags, flag)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert message in err
+        assert "Traceback" not in err
+
+
+def test_asynchronous_training_makes_an_update_of_every_gradient(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    flags = ["--strategy=ps_async", "--replicas=2", "--backups=1", "--updates=60"]
+    finish(start(SCRIPT, *flags, f"--summary_json={path}"))
+    summary = json.loads(path.read_text())
+    assert (summary["replicas"], summary["backups"]) == (1, 2)
+    check_accounts(summary, updates=60)
 
 
 def test_malformed_tf_config_is_refused_in_a_sentence() -> None:

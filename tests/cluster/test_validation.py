@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -328,6 +329,19 @@ def test_predict_keeps_the_order(model: Any) -> None:
     np.testing.assert_allclose(
         model.predict(X, batch_size=5, steps=2, verbose=0), expected[:10], rtol=1e-5
     )
+
+
+def test_predict_says_nothing(model: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """TensorFlow warns of what runs on the coordinator; predict does so on purpose."""
+    tensorflow = logging.getLogger("tensorflow")
+    tensorflow.addHandler(caplog.handler)
+    try:
+        model.predict(X, verbose=0)
+        assert not caplog.messages
+        model.distribute_strategy.run(lambda: None)  # Anybody else still hears of it.
+        assert "without using `ClusterCoordinator.schedule`" in caplog.text
+    finally:
+        tensorflow.removeHandler(caplog.handler)
 
 
 def test_predict_with_several_outputs(strategy: Any) -> None:

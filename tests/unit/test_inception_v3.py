@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from models import inception_v3
 
@@ -119,3 +120,36 @@ def test_images_that_are_too_small_are_refused(size: int, small: bool):
 def test_too_many_modules_are_refused():
     with pytest.raises(ValueError, match=r"modules is \(1, 5, 1\), but .* 3, 4 and 2"):
         inception_v3.build((75, 75, 3), 2, modules=(1, 5, 1))
+
+
+# ---- What it is given -------------------------------------------------------------------------
+
+
+def mirrored_batches(seed: int, count: int) -> list[tuple[Any, Any]]:
+    """Returns what becomes of numbered images, always the same, and their labels."""
+    numbers = np.arange(64, dtype=np.float32)
+    images = (
+        np.arange(4.0, dtype=np.float32)[None, None, :, None] + 10 * numbers[:, None, None, None]
+    )
+    labels = {"logits": numbers.astype(np.int64), "auxiliary": numbers.astype(np.int64)}
+    batches = tf.data.Dataset.from_tensors((images, labels)).repeat()
+    return list(inception_v3.augmented(batches, seed).take(count).as_numpy_iterator())
+
+
+def test_half_of_the_images_are_mirrored_and_keep_their_labels():
+    for images, labels in mirrored_batches(seed=3, count=4):
+        plain = images[:, 0, 0, 0] == 10 * np.arange(64)
+        expected = np.where(plain[:, None], np.arange(4), np.arange(3, -1, -1))
+        np.testing.assert_array_equal(
+            images[:, 0, :, 0], expected + 10 * np.arange(64, dtype=np.float32)[:, None]
+        )
+        assert 16 < plain.sum() < 48
+        for each in labels.values():
+            np.testing.assert_array_equal(each, np.arange(64))
+
+
+def test_every_batch_and_seed_is_mirrored_in_its_own_way_always():
+    first, second = (images for images, _ in mirrored_batches(seed=3, count=2))
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(mirrored_batches(seed=3, count=2)[1][0], second)
+    assert not np.array_equal(mirrored_batches(seed=4, count=1)[0][0], first)

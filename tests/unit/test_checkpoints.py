@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from models.checkpoints import Checkpoints
+
+
+def model_after(updates: int, units: int = 2, value: float | None = None) -> Any:
+    """Returns a model whose weights are all `value`, after so many updates."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(units)], name="tiny")
+    model.compile(keras.optimizers.Adam(), "mse")
+    model.optimizer.build(model.trainable_variables)
+    model.optimizer.iterations.assign(updates)
+    for variable in model.trainable_variables:
+        variable.assign(np.full(variable.shape, updates if value is None else value))
+    return model
+
+
+def value_of(model: Any) -> float:
+    """Returns the one value that all weights have."""
+    (value,) = {float(each) for weights in model.get_weights() for each in np.ravel(weights)}
+    return value
+
+
+def truncate(path: str, size: int = 1000) -> None:
+    content = Path(path).read_bytes()
+    assert len(content) > size
+    Path(path).write_bytes(content[:size])
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Checkpoints:
+    return Checkpoints(str(tmp_path / "checkpoints"))
+
+
+def test_there_are_none_at_first(checkpoints: Checkpoints) -> None:
+    assert checkpoints.steps() == []
+    model = model_after(0, value=5.0)
+    assert checkpoints.restore(model) == 0
+    assert value_of(model) == 5.0
+
+
+def test_the_newest_is_restored_with_the_optimizers_state(checkpoints: Checkpoints) -> None:
+    first = model_after(7)
+    first.optimizer.variables[2].assign(np.full(first.optimizer.variables[2].shape, 0.5))
+    for model in (model_after(3), first):
+        checkpoints.save(model)
+    model = model_after(0)
+    assert checkpoints.restore(model) == 7
+    assert value_of(model) == 7.0
+    assert int(model.optimizer.iterations) == 7
+    for mine, theirs in zip(model.optimizer.variables, first.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
+
+
+def test_an_optimizer_that_is_not_built_gets_its_state(checkpoints: Checkpoints) -> None:
+    checkpoints.save(model_after(7))
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)], name="tiny")
+    model.compile(keras.optimizers.Adam(), "mse")
+    assert checkpoints.restore(model) == 7
+    assert int(model.optimizer.iterations) == 7
+
+
+def test_three_are_kept(checkpoints: Checkpoints) -> None:
+    for updates in (1, 20, 3, 1000, 4):
+        checkpoints.save(model_after(updates))
+    assert checkpoints.steps() == [4, 20, 1000]
+
+
+def test_a_file_has_its_name_when_it_is_whole(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints.save(model_after(1))
+    model = model_after(2)
+    seen = []
+
+    def cut_off(path: str, overwrite: bool) -> None:
+        del overwrite
+        Path(path).write_bytes(b"a part")
+        seen.append(checkpoints.steps())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model, "save_weights", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(model)
+    assert seen == [[1]]
+    assert checkpoints.steps() == [1]
+    monkeypatch.undo()
+    checkpoints.save(model)  # What was left of the first try is not in the way.
+    assert checkpoints.restore(model_after(0)) == 2
+
+
+@pytest.mark.parametrize("size", [0, 1000])
+def test_a_truncated_file_is_left_out(
+    checkpoints: Checkpoints, size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    for updates in (1, 2, 3):
+        checkpoints.save(model_after(updates))
+    for updates in (2, 3):
+        truncate(checkpoints.path(updates), size)
+    model = model_after(0)
+    assert checkpoints.restore(model) == 1
+    assert value_of(model) == 1.0
+    assert f"{checkpoints.path(3)} cannot be read" in caplog.text
+    assert "older one" in caplog.text
+
+
+def test_after_a_truncated_file_new_ones_are_kept(checkpoints: Checkpoints) -> None:
+    for updates in (7, 8, 9):
+        checkpoints.save(model_after(updates))
+    for updates in (8, 9):
+        truncate(checkpoints.path(updates))
+    assert checkpoints.restore(model_after(0)) == 7
+    for updates in (71, 72):  # Fewer updates than the names of the truncated files would say.
+        checkpoints.save(model_after(updates - 64))
+    assert checkpoints.steps() == [7, 8]
+    assert checkpoints.restore(model_after(0)) == 8
+
+
+def test_if_no_file_can_be_read_nothing_begins_anew(checkpoints: Checkpoints) -> None:
+    for updates in (1, 2):
+        truncate(checkpoints.save(model_after(updates)))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"none of the 2 checkpoints in .* Remove them"):
+            checkpoints.restore(model_after(0))
+
+
+def test_another_models_file_is_refused_in_a_sentence(checkpoints: Checkpoints) -> None:
+    checkpoints.save(model_after(1))
+    with pytest.raises(ValueError, match=r"does not fit the model tiny: .* Give the flags"):
+        checkpoints.restore(model_after(0, units=5))
+
+
+def test_another_optimizers_file_is_refused_in_a_sentence(checkpoints: Checkpoints) -> None:
+    checkpoints.save(model_after(1))
+    model = model_after(0)
+    model.compile(keras.optimizers.SGD(), "mse")
+    with pytest.raises(ValueError, match="does not fit the model tiny"):
+        checkpoints.restore(model)
+
+
+def test_other_files_are_none_of_its_own(checkpoints: Checkpoints) -> None:
+    checkpoints.save(model_after(1))
+    for name in ("notes.txt", "000000005.weights.h5.part", "partial.weights.h5"):
+        Path(checkpoints.directory, name).write_text("")
+    assert checkpoints.steps() == [1]
