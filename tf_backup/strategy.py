@@ -18,9 +18,9 @@ _state: dict[str, Any] = {}
 def parameter_server_strategy(workers: int = 4, ps: int = 1) -> Any:
     """Returns a `tf.distribute.ParameterServerStrategy`.
 
-    Where TF_CONFIG is set, it is the strategy of that cluster: in the chief this returns, and
-    in a worker or ps it serves until SIGTERM and never returns, so that one script is every
-    task. Elsewhere it starts a local cluster, which lives until this process ends.
+    Where TF_CONFIG is set, or in a pod of k8s/, it is the strategy of that cluster: in the chief
+    this returns, and in a worker or ps it serves until SIGTERM and never returns, so that one
+    script is every task. Elsewhere it starts a local cluster, which lives until this process ends.
 
     Args:
       workers: worker processes of the local cluster; not used with TF_CONFIG.

@@ -79,7 +79,7 @@ def image() -> Iterator[list[str]]:
         pytest.skip(f"The image is built where buildah is and {BASE} names an image to start from.")
     tag = "localhost/tf-backup:test"
     done = subprocess.run(
-        ["buildah", "build", f"--build-arg=BASE={base}", f"--tag={tag}", "."],
+        ["buildah", "build", "--layers", f"--build-arg=BASE={base}", f"--tag={tag}", "."],
         cwd=ROOT,
         capture_output=True,
         text=True,
