@@ -87,7 +87,8 @@ class Checkpoints:
           ValueError: if it is of another model.
         """
         if not model.optimizer.built:
-            model.optimizer.build(model.trainable_variables)
+            with model.distribute_strategy.scope():  # Where the model's variables are.
+                model.optimizer.build(model.trainable_variables)
         try:
             model.load_weights(self.path(step))
         except FileNotFoundError:

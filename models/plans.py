@@ -69,10 +69,10 @@ class Plan:
         """
         found = []
         while start < self.updates:
-            epoch, made = divmod(start, self.updates_per_epoch)
+            epoch = start // self.updates_per_epoch
             end = min(self.updates, (epoch + 1) * self.updates_per_epoch)
             whole = 1
-            if made == 0 and end - start == self.updates_per_epoch:
+            if end - start == self.updates_per_epoch:
                 whole = (self.updates - start) // self.updates_per_epoch
             found.append(Span(epoch, epoch + whole, end - start))
             start = end + (whole - 1) * self.updates_per_epoch

@@ -117,7 +117,7 @@ class Recipe:
         if self.updates is not None:
             return math.ceil(self.updates * self.replicas / replicas)
         assert self.passes is not None
-        # Rounded, lest 0.1 x 30 be 4.
+        # Rounded, lest 0.07 x 100 be 8.
         return math.ceil(round(self.passes * self.updates_per_pass(examples, replicas), 6))
 
     def initial_learning_rate(self, replicas: int) -> float:

@@ -200,7 +200,7 @@ def main(argv: Sequence[str]) -> None:
             evaluation.run(step)
     except KeyboardInterrupt:
         sys.exit("Interrupted.")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         log.debug("", exc_info=True)
         sys.exit(f"evaluate.py: {error}")
 

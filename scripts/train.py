@@ -12,7 +12,7 @@ Examples:
   python scripts/train.py                             # digits, N = 3, b = 1, one ps
   python scripts/train.py --delay=3:0.5               # worker 3 is slow: nobody waits for it
   python scripts/train.py --delay=3:0.5 --replicas=4 --backups=0    # everybody waits for it
-  python scripts/train.py --strategy=ps_async         # the paper's asynchronous baseline
+  python scripts/train.py --strategy=ps_async --learning_rate=0.01    # the asynchronous baseline
   python scripts/train.py --strategy=one_device       # the plain optimizer, as a baseline
   python scripts/train.py --model=char_lstm --log_dir=runs/text     # again: goes on from there
   python scripts/train.py --model=mnist_cnn --data_dir=$HOME/tensorflow_datasets --download

@@ -221,20 +221,21 @@ class Gate:
 
     def _announce(self, ledger: Ledger, complete: Tensor) -> Any:
         """Tells the chief that step t is complete, and what it is made of, if it is."""
-
-        def tell() -> Any:
-            workers = tf.where(protocol.used(ledger))[:, 0]
-            rows = [ledger.ticket, ledger.staleness]
-            tickets, staleness = [tf.gather(row, workers) for row in rows]
-            step = workers * 0 + ledger.step
-            return self._events.enqueue(tf.stack([step, tickets, workers, staleness]))
-
-        return tf.cond(complete, tell, tf.no_op)
+        replicas = self.policy.replicas
+        workers = tf.where(protocol.used(ledger))[:, 0]
+        workers = tf.concat([workers, tf.zeros([replicas], tf.int64)], axis=0)[:replicas]
+        tickets = tf.gather(ledger.ticket, workers)
+        staleness = tf.gather(ledger.staleness, workers)
+        step = tf.fill([replicas], ledger.step)
+        return self._tell(tf.stack([step, tickets, workers, staleness]), complete)
 
     def _sign(self, code: Any, when: Tensor) -> Any:
         """Puts an event that is only a sign into the chief's queue, if `when` ([] bool)."""
-        event = tf.fill([4, self.policy.replicas], code)
-        return tf.cond(when, lambda: self._events.enqueue(event), tf.no_op)
+        return self._tell(tf.fill([4, self.policy.replicas], code), when)
+
+    def _tell(self, event: Tensor, when: Tensor) -> Any:
+        # Of no events or one: TensorFlow warns of a tf.cond in the chief's update.
+        return self._events.enqueue_many(tf.boolean_mask(event[None], when[None]))
 
     def _read(self) -> Ledger:
         return _unpack(self._ledger.read_value())

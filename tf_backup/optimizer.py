@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import weakref
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -10,7 +9,7 @@ from typing import Any, Protocol
 import keras
 import tensorflow as tf
 
-from tf_backup import _keras, _tf
+from tf_backup import _tf
 from tf_backup.policy import BackupPolicy
 from tf_backup.records import Contributions
 
@@ -178,12 +177,9 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):  # type: ignore[misc]
         self.inner_optimizer.learning_rate = value
 
     def build(self, variables: Sequence[Any]) -> None:
-        """Creates the inner optimizer's variables, where the strategy puts them."""
+        """Creates the inner optimizer's variables."""
         if not self.inner_optimizer.built:
-            strategy = _keras.strategy_of_optimizer(self.inner_optimizer)
-            inside = tf.distribute.get_strategy() is strategy or strategy is None
-            with contextlib.nullcontext() if inside else strategy.scope():
-                self.inner_optimizer.build(variables)
+            self.inner_optimizer.build(variables)
         self.built = True
 
     def apply(self, grads: Sequence[Tensor], trainable_variables: Any = None) -> None:

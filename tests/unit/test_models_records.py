@@ -141,13 +141,13 @@ def test_a_damaged_file_is_named(damage: str, on_corrupt: str, tmp_path: Path):
     content = path.read_bytes()
     damaged = {
         "truncated": content[:-10],
-        "damaged": content[:300] + b"?" + content[301:],
+        "damaged": content[:20] + b"??" + content[22:],
         "empty": b"",
     }
     path.write_bytes(damaged[damage])
     with pytest.raises(tf.errors.InvalidArgumentError) as error:
         numbers(loaded.held_out(4))
-    record = {"truncated": 10, "damaged": 1, "empty": 0}[damage]
+    record = {"truncated": 10, "damaged": 0, "empty": 0}[damage]
     assert f"{path} is damaged or truncated: record {record}" in error.value.message
     assert "split test" in error.value.message
 

@@ -42,7 +42,7 @@ def test_the_papers_inception_makes_the_papers_updates() -> None:
 
 def test_a_part_of_a_pass_counts() -> None:
     assert tiny(passes=0.5).total_updates(400, 4) == 5
-    assert tiny(passes=0.1).total_updates(1200, 4) == 3  # 0.1 * 30 is a little more than 3.
+    assert tiny(passes=0.07).total_updates(4000, 4) == 7  # 0.07 * 100 is a little more than 7.
     assert tiny(passes=0.01).total_updates(400, 4) == 1
     assert tiny(passes=1).total_updates(401, 4) == 11
 
