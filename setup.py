@@ -24,6 +24,9 @@ EXTRAS_REQUIRE = {
         # tensorflow-datasets imports it and does not ask for it.
         "importlib_resources>=6",
     ],
+    "metrics": [
+        "prometheus_client>=0.20",
+    ],
     "models": [
         # Asks for TensorFlow 2.20, and with it for the whole lock: see requirements-models.lock.
         "tf-models-official>=2.20,<2.21",
@@ -31,10 +34,13 @@ EXTRAS_REQUIRE = {
     "tests": [
         "absl-py>=1.4",
         "importlib_resources>=6",
+        "kubernetes-validate>=1.37",
         "mypy>=1.15",
         "packaging>=24",
+        "prometheus_client>=0.20",
         "pytest>=8",
         "pytest-timeout>=2.3",
+        "PyYAML>=6",
         "ruff>=0.9",
         "scikit-learn>=1.5",
         "tensorflow-datasets>=4.9.9",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -86,6 +86,7 @@ class Run:
       directory: for checkpoints and logs; None to write none.
       bar: whether to show Keras' progress bar; otherwise lines are logged.
       every_s: seconds between checkpoints in the middle of an epoch.
+      callbacks: more of Keras' callbacks.
 
     Attributes:
       start: updates that were made before.
@@ -94,7 +95,13 @@ class Run:
     """
 
     def __init__(
-        self, model: Any, plan: Plan, directory: str | None, bar: bool, every_s: float
+        self,
+        model: Any,
+        plan: Plan,
+        directory: str | None,
+        bar: bool,
+        every_s: float,
+        callbacks: Sequence[Any] = (),
     ) -> None:
         self.model, self.plan = model, plan
         self._bar = bar
@@ -104,7 +111,7 @@ class Run:
         self.logs: dict[str, float] = {}
         self.start = 0
         # In their order: saved before the averages take the weights' place for validation.
-        callbacks: list[Any] = []
+        own: list[Any] = []
         averages = [] if plan.recipe.ema is None else [keras.callbacks.SwapEMAWeights()]
         if directory is not None:
             checkpoints = checkpoints_of(directory)
@@ -112,12 +119,12 @@ class Run:
             self._saving = Saving(checkpoints, every_s, self.start)
             self._history = History(os.path.join(directory, "history.csv"), self.start)
             board = keras.callbacks.TensorBoard(directory, write_graph=False)
-            callbacks = [self._saving, *averages, self._clock, self._history, board]
+            own = [self._saving, *averages, self._clock, self._history, board]
         else:
-            callbacks = [*averages, self._clock]
+            own = [*averages, self._clock]
         if not bar:
-            callbacks.append(Lines(plan.updates))
-        self._callbacks, self._averages = callbacks, averages
+            own.append(Lines(plan.updates))
+        self._callbacks, self._averages = [*own, *callbacks], averages
 
     @property
     def seconds(self) -> float:

@@ -61,6 +61,9 @@ flags.DEFINE_float("checkpoint_minutes", 10.0, "Between checkpoints in the middl
 flags.DEFINE_multi_string(
     "delay", [], "WORKER:SECONDS, a straggler on purpose; may be given several times."
 )
+flags.DEFINE_integer(
+    "metrics_port", None, "Serve numbers for Prometheus at this port of the chief."
+)
 flags.DEFINE_string("summary_json", None, "Where to write what happened, as one JSON object.")
 
 _ABOVE_0 = ("ps_tasks", "batch_size", "epochs", "updates", "updates_per_epoch", "learning_rate")

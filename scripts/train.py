@@ -17,6 +17,10 @@ Examples:
   python scripts/train.py --model=char_lstm --log_dir=runs/text     # again: goes on from there
   python scripts/train.py --model=mnist_cnn --data_dir=$HOME/tensorflow_datasets --download
   python scripts/train.py --model=inception_v3 --recipe=paper --show_recipe
+
+Exit codes: 0 when training is done; 2 when flags, data or TF_CONFIG are wrong, and will be the next
+time; 138 when the cluster is lost, and the same command goes on from the last checkpoint; 143 after
+SIGTERM.
 """
 
 from __future__ import annotations
@@ -24,10 +28,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -37,9 +39,8 @@ from absl import app
 
 from models import recipes
 from models.recipe import Recipe
-from scripts import memory
+from scripts import exits, memory
 from scripts.settings import FLAGS, Settings
-from tf_backup.errors import TfBackupError
 from tf_backup.records import Contributions, WorkerRecord
 
 log = logging.getLogger("train")
@@ -78,6 +79,7 @@ class Training:
         self.plan = Plan.make(FLAGS.model, recipe, replicas, examples, per_epoch)
         if FLAGS.log_dir:
             runs.claim(FLAGS.log_dir, self.plan)
+        self.metrics = self._metrics()
 
     def run(self) -> tuple[dict[str, Any], Contributions]:
         """Trains; returns what `--summary_json` writes, and the accounts.
@@ -91,8 +93,8 @@ class Training:
 
         keras.utils.set_random_seed(FLAGS.seed)
         model = self._model()
-        bar = sys.stdout.isatty()
-        run = Run(model, self.plan, FLAGS.log_dir, bar, FLAGS.checkpoint_minutes * 60)
+        every_s, bar = FLAGS.checkpoint_minutes * 60, sys.stdout.isatty()
+        run = Run(model, self.plan, FLAGS.log_dir, bar, every_s, self.metrics)
         log.info(
             "Training %s on %s: %d updates of %d x %d examples.",
             model.name,
@@ -126,6 +128,14 @@ class Training:
                 max_staleness=policy.max_staleness,
             )
             return self.task.compile(optimizer)
+
+    def _metrics(self) -> list[Any]:
+        """Returns the callback that serves numbers, if there is to be one."""
+        if FLAGS.metrics_port is None:
+            return []
+        from scripts.metrics import Metrics
+
+        return [Metrics(FLAGS.metrics_port)]
 
     def _batches(self, start: int) -> Any:
         """Returns what to train on after `start` updates: in another order than at first."""
@@ -214,40 +224,25 @@ def show(recipe: Recipe) -> None:
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     if len(argv) > 1:
-        sys.exit(f"train.py takes flags only, not {argv[1]!r}; see --help.")
+        exits.end(f"train.py takes flags only, not {argv[1]!r}; see --help.", exits.WRONG)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     for noisy in ("tensorflow", "absl", "h5py"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    try:
+    with exits.told(_how_to_go_on()):
+        exits.at_sigterm()  # Before TensorFlow's import: process 1 of a pod ignores it otherwise.
         if FLAGS.show_recipe:
             show(recipes.find(FLAGS.model, FLAGS.recipe))
             return
         settings = Settings()
         _begin(settings)
-        signal.signal(signal.SIGTERM, _terminate)
-        result, contributions = Training(settings).run()
-    except Terminated:
-        log.info("Told to end.%s", _how_to_go_on())
-        sys.exit(143)  # As of a process that ends at SIGTERM.
-    except KeyboardInterrupt:
-        sys.exit(f"Interrupted.{_how_to_go_on()}")
-    except (TfBackupError, ValueError, OSError, ModuleNotFoundError) as error:
-        log.debug("", exc_info=True)
-        sys.exit(f"train.py: {error}")
+        with exits.preparing():
+            training = Training(settings)
+        result, contributions = training.run()
     report(result, contributions)
     if FLAGS.summary_json:
         with open(FLAGS.summary_json, "w") as file:
             json.dump(result, file, indent=2)
             file.write("\n")
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a training as Ctrl-C does."""
-
-
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    del signum, frame
-    raise Terminated
 
 
 def _how_to_go_on() -> str:
@@ -266,9 +261,16 @@ def _begin(settings: Settings) -> None:
     else:
         config = cluster.from_tf_config()
         if not config.is_chief:
-            server.serve()
-        settings.policy.check_cluster(len(config.addresses["worker"]))
+            server.serve(status=exits.TOLD_TO_END)  # 0 would tell a Job that it need not come back.
+        policy, workers = settings.policy, len(config.addresses["worker"])
+        policy.check_cluster(workers)
+        if policy.workers < workers:
+            raise ValueError(
+                f"replicas ({policy.replicas}) + backups ({policy.backups}) is less than the "
+                f"{workers} workers in the cluster: the last {workers - policy.workers} would "
+                "never work. Raise backups, or start fewer workers."
+            )
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=exits.parse)

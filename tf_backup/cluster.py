@@ -1,4 +1,4 @@
-"""The cluster's tasks and their addresses. The only reader of TF_CONFIG."""
+"""The cluster's tasks and their addresses. The only reader of TF_CONFIG, and of a pod's name."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import os
 from typing import Any
 
 import tensorflow as tf
+
+from tf_backup import pod
 
 JOBS = ("chief", "worker", "ps")
 
@@ -78,17 +80,21 @@ class ClusterConfig:
 
 
 def has_tf_config() -> bool:
-    """Returns whether TF_CONFIG is set: whether this process is a task of a cluster."""
-    return bool(os.environ.get("TF_CONFIG", "").strip())
+    """Returns whether this process is a task of a cluster: by TF_CONFIG, or as a pod of a job."""
+    return bool(os.environ.get("TF_CONFIG", "").strip()) or pod.is_pod(os.environ)
 
 
 def from_tf_config() -> ClusterConfig:
-    """Reads TF_CONFIG. An evaluator is left out of the cluster: it only reads checkpoints.
+    """Reads TF_CONFIG, or in a pod without it makes it from what `pod.py` says.
+
+    An evaluator is left out of the cluster: it only reads checkpoints.
 
     Raises:
       ValueError: naming the key that is wrong, what it holds and what it should hold.
     """
     text = os.environ.get("TF_CONFIG", "")
+    if not text.strip() and pod.is_pod(os.environ):
+        text = pod.tf_config(os.environ)
     try:
         config = json.loads(text)
     except json.JSONDecodeError as error:

@@ -78,6 +78,11 @@ class Engine:
         return self._active
 
     @property
+    def living_workers(self) -> int:
+        """How many of the N + b workers live, as far as the chief has seen; from any thread."""
+        return self.policy.workers - len(self._dead)
+
+    @property
     def bytes_per_step(self) -> dict[str, int]:
         """Bytes that one worker reads and sends per step, without rows of tables."""
         return {"read": self._snapshot.layout.nbytes, "sent": self._contribution.layout.nbytes}

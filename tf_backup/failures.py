@@ -30,7 +30,7 @@ def told_plainly(strategy: Any) -> Iterator[None]:
 def check_servers(strategy: Any, cause: BaseException | None = None) -> None:
     """Raises `ParameterServerLost` if a parameter server does not answer."""
     for index, address in enumerate(_tf.cluster_addresses(strategy, "ps")):
-        if not _answers(address):
+        if not answers(address):
             raise errors.ParameterServerLost(
                 f"Parameter server {index} ({address}) is gone, and its part of the "
                 "parameters with it. Start it again, then run this command again; it goes on "
@@ -59,7 +59,7 @@ def gist(error: BaseException) -> str:
     return lines[0] if lines else message
 
 
-def _answers(address: str) -> bool:
+def answers(address: str) -> bool:
     """Returns whether somebody accepts connections at `host:port`."""
     host, _, port = address.rpartition(":")
     try:

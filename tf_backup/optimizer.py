@@ -32,7 +32,11 @@ DEFAULT_STALL_TIMEOUT_S = 600.0
 
 
 class Source(Protocol):
-    """What knows accounts: an engine."""
+    """What knows accounts, and who lives: an engine."""
+
+    @property
+    def living_workers(self) -> int:
+        """How many workers live."""
 
     def contributions(self) -> Contributions:
         """Returns what became of every contribution since it was made."""
@@ -44,6 +48,10 @@ class _Account:
     def __init__(self, source: Source) -> None:
         self._source = weakref.ref(source)
         self._latest = source.contributions()
+
+    def living_workers(self) -> int | None:
+        source = self._source()
+        return None if source is None else source.living_workers
 
     def read(self) -> Contributions:
         source = self._source()
@@ -123,6 +131,11 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):  # type: ignore[misc]
         """What became of every gradient since this optimizer was wrapped in this process."""
         none = Contributions.none(self.policy.workers)
         return sum((account.read() for account in self._accounts), none)
+
+    @property
+    def living_workers(self) -> int | None:
+        """How many of the N + b workers live, as far as is known; None when nothing trains."""
+        return self._accounts[-1].living_workers() if self._accounts else None
 
     def report_to(self, source: Source) -> None:
         """Adds a new source of accounts.

@@ -17,7 +17,7 @@ from tf_backup import cluster
 log = logging.getLogger(__name__)
 
 
-def serve(*, intra_op_threads: int = 0, inter_op_threads: int = 0) -> NoReturn:
+def serve(*, intra_op_threads: int = 0, inter_op_threads: int = 0, status: int = 0) -> NoReturn:
     """Runs this process as the worker or ps task that TF_CONFIG says, until SIGTERM or SIGINT.
 
     The server holds no state worth saving that the chief could not restore, so it ends at once.
@@ -26,10 +26,11 @@ def serve(*, intra_op_threads: int = 0, inter_op_threads: int = 0) -> NoReturn:
       intra_op_threads: threads that one operation may use; 0 lets TensorFlow choose.
       inter_op_threads: operations that may run side by side; 0 lets TensorFlow choose, which
         is what a machine of its own wants.
+      status: of this process when it has been told to end.
 
     Raises:
       ValueError: if TF_CONFIG is malformed, or says that this task is the chief.
-      SystemExit: always, with status 0, when told to end.
+      SystemExit: always, with that status, when told to end.
     """
     config = cluster.from_tf_config()
     if config.is_chief:
@@ -63,4 +64,4 @@ def serve(*, intra_op_threads: int = 0, inter_op_threads: int = 0) -> NoReturn:
     log.info("%s %d at %s ends.", config.task_type, config.task_index, server.target)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # Threads of the server would outlive sys.exit.
+    os._exit(status)  # Threads of the server would outlive sys.exit.

@@ -6,7 +6,7 @@ import atexit
 import logging
 from typing import Any
 
-from tf_backup import _tf, cluster
+from tf_backup import _tf, arrivals, cluster
 from tf_backup.local_cluster import LocalCluster, connect
 from tf_backup.server import serve
 
@@ -18,9 +18,9 @@ _state: dict[str, Any] = {}
 def parameter_server_strategy(workers: int = 4, ps: int = 1) -> Any:
     """Returns a `tf.distribute.ParameterServerStrategy`.
 
-    Where TF_CONFIG is set, it is the strategy of that cluster: in the chief this returns, and
-    in a worker or ps it serves until SIGTERM and never returns, so that one script is every
-    task. Elsewhere it starts a local cluster, which lives until this process ends.
+    Where TF_CONFIG is set, or in a pod of k8s/, it is the strategy of that cluster: in the chief
+    this returns, and in a worker or ps it serves until SIGTERM and never returns, so that one
+    script is every task. Elsewhere it starts a local cluster, which lives until this process ends.
 
     Args:
       workers: worker processes of the local cluster; not used with TF_CONFIG.
@@ -42,6 +42,8 @@ def parameter_server_strategy(workers: int = 4, ps: int = 1) -> Any:
                 len(config.addresses["worker"]),
                 len(config.addresses["ps"]),
             )
+            others = {job: tasks for job, tasks in config.addresses.items() if job != "chief"}
+            arrivals.wait_for(others)
             _state["chief"] = connect(config)
             atexit.register(_tf.forget_cluster, _state["chief"])
         return _state["chief"]

@@ -20,7 +20,7 @@ MAX_LINES = 320
 
 # A module imports from lower levels, and from its own level where that makes no cycle.
 LEVELS = [
-    {"chatter", "errors", "policy", "protocol", "records", "delays"},
+    {"chatter", "errors", "policy", "protocol", "records", "delays", "pod"},
     {"_tf", "_tf_graph", "_tf_data", "cluster", "placement"},
     {
         "packing",
@@ -36,6 +36,7 @@ LEVELS = [
         "runs",
         "watch",
         "failures",
+        "arrivals",
     },
     {"worker", "chief", "evaluation", "local_task"},
     {
@@ -277,8 +278,8 @@ def requirements(*extras: str) -> list[Requirement]:
 @pytest.mark.parametrize(
     ("lock", "extras"),
     [
-        ("requirements.lock", ["scripts", "tests"]),
-        ("requirements-models.lock", ["scripts", "tests", "models"]),
+        ("requirements.lock", ["scripts", "metrics", "tests"]),
+        ("requirements-models.lock", ["scripts", "metrics", "tests", "models"]),
     ],
 )
 def test_lock_has_what_setup_asks_for(lock: str, extras: list[str], python: str) -> None:

@@ -1,0 +1,40 @@
+# One image for chief, workers, parameter servers and TensorBoard.
+#
+#   docker build -t tf-backup:cpu .
+#   docker build -t tf-backup:gpu --build-arg VARIANT=gpu .
+#
+# Versions are those of requirements.lock; CUDA's libraries, which it does not have, are those that
+# this version of TensorFlow asks for.
+ARG BASE=docker.io/library/python:3.11.11-slim-bookworm
+
+FROM ${BASE} AS packages
+ARG VARIANT=cpu
+WORKDIR /build
+# What the requirements are read from, and no more: a change of code installs nothing anew.
+COPY LICENSE pyproject.toml requirements.lock setup.py ./
+COPY tf_backup/__init__.py tf_backup/
+RUN python -m venv /opt/venv \
+ && pip="/opt/venv/bin/python -m pip --disable-pip-version-check install --no-cache-dir -c requirements.lock" \
+ && $pip setuptools wheel \
+ && $pip --no-build-isolation ".[scripts,metrics]" \
+ && case "$VARIANT" in \
+      cpu) ;; \
+      gpu) $pip "tensorflow[and-cuda]" ;; \
+      *) echo "VARIANT is '$VARIANT'; it must be cpu or gpu." >&2; exit 1 ;; \
+    esac \
+ && /opt/venv/bin/python -m pip uninstall --yes tf_backup
+
+FROM ${BASE}
+COPY --from=packages /opt/venv /opt/venv
+# The root file system may be read-only: what libraries keep goes to /tmp.
+ENV PATH=/opt/venv/bin:$PATH \
+    HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+WORKDIR /app
+COPY LICENSE ./
+COPY tf_backup tf_backup
+COPY models models
+COPY scripts scripts
+USER 1000:1000
+CMD ["python", "scripts/train.py"]

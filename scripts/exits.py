@@ -1,0 +1,88 @@
+"""How a command ends: a line for people, and a code for who might start it again."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import NoReturn
+
+from absl import flags
+
+from tf_backup.errors import ClusterError, TfBackupError
+
+FAILED = 1
+WRONG = 2  # Flags, data or TF_CONFIG: wrong the next time, too. The manifests' Jobs end with it.
+LOST = 138  # The cluster: try again. Kubeflow's operator does so after codes above 127 only.
+TOLD_TO_END = 143  # As of a process that ends at SIGTERM.
+
+log = logging.getLogger(__name__)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a training as Ctrl-C does."""
+
+
+def at_sigterm() -> None:
+    """Lets SIGTERM raise `Terminated` from here on."""
+
+    def terminate(signum: int, frame: FrameType | None) -> None:
+        del signum, frame
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+
+
+def end(message: str, code: int) -> NoReturn:
+    """Ends this process."""
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+    """Reads the flags; for `absl.app.run`, which would end with the code of what is worth a try."""
+    try:
+        return list(flags.FLAGS(argv))
+    except flags.Error as error:
+        end(f"{argv[0]}: {error}; see --help.", WRONG)
+
+
+@contextlib.contextmanager
+def preparing() -> Iterator[None]:
+    """Ends this process where a file or directory is not as it should be, or no package is there.
+
+    After the beginning that is another matter: disks fill, and networks come back.
+    """
+    try:
+        yield
+    except OSError as error:
+        log.debug("", exc_info=True)
+        end(f"train.py: {error}", WRONG)
+    except ImportError as error:
+        end(
+            f"train.py: {error}, which the model, its data or a flag needs. Install "
+            "requirements.lock, as the Dockerfile's image does.",
+            WRONG,
+        )
+
+
+@contextlib.contextmanager
+def told(go_on: str) -> Iterator[None]:
+    """Ends this process with a line and a code where an error would end it.
+
+    Args:
+      go_on: what to say of going on after an interruption.
+    """
+    try:
+        yield
+    except Terminated:
+        end(f"Told to end.{go_on}", TOLD_TO_END)
+    except KeyboardInterrupt:
+        end(f"Interrupted.{go_on}", FAILED)
+    except (TfBackupError, ValueError, OSError) as error:
+        log.debug("", exc_info=True)
+        lost, wrong = isinstance(error, ClusterError), isinstance(error, ValueError)
+        end(f"train.py: {error}", LOST if lost else WRONG if wrong else FAILED)

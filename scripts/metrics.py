@@ -1,0 +1,87 @@
+"""Numbers of a training for Prometheus, at http://HOST:PORT/metrics of the chief."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import prometheus_client
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+REFRESH_S = 5.0  # The accounts are on a parameter server: asked for so often at most.
+VERDICTS = ("accepted", "late", "stale", "duplicate", "lost")
+
+
+class Metrics(keras.callbacks.Callback):
+    """Tells what became of every gradient, how many updates were made, and who lives.
+
+    Args:
+      port: to serve at, on all interfaces; 0 for a free one.
+      refresh_s: seconds between two looks at the accounts.
+
+    Attributes:
+      port: that is served at.
+    """
+
+    def __init__(self, port: int, refresh_s: float = REFRESH_S) -> None:
+        super().__init__()
+        self._refresh_s = refresh_s
+        self._looked_at: float | None = None
+        self._updates = 0
+        self._workers: tuple[Any, ...] = ()
+        registry = prometheus_client.CollectorRegistry()
+        registry.register(self)
+        self._server, self._thread = prometheus_client.start_http_server(port, registry=registry)
+        self.port = self._server.server_port
+
+    def close(self) -> None:
+        """Ends serving."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Looks at the accounts if it is time."""
+        del batch, logs
+        now = time.monotonic()
+        if self._looked_at is None or now - self._looked_at >= self._refresh_s:
+            self._look()
+            self._looked_at = now
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Looks at the accounts, since a long validation may follow."""
+        del epoch, logs
+        self._look()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Looks at the accounts for the last time."""
+        del logs
+        self._look()
+
+    def collect(self) -> Iterator[Any]:
+        """Yields the numbers; called by the server's threads, and asks nothing of the cluster."""
+        updates = CounterMetricFamily("tf_backup_updates", "Updates made, of the whole training.")
+        updates.add_metric([], self._updates)
+        yield updates
+        counts = CounterMetricFamily(
+            "tf_backup_contributions",
+            "Gradients since this chief began, by what became of them.",
+            labels=["worker", "verdict"],
+        )
+        for record in self._workers:
+            for verdict in VERDICTS:
+                counts.add_metric([str(record.worker), verdict], getattr(record, verdict))
+        yield counts
+        living = getattr(getattr(self.model, "optimizer", None), "living_workers", None)
+        if living is not None:
+            yield GaugeMetricFamily(
+                "tf_backup_living_workers", "Workers that live, of N + b.", value=living
+            )
+
+    def _look(self) -> None:
+        optimizer = self.model.optimizer
+        self._updates = int(optimizer.iterations)
+        if hasattr(optimizer, "contributions"):
+            self._workers = optimizer.contributions.workers

@@ -1,0 +1,34 @@
+"""Runs a command of the project as in a pod, where the pods' names lead to ports of this machine.
+
+    in_pod.py HOSTS MISSING scripts/train.py --flags
+
+HOSTS is what a cluster's name server knows, as JSON: from the pods' `name:port` to where they are.
+MISSING is a package that the image lacks, or "-".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import runpy
+import sys
+
+from tf_backup import cluster
+
+_HOSTS, _MISSING, *_COMMAND = sys.argv[1:]
+_config = cluster.from_tf_config
+
+
+def from_tf_config() -> cluster.ClusterConfig:
+    """Returns the cluster, with addresses that lead somewhere."""
+    config, known = _config(), json.loads(_HOSTS)
+    found = {job: [known[name] for name in names] for job, names in config.addresses.items()}
+    return dataclasses.replace(config, addresses=found)
+
+
+if __name__ == "__main__":
+    cluster.from_tf_config = from_tf_config
+    if _MISSING != "-":
+        sys.modules[_MISSING] = None  # type: ignore[assignment]
+    sys.argv = _COMMAND
+    runpy.run_path(_COMMAND[0], run_name="__main__")

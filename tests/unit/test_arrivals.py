@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+
+from tf_backup import arrivals, watch
+
+
+class Street:
+    """Houses that answer from the given look at them on, one look each second."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, opens: dict[str, int]) -> None:
+        self.now = 0.0
+        self.looks: list[str] = []
+        monkeypatch.setattr(arrivals, "answers", lambda address: self._look(address))
+        monkeypatch.setattr(arrivals.time, "sleep", self._sleep)
+        monkeypatch.setattr(watch.time, "monotonic", lambda: self.now)
+        self._opens = opens
+
+    def _look(self, address: str) -> bool:
+        self.looks.append(address)
+        return self.now >= self._opens[address]
+
+    def _sleep(self, seconds: float) -> None:
+        assert seconds == arrivals.POLL_S
+        self.now += 1.0
+
+
+def test_who_is_there_is_not_asked_again(monkeypatch, caplog):
+    street = Street(monkeypatch, {"a:1": 0, "b:2": 2, "c:3": 0})
+    arrivals.wait_for({"worker": ["a:1", "b:2"], "ps": ["c:3"]})
+    assert street.looks == ["a:1", "b:2", "c:3", "b:2", "b:2"]
+    assert not caplog.records
+
+
+def test_it_says_who_is_missing(monkeypatch, caplog):
+    Street(monkeypatch, {"a:1": 0, "b:2": 25, "c:3": 15})
+    with caplog.at_level(logging.WARNING):
+        arrivals.wait_for({"worker": ["a:1", "b:2"], "ps": ["c:3"]})
+    assert [record.message for record in caplog.records] == [
+        "Waiting for worker 1 (b:2), ps 0 (c:3) since 10 s.",
+        "Waiting for worker 1 (b:2) since 20 s.",
+    ]
+
+
+def test_it_does_not_name_hundreds(monkeypatch, caplog):
+    tasks = [f"host{index}:1" for index in range(200)]
+    Street(monkeypatch, dict.fromkeys(tasks, 11))
+    with caplog.at_level(logging.WARNING):
+        arrivals.wait_for({"worker": tasks})
+    (record,) = caplog.records
+    assert record.message.startswith("Waiting for worker 0 (host0:1), worker 1 (host1:1)")
+    assert record.message.endswith("worker 4 (host4:1) and 195 more since 10 s.")
+
+
+def test_it_waits_and_then_ends(monkeypatch):
+    opened = threading.Event()
+    monkeypatch.setattr(arrivals, "answers", lambda address: opened.is_set())
+    monkeypatch.setattr(arrivals, "POLL_S", 0.01)
+    waiting = threading.Thread(target=arrivals.wait_for, args=({"ps": ["a:1"]},), daemon=True)
+    waiting.start()
+    waiting.join(0.1)
+    assert waiting.is_alive()
+    opened.set()
+    waiting.join(10)
+    assert not waiting.is_alive()

@@ -1,0 +1,100 @@
+"""scripts/metrics.py, asked over HTTP as Prometheus asks."""
+
+from __future__ import annotations
+
+import socket
+import urllib.request
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from scripts import metrics
+from scripts.metrics import Metrics
+from tf_backup.records import Contributions, WorkerRecord
+
+
+@pytest.fixture
+def served() -> Iterator[Metrics]:
+    callback = Metrics(port=0)
+    yield callback
+    callback.close()
+
+
+def wrapped(updates: int, *accepted: int, living: int | None = None) -> Any:
+    """Returns a model, as far as the callback looks at it."""
+    records = tuple(
+        WorkerRecord(index, count + 6, count, 1, 2, 0, 3) for index, count in enumerate(accepted)
+    )
+    optimizer = SimpleNamespace(
+        iterations=updates, contributions=Contributions(records), living_workers=living
+    )
+    return SimpleNamespace(optimizer=optimizer)
+
+
+def scrape(callback: Metrics) -> dict[str, float]:
+    url = f"http://127.0.0.1:{callback.port}/metrics"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    pairs = [line.rsplit(" ", 1) for line in lines if not line.startswith("#")]
+    return {name: float(value) for name, value in pairs}
+
+
+def test_before_training(served: Metrics) -> None:
+    assert scrape(served) == {"tf_backup_updates_total": 0.0}
+
+
+def test_every_verdict_of_every_worker(served: Metrics) -> None:
+    served.set_model(wrapped(12, 12, 11, living=1))
+    served.on_train_batch_end(0)
+    found = scrape(served)
+    assert found.pop("tf_backup_updates_total") == 12
+    assert found.pop("tf_backup_living_workers") == 1
+    expected = {"late": 1, "stale": 2, "duplicate": 0, "lost": 3}
+    for worker, accepted in (("0", 12), ("1", 11)):
+        for verdict, count in {**expected, "accepted": accepted}.items():
+            labels = f'{{verdict="{verdict}",worker="{worker}"}}'
+            assert found.pop(f"tf_backup_contributions_total{labels}") == count
+    assert not found
+
+
+def test_verdicts_are_all_there_are() -> None:
+    fields = WorkerRecord(0, 0, 0, 0, 0, 0, 0).as_dict().keys()
+    assert {"worker", "computed", *metrics.VERDICTS} == fields
+
+
+def test_accounts_are_asked_for_now_and_then(monkeypatch, served: Metrics) -> None:
+    clock = iter([100.0, 104.9, 105.0])
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: next(clock))
+    updates = []
+    for made in (1, 2, 3):
+        served.set_model(wrapped(made, made))
+        served.on_train_batch_end(0)
+        updates.append(scrape(served)["tf_backup_updates_total"])
+    assert updates == [1, 1, 3]
+    served.set_model(wrapped(4, 4))
+    served.on_epoch_end(0)
+    assert scrape(served)["tf_backup_updates_total"] == 4
+
+
+def test_who_lives_is_known_while_no_update_is_made(served: Metrics) -> None:
+    model = wrapped(1, 1, 1, living=2)
+    served.set_model(model)
+    served.on_train_batch_end(0)
+    model.optimizer.living_workers = 1
+    assert scrape(served)["tf_backup_living_workers"] == 1
+
+
+def test_a_plain_optimizer_has_updates_only(served: Metrics) -> None:
+    served.set_model(SimpleNamespace(optimizer=SimpleNamespace(iterations=5)))
+    served.on_train_end()
+    assert scrape(served) == {"tf_backup_updates_total": 5.0}
+
+
+def test_a_port_that_is_taken_is_an_oserror() -> None:
+    with socket.socket() as other:
+        other.bind(("0.0.0.0", 0))
+        other.listen()
+        with pytest.raises(OSError):
+            Metrics(other.getsockname()[1])

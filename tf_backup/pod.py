@@ -1,0 +1,90 @@
+"""The cluster as a pod on Kubernetes knows it: from its own name and the shape of its job.
+
+The manifests in k8s/ set, in every pod:
+
+    TF_BACKUP_POD       the pod's name, which ends in its task: train-worker-3, train-chief-x7k2p
+    TF_BACKUP_ADDRESS   the tasks' addresses, with {task} for worker-3: "train-{task}.train:2222"
+    TF_BACKUP_REPLICAS  N: the tasks worker-0 ... are workers 0 to N - 1
+    TF_BACKUP_BACKUPS   b: the tasks backup-0 ... are workers N to N + b - 1
+    TF_BACKUP_PS        how many parameter servers there are
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+_POD = "TF_BACKUP_POD"
+_ADDRESS = "TF_BACKUP_ADDRESS"
+_COUNTS = {
+    "ps": ("TF_BACKUP_PS", 1),
+    "worker": ("TF_BACKUP_REPLICAS", 1),
+    "backup": ("TF_BACKUP_BACKUPS", 0),
+}
+# A Job adds letters of its own behind a chief's name, and JobSet digits behind the index.
+_TASK = re.compile(r"-(?:(?P<chief>chief)-|(?P<set>ps|worker|backup)-(?P<index>\d+)(?:-|$))")
+
+
+def is_pod(environment: Mapping[str, str]) -> bool:
+    """Returns whether these are the environment variables of a pod of a job."""
+    return bool(environment.get(_POD, "").strip())
+
+
+def tf_config(environment: Mapping[str, str]) -> str:
+    """Returns what TF_CONFIG would be in a pod.
+
+    Args:
+      environment: the pod's environment variables.
+
+    Raises:
+      ValueError: naming the variable that is wrong, what it holds and what it should hold.
+    """
+    counts = {name: _count(environment, name) for name in _COUNTS}
+    address = environment.get(_ADDRESS, "")
+    if "{task}" not in address:
+        raise ValueError(
+            f"{_ADDRESS} is {address!r}; it must be the address of a task with {{task}} for its "
+            "name, for instance 'train-{task}.train:2222'."
+        )
+
+    def addresses(name: str, count: int) -> list[str]:
+        return [address.replace("{task}", f"{name}-{index}") for index in range(count)]
+
+    name, index = _task(environment[_POD])
+    if name != "chief" and index >= counts[name]:
+        raise ValueError(
+            f"The pod {environment[_POD]} is one too many: {_COUNTS[name][0]} is {counts[name]}. "
+            f"Scale its set to {counts[name]} pods, or change the job's settings and begin it anew."
+        )
+    cluster = {
+        "chief": addresses("chief", 1),
+        "worker": [
+            *addresses("worker", counts["worker"]),
+            *addresses("backup", counts["backup"]),
+        ],
+        "ps": addresses("ps", counts["ps"]),
+    }
+    if name == "backup":
+        name, index = "worker", counts["worker"] + index
+    return json.dumps({"cluster": cluster, "task": {"type": name, "index": index}})
+
+
+def _count(environment: Mapping[str, str], name: str) -> int:
+    """Returns how many pods a set has."""
+    variable, least = _COUNTS[name]
+    text = environment.get(variable, "")
+    if not re.fullmatch(r"\d+", text) or int(text) < least:
+        raise ValueError(f"{variable} is {text!r}; it must be an int of at least {least}.")
+    return int(text)
+
+
+def _task(pod: str) -> tuple[str, int]:
+    """Returns the set that a pod belongs to, and its index there."""
+    found = _TASK.search(pod)
+    if found is None:
+        raise ValueError(
+            f"{_POD} is {pod!r}; it must end in one of the job's tasks, for instance "
+            "'train-worker-3', 'train-backup-0', 'train-ps-0' or 'train-chief-0'."
+        )
+    return (found["set"], int(found["index"])) if found["set"] else ("chief", 0)
