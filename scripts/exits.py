@@ -62,11 +62,9 @@ def preparing() -> Iterator[None]:
         log.debug("", exc_info=True)
         end(f"train.py: {error}", WRONG)
     except ImportError as error:
-        end(
-            f"train.py: {error}, which the model, its data or a flag needs. Install "
-            "requirements.lock, as the Dockerfile's image does.",
-            WRONG,
-        )
+        log.debug("", exc_info=True)
+        remedy = " Install requirements.lock, as the Dockerfile does." if error.name else ""
+        end(f"train.py: {error}.{remedy}".replace("..", "."), WRONG)
 
 
 @contextlib.contextmanager
