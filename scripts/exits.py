@@ -62,11 +62,8 @@ def preparing() -> Iterator[None]:
         log.debug("", exc_info=True)
         end(f"train.py: {error}", WRONG)
     except ImportError as error:
-        end(
-            f"train.py: {error}, which the model, its data or a flag needs. Install "
-            "requirements.lock, as the Dockerfile's image does.",
-            WRONG,
-        )
+        needs = "which the model, its data or a flag needs. Install requirements.lock."
+        end(f"train.py: {error}, {needs}" if error.name else f"train.py: {error}", WRONG)
 
 
 @contextlib.contextmanager
