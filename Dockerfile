@@ -2,21 +2,24 @@
 #
 #   docker build -t tf-backup:cpu .
 #   docker build -t tf-backup:gpu --build-arg VARIANT=gpu .
+#   docker build -t tf-backup:gpu --build-arg VARIANT=gpu --build-arg EXTRAS=scripts,metrics,models .
 #
-# Versions are those of requirements.lock; CUDA's libraries, which it does not have, are those that
-# this version of TensorFlow asks for.
+# The last has the TensorFlow model garden, too, which cuts ImageNet's images. Versions are those of
+# the lock files; CUDA's libraries, which they do not have, are those that this TensorFlow asks for.
 ARG BASE=docker.io/library/python:3.11.11-slim-bookworm
 
 FROM ${BASE} AS packages
 ARG VARIANT=cpu
+ARG EXTRAS=scripts,metrics
 WORKDIR /build
 # What the requirements are read from, and no more: a change of code installs nothing anew.
-COPY LICENSE pyproject.toml requirements.lock setup.py ./
+COPY LICENSE pyproject.toml requirements.lock requirements-models.lock setup.py ./
 COPY tf_backup/__init__.py tf_backup/
 RUN python -m venv /opt/venv \
- && pip="/opt/venv/bin/python -m pip --disable-pip-version-check install --no-cache-dir -c requirements.lock" \
+ && grep -v '^-r' requirements-models.lock >models.lock \
+ && pip="/opt/venv/bin/python -m pip --disable-pip-version-check install --no-cache-dir -c requirements.lock -c models.lock" \
  && $pip setuptools wheel \
- && $pip --no-build-isolation ".[scripts,metrics]" \
+ && $pip --no-build-isolation ".[$EXTRAS]" \
  && case "$VARIANT" in \
       cpu) ;; \
       gpu) $pip "tensorflow[and-cuda]" ;; \

@@ -62,9 +62,8 @@ def preparing() -> Iterator[None]:
         log.debug("", exc_info=True)
         end(f"train.py: {error}", WRONG)
     except ImportError as error:
-        log.debug("", exc_info=True)
-        remedy = " Install requirements.lock, as the Dockerfile does." if error.name else ""
-        end(f"train.py: {error}.{remedy}".replace("..", "."), WRONG)
+        needs = "which the model, its data or a flag needs. Install requirements.lock."
+        end(f"train.py: {error}, {needs}" if error.name else f"train.py: {error}", WRONG)
 
 
 @contextlib.contextmanager
