@@ -35,7 +35,7 @@ from typing import Any
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is imported.
 
-from absl import app
+from absl import app, flags
 
 from models import recipes
 from models.recipe import Recipe
@@ -46,6 +46,7 @@ from tf_backup.records import Contributions, WorkerRecord
 log = logging.getLogger("train")
 
 __doc__ = f"{__doc__}\n{recipes.overview()}\n"
+flags.adopt_module_key_flags(sys.modules[Settings.__module__])  # Else --help would not list them.
 
 
 class Training:

@@ -268,5 +268,5 @@ def test_malformed_tf_config_is_refused_in_a_sentence() -> None:
 
 def test_help_teaches() -> None:
     out, _ = start(SCRIPT, "--help").communicate(timeout=60)
-    for word in ("TF_CONFIG", "--delay=3:0.5", "backups", "Examples"):
+    for word in ("TF_CONFIG", "--delay=3:0.5", "Examples", "--replicas: ", "--log_dir: "):
         assert word in out
