@@ -83,3 +83,13 @@ def told(go_on: str) -> Iterator[None]:
         log.debug("", exc_info=True)
         lost, wrong = isinstance(error, ClusterError), isinstance(error, ValueError)
         end(f"train.py: {error}", LOST if lost else WRONG if wrong else FAILED)
+    except Exception as error:
+        import tensorflow as tf
+
+        from tf_backup.failures import GONE, gist
+
+        if not isinstance(error, tf.errors.OpError):
+            raise
+        log.debug("", exc_info=True)
+        name, lost = type(error).__name__, isinstance(error, GONE)
+        end(f"train.py: TensorFlow raised {name}: {gist(error)}", LOST if lost else FAILED)

@@ -1,0 +1,53 @@
+"""scripts/exits.py: which error ends a command how."""
+
+from __future__ import annotations
+
+import pytest
+import tensorflow as tf
+
+import tf_backup
+from scripts import exits
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ValueError("b is -1."), exits.WRONG, "train.py: b is -1."),
+        (OSError("the disk is full."), exits.FAILED, "train.py: the disk is full."),
+        (tf_backup.ParameterServerLost("ps 0."), exits.LOST, "train.py: ps 0."),
+        (tf_backup.WorkersLost("2 of 3."), exits.LOST, "train.py: 2 of 3."),
+        (tf_backup.WorkerFailed("Worker 1."), exits.FAILED, "train.py: Worker 1."),
+        (exits.Terminated(), exits.TOLD_TO_END, "Told to end. More."),
+        (KeyboardInterrupt(), exits.FAILED, "Interrupted. More."),
+        (
+            # Of a parameter server that went and came back before it was missed.
+            tf.errors.AbortedError(None, None, "Unable to find a context_id\n  at gate"),
+            exits.LOST,
+            "train.py: TensorFlow raised AbortedError: Unable to find a context_id",
+        ),
+        (
+            tf.errors.InvalidArgumentError(None, None, "mnist: corrupt"),
+            exits.FAILED,
+            "train.py: TensorFlow raised InvalidArgumentError: mnist: corrupt",
+        ),
+    ],
+)
+def test_an_error_ends_it_with_a_line_and_a_code(
+    capsys: pytest.CaptureFixture[str], error: BaseException, code: int, line: str
+) -> None:
+    with pytest.raises(SystemExit) as caught, exits.told(" More."):
+        raise error
+    assert caught.value.code == code
+    assert capsys.readouterr().err == f"{line}\n"
+
+
+def test_errors_of_our_own_making_are_shown_in_full() -> None:
+    with pytest.raises(KeyError), exits.told(""):
+        raise KeyError("a bug")
+
+
+def test_what_is_not_there_in_the_beginning_is_wrong_the_next_time_too() -> None:
+    for error in (FileNotFoundError("no data."), ModuleNotFoundError("no garden.")):
+        with pytest.raises(SystemExit) as caught, exits.preparing():
+            raise error
+        assert caught.value.code == exits.WRONG
