@@ -32,7 +32,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string(  # absl has a flag of this name that does nothing here.
     "log_dir", None, "The --log_dir of the training.", allow_override=True
 )
-flags.DEFINE_string("data_dir", None, "Where tensorflow-datasets keeps its data.")
+flags.DEFINE_string("data_dir", None, "The --data_dir of the training.")
 flags.DEFINE_string(
     "split", None, "What to evaluate on; default: validation if the data has it, else test."
 )

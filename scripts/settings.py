@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from typing import Any
 
 from absl import flags
@@ -29,7 +30,10 @@ flags.DEFINE_string("recipe", "small", f"Settings: {' or '.join(recipes.RECIPES)
 flags.DEFINE_bool("show_recipe", False, "Print what the recipe sets, and end.")
 flags.DEFINE_string("dataset", None, "Data to train on; default: the recipe's.")
 flags.DEFINE_string(
-    "data_dir", None, "Where tensorflow-datasets keeps its data; not needed for digits and topics."
+    "data_dir",
+    None,
+    "Where tensorflow-datasets keeps its data; default: ~/tensorflow_datasets. Not needed for "
+    "digits and topics.",
 )
 flags.DEFINE_bool("download", False, "Download and prepare the data, if it is not there.")
 flags.DEFINE_enum(
@@ -40,14 +44,14 @@ flags.DEFINE_integer("backups", None, "b: workers beyond N that nobody waits for
 flags.DEFINE_integer(
     "max_staleness",
     None,
-    "Use gradients that are up to so many updates old. Default: 0 with ps, any with ps_async.",
+    "Use gradients that are up to so many updates old. Default: 0 with ps, no bound with ps_async.",
 )
 flags.DEFINE_integer("ps_tasks", None, "Parameter servers of the local cluster.")
 flags.DEFINE_integer("batch_size", None, "Examples in one worker's batch.")
 flags.DEFINE_float("epochs", None, "Passes over the data; an update uses N batches.")
 flags.DEFINE_integer("updates", None, "Updates to make, instead of --epochs.")
 flags.DEFINE_integer("updates_per_epoch", None, "Updates between validations; default: a pass.")
-flags.DEFINE_float("learning_rate", None, "Before the first update, not to be multiplied by N.")
+flags.DEFINE_float("learning_rate", None, "Learning rate at first; taken as it is, not times N.")
 flags.DEFINE_float("ema", None, "Decay of the average of the weights that is evaluated; 0: none.")
 flags.DEFINE_integer("seed", 0, "Of initial weights, shuffles and dropout.")
 flags.DEFINE_string(  # absl has a flag of this name that does nothing here.
@@ -57,7 +61,9 @@ flags.DEFINE_string(  # absl has a flag of this name that does nothing here.
     "from there.",
     allow_override=True,
 )
-flags.DEFINE_float("checkpoint_minutes", 10.0, "Between checkpoints in the middle of an epoch.")
+flags.DEFINE_float(
+    "checkpoint_minutes", 10.0, "Minutes between checkpoints in the middle of an epoch."
+)
 flags.DEFINE_multi_string(
     "delay", [], "WORKER:SECONDS, a straggler on purpose; may be given several times."
 )
@@ -82,6 +88,7 @@ class Settings:
     def __init__(self) -> None:
         _check_numbers()
         _check_strategy()
+        _check_summary()
         if FLAGS.epochs is not None and FLAGS.updates is not None:
             raise ValueError("--epochs and --updates both say how long to train; give one.")
         recipe = recipes.find(FLAGS.model, FLAGS.recipe)
@@ -131,6 +138,15 @@ def _check_numbers() -> None:
         if not least <= value < math.inf or (name in _ABOVE_0 and value == 0):
             rule = f"at least {least}" if least or name in _AT_LEAST_0 else "above 0"
             raise ValueError(f"--{name} is {value}; it must be {rule} and finite.")
+
+
+def _check_summary() -> None:
+    directory = os.path.dirname(FLAGS.summary_json or "") or "."
+    if not os.path.isdir(directory):
+        raise ValueError(
+            f"--summary_json is {FLAGS.summary_json}, which is written when training is done, but "
+            f"there is no directory {directory}. Make it first."
+        )
 
 
 def _check_strategy() -> None:

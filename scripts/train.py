@@ -19,8 +19,8 @@ Examples:
   python scripts/train.py --model=inception_v3 --recipe=paper --show_recipe
 
 Exit codes: 0 when training is done; 2 when flags, data or TF_CONFIG are wrong, and will be the next
-time; 138 when the cluster is lost, and the same command goes on from the last checkpoint; 143 after
-SIGTERM.
+time; 138 when the cluster is lost, and the same command goes on from the last checkpoint, if it has
+a --log_dir; 143 after SIGTERM; 1 for all else.
 """
 
 from __future__ import annotations

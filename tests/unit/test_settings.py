@@ -94,6 +94,7 @@ def test_other_text_keeps_words_and_steps(parse: Parse) -> None:
         (["--ema=nan"], r"--ema is nan"),
         (["--epochs=1", "--updates=1"], "give one"),
         (["--recipe=big"], "--recipe is 'big'"),
+        (["--summary_json=/nowhere/a.json"], "there is no directory /nowhere. Make it first"),
         (["--recipe=paper"], r"no experiment of the paper has it\); it has small"),
         (["--delay=4:1"], "delay names worker 4, but the workers are 0 to 3"),
         (["--strategy=one_device", "--delay=0:1"], r"--delay is \['0:1'\], but .*no workers"),
