@@ -36,6 +36,9 @@ flags.DEFINE_string("data_dir", None, "The --data_dir of the training.")
 flags.DEFINE_string(
     "split", None, "What to evaluate on; default: validation if the data has it, else test."
 )
+flags.DEFINE_enum(
+    "on_corrupt", "fail", ["fail", "skip"], "What to do with a record that cannot be decoded."
+)
 flags.DEFINE_integer("step", None, "Evaluate the checkpoint after so many updates.")
 flags.DEFINE_bool("watch", False, "Evaluate every new checkpoint, until that of the last update.")
 flags.DEFINE_float("poll_seconds", 10.0, "How often to look for a new checkpoint.")
@@ -63,7 +66,9 @@ class Evaluation:
 
         self.plan = runs.plan_of(FLAGS.log_dir)
         recipe = self.plan.recipe
-        self.data = data.load(recipe.dataset, FLAGS.data_dir, **recipe.data)
+        self.data = data.load(
+            recipe.dataset, FLAGS.data_dir, on_corrupt=FLAGS.on_corrupt, **recipe.data
+        )
         split = FLAGS.split or self.data.splits[0]
         if split not in self.data.splits:
             raise ValueError(
