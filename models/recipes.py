@@ -25,7 +25,7 @@ _PAPER: dict[str, Recipe] = {
         sources={
             "dataset": "v3 section 2.1, appendix A.1; rotations and zooms: their ranges are ours",
             "batch_size": "not given; ours",
-            "replicas": "one machine, which simulates staleness: section 2.1",
+            "replicas": "ours: section 2.1 uses old gradients, and names no workers",
             "length": "appendix A.1",
             "optimizer": "appendix A.1",
             "learning_rate": "appendix A.1: linear to 0 in the last 10 of 25 epochs",
@@ -49,7 +49,7 @@ _PAPER: dict[str, Recipe] = {
         clip_async=10.0,
         data={"image_size": 299},
         sources={
-            "dataset": "section 4.2",
+            "dataset": "section 4.2; 299 pixels: Szegedy et al. (1512.00567)",
             "batch_size": "appendix A.3",
             "replicas": "section 4.2: N + b = 53, 106, 212 with 17, 27, 37 ps; b is 6 %, derived",
             "length": "section 3.1: 137.5e3 updates with N = 50, which are 171.7 passes, derived",
@@ -100,10 +100,11 @@ _PAPER: dict[str, Recipe] = {
         sizes={"embedding": 512, "units": 2048, "projection": 512, "samples": 8192, "keep": 0.9},
         data={"of_words": True, "steps": 20, "vocabulary": 793_470},
         sources={
-            "dataset": "v1 section 4; windows and vocabulary: rafaljozefowicz/lm",
+            "dataset": "v1, of a character model on top of one of words; windows and vocabulary: "
+            "rafaljozefowicz/lm",
             "model": "rafaljozefowicz/lm (Jozefowicz et al., 1602.02410)",
             "batch_size": "rafaljozefowicz/lm",
-            "replicas": "v1: 32 workers, about 5 % backups; ps are ours",
+            "replicas": "v1: 32 workers for that; ours: b, about 5 % as v1's Inception has, and ps",
             "length": "not given; ours",
             "optimizer": "rafaljozefowicz/lm",
             "learning_rate": "rafaljozefowicz/lm",
