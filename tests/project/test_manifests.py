@@ -252,6 +252,12 @@ def test_one_image_is_every_role(overlay: str) -> None:
 
 
 @each_overlay
+def test_backups_are_workers_like_all_others(overlay: str) -> None:
+    workers = [pod.template["spec"] for pod in pods(build(overlay)) if pod.role == "worker"]
+    assert all(spec == workers[0] for spec in workers)
+
+
+@each_overlay
 def test_gpus_go_with_the_image_for_them(overlay: str) -> None:
     for pod in pods(build(overlay)):
         limits = pod.container["resources"]["limits"]
