@@ -10,7 +10,6 @@ state over from the window before.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import keras
@@ -26,7 +25,6 @@ Tensor = Any
 CHARACTERS = {"embedding": 64, "units": 256}
 WORDS = {"embedding": 128, "units": 512, "projection": 128, "samples": 512, "keep": 0.9}
 WORDS_FULL = {"embedding": 512, "units": 2048, "projection": 512, "samples": 8192, "keep": 0.9}
-WORDS_FULL_VOCABULARY = 793_470
 
 
 def build(vocabulary: int, of_words: bool = False, **sizes: Any) -> keras.Model:
@@ -222,8 +220,3 @@ def generate(
         drawn = tf.random.stateless_categorical(scaled[tf.newaxis], 1, [seed, index])
         tokens.append(int(drawn[0, 0]))
     return np.array(tokens[begin:], np.int32)
-
-
-def nats_per_character(logs: dict[str, float]) -> float:
-    """Returns the nats per character of what `fit` or `evaluate(return_dict=True)` reports."""
-    return math.log(logs["character_perplexity"])
