@@ -48,6 +48,8 @@ class Checkpoints:
         path = self.path(int(model.optimizer.iterations))
         partial = os.path.join(self.directory, "partial.weights.h5")
         model.save_weights(partial, overwrite=True)
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())  # Else a machine that fails could leave an empty file.
         os.replace(partial, path)
         for step in self.steps()[: -self._keep]:
             os.remove(self.path(step))

@@ -81,7 +81,7 @@ class Photographs:
         """Returns a shard of a split in order: the middle 87.5 % of the shorter side."""
         from official.vision.ops import preprocess_ops
 
-        records = self.splits[split].shard(shards, index)
+        records = self.splits[split].shard(shards, index, may_be_empty=True)
 
         def cut(record: Tensor) -> tuple[Tensor, Tensor]:
             jpeg, label, shape = self._parse(record)

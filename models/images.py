@@ -73,7 +73,7 @@ class Files:
 
     def held_out(self, split: str, shards: int, index: int) -> tf.data.Dataset:
         """Returns a shard of a split, in order."""
-        records = self.splits[split].shard(shards, index)
+        records = self.splits[split].shard(shards, index, may_be_empty=True)
         return self._examples(records, records.once(self.parallel))
 
     def _examples(self, records: Records, chunks: tf.data.Dataset) -> tf.data.Dataset:

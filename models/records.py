@@ -72,17 +72,17 @@ class Records:
         shards, index = self.stride
         return len(range(index, sum(self.lengths), shards))
 
-    def shard(self, shards: int, index: int) -> Records:
+    def shard(self, shards: int, index: int, may_be_empty: bool = False) -> Records:
         """Returns a shard: whole files if there are enough, else every `shards`-th record.
 
         Raises:
-          ValueError: if it would be empty.
+          ValueError: if it would be empty and may not.
         """
         if len(self.paths) >= shards:
             mine = slice(index, None, shards)
             return dataclasses.replace(self, paths=self.paths[mine], lengths=self.lengths[mine])
         part = dataclasses.replace(self, stride=(shards, index))
-        if not len(part):
+        if not len(part) and not may_be_empty:
             raise ValueError(
                 f"{self.split} has {sum(self.lengths)} examples, too few for {shards} shards: "
                 f"shard {index} would be empty. Take fewer shards."

@@ -55,7 +55,7 @@ class Sentences:
 
     def held_out(self, split: str, shards: int, index: int) -> tf.data.Dataset:
         """Returns the windows of a shard of a split's sentences, in order."""
-        records = self.splits[split].shard(shards, index)
+        records = self.splits[split].shard(shards, index, may_be_empty=True)
         return self._windows(records, records.once(self.parallel))
 
     def _windows(self, records: Records, chunks: tf.data.Dataset) -> tf.data.Dataset:

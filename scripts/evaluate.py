@@ -28,6 +28,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is impor
 
 from absl import app, flags
 
+from scripts import exits
+
 FLAGS = flags.FLAGS
 flags.DEFINE_string(  # absl has a flag of this name that does nothing here.
     "log_dir", None, "The --log_dir of the training.", allow_override=True
@@ -192,23 +194,20 @@ def check_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     if len(argv) > 1:
-        sys.exit(f"evaluate.py takes flags only, not {argv[1]!r}; see --help.")
+        exits.end(f"evaluate.py takes flags only, not {argv[1]!r}; see --help.", exits.WRONG)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     for noisy in ("tensorflow", "absl", "h5py"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    try:
+    with exits.told("", "evaluate.py"):
+        exits.at_sigterm()
         check_flags()
         if FLAGS.watch:
             wait_for_training()
-        evaluation = Evaluation()
+        with exits.preparing("evaluate.py"):
+            evaluation = Evaluation()
         for step in steps(evaluation):
             evaluation.run(step)
-    except KeyboardInterrupt:
-        sys.exit("Interrupted.")
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        log.debug("", exc_info=True)
-        sys.exit(f"evaluate.py: {error}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=exits.parse)

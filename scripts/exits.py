@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from absl import flags
 
-from tf_backup.errors import ClusterError, TfBackupError
+from tf_backup.errors import ClusterError, TfBackupError, WorkerFailed
 
 FAILED = 1
 WRONG = 2  # Flags, data or TF_CONFIG: wrong the next time, too. The manifests' Jobs end with it.
@@ -51,7 +51,7 @@ def parse(argv: Sequence[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def preparing() -> Iterator[None]:
+def preparing(command: str = "train.py") -> Iterator[None]:
     """Ends this process where a file or directory is not as it should be, or no package is there.
 
     After the beginning that is another matter: disks fill, and networks come back.
@@ -60,18 +60,19 @@ def preparing() -> Iterator[None]:
         yield
     except OSError as error:
         log.debug("", exc_info=True)
-        end(f"train.py: {error}", WRONG)
+        end(f"{command}: {error}", WRONG)
     except ImportError as error:
         needs = "which the model, its data or a flag needs. Install requirements.lock."
-        end(f"train.py: {error}, {needs}" if error.name else f"train.py: {error}", WRONG)
+        end(f"{command}: {error}" + (f", {needs}" if error.name else ""), WRONG)
 
 
 @contextlib.contextmanager
-def told(go_on: str) -> Iterator[None]:
+def told(go_on: str, command: str = "train.py") -> Iterator[None]:
     """Ends this process with a line and a code where an error would end it.
 
     Args:
       go_on: what to say of going on after an interruption.
+      command: whose errors these are.
     """
     try:
         yield
@@ -81,15 +82,27 @@ def told(go_on: str) -> Iterator[None]:
         end(f"Interrupted.{go_on}", FAILED)
     except (TfBackupError, ValueError, OSError) as error:
         log.debug("", exc_info=True)
-        lost, wrong = isinstance(error, ClusterError), isinstance(error, ValueError)
-        end(f"train.py: {error}", LOST if lost else WRONG if wrong else FAILED)
+        end(f"{command}: {error}", _code(error))
     except Exception as error:
         import tensorflow as tf
 
-        from tf_backup.failures import GONE, gist
+        from tf_backup.failures import gist
 
         if not isinstance(error, tf.errors.OpError):
             raise
         log.debug("", exc_info=True)
-        name, lost = type(error).__name__, isinstance(error, GONE)
-        end(f"train.py: TensorFlow raised {name}: {gist(error)}", LOST if lost else FAILED)
+        end(f"{command}: TensorFlow raised {type(error).__name__}: {gist(error)}", _code(error))
+
+
+def _code(error: BaseException) -> int:
+    """Returns whether to try again after an error, as the code to end with."""
+    import tensorflow as tf
+
+    from tf_backup.failures import GONE
+
+    if isinstance(error, (ClusterError, *GONE)):
+        return LOST
+    # What a worker or an evaluation reads or computes does not get better: a corrupt record.
+    cause = error.__cause__ if isinstance(error, WorkerFailed) else error
+    same_again = (ValueError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError)
+    return WRONG if isinstance(cause, same_again) else FAILED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 FIRST_REPORT_S = 10.0  # A step that takes longer is talked about, and again at 20, 40 ...
+LONGEST_SILENCE_S = 600.0
 
 
 class Watch:
@@ -34,8 +35,8 @@ class Watch:
         self._short_since = time.monotonic()
 
     def time_to_report(self) -> bool:
-        """Returns True at 10 s, 20 s, 40 s and so on."""
+        """Returns True at 10 s, 20 s, 40 s and so on, later every ten minutes."""
         if self.seconds < self._next_report_s:
             return False
-        self._next_report_s *= 2
+        self._next_report_s += min(self._next_report_s, LONGEST_SILENCE_S)
         return True

@@ -9,6 +9,12 @@ import tf_backup
 from scripts import exits
 
 
+def failed(cause: BaseException) -> tf_backup.WorkerFailed:
+    error = tf_backup.WorkerFailed("Worker 1.")
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
@@ -27,8 +33,18 @@ from scripts import exits
         ),
         (
             tf.errors.InvalidArgumentError(None, None, "mnist: corrupt"),
-            exits.FAILED,
+            exits.WRONG,
             "train.py: TensorFlow raised InvalidArgumentError: mnist: corrupt",
+        ),
+        (
+            failed(tf.errors.InvalidArgumentError(None, None, "mnist: corrupt")),
+            exits.WRONG,
+            "train.py: Worker 1.",
+        ),
+        (
+            failed(tf.errors.ResourceExhaustedError(None, None, "no memory")),
+            exits.FAILED,
+            "train.py: Worker 1.",
         ),
     ],
 )

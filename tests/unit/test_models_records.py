@@ -133,6 +133,15 @@ def test_too_many_shards_are_refused(tmp_path: Path):
         loaded.batches(1, seed=0, shards=24, index=23)
 
 
+def test_what_is_held_out_may_be_less_than_the_shards(tmp_path: Path):
+    loaded = mnist(tmp_path)
+    whole = numbers(loaded.held_out(1))
+    shards = len(whole) + 1
+    parts = [numbers(loaded.held_out(1, shards=shards, index=i)) for i in range(shards)]
+    assert [batch for part in parts for batch in part] == whole
+    assert parts[-1] == []
+
+
 @pytest.mark.parametrize("on_corrupt", ["fail", "skip"])
 @pytest.mark.parametrize("damage", ["truncated", "damaged", "empty"])
 def test_a_damaged_file_is_named(damage: str, on_corrupt: str, tmp_path: Path):
