@@ -54,6 +54,19 @@ def ps_device(index: int) -> str:
     return f"/job:ps/replica:0/task:{index}/device:CPU:0"
 
 
+def is_known(device: str) -> bool:
+    """Returns whether a device still belongs to this process' cluster.
+
+    A task that was restarted under its old address knows nothing of the context that it was in.
+    """
+    try:
+        with tf.device(device):
+            tf.identity(tf.constant(0)).numpy()
+    except tf.errors.OpError:
+        return False
+    return True
+
+
 def is_on_ps(device: str) -> bool:
     """Returns whether a device is a parameter server's."""
     return bool(tf.DeviceSpec.from_string(device).job == "ps")

@@ -28,13 +28,21 @@ def told_plainly(strategy: Any) -> Iterator[None]:
 
 
 def check_servers(strategy: Any, cause: BaseException | None = None) -> None:
-    """Raises `ParameterServerLost` if a parameter server does not answer."""
+    """Raises `ParameterServerLost` if a parameter server does not answer.
+
+    Where something has failed already (`cause`), also if one answers that has been restarted.
+    """
     for index, address in enumerate(_tf.cluster_addresses(strategy, "ps")):
+        who = f"Parameter server {index} ({address})"
+        again = "run this command again; it goes on from the last checkpoint if it saves them."
         if not answers(address):
             raise errors.ParameterServerLost(
-                f"Parameter server {index} ({address}) is gone, and its part of the "
-                "parameters with it. Start it again, then run this command again; it goes on "
-                "from the last checkpoint if it saves them."
+                f"{who} is gone, and its part of the parameters with it. Start it again, then "
+                f"{again}"
+            ) from cause
+        if cause is not None and not _tf.is_known(_tf.ps_device(index)):
+            raise errors.ParameterServerLost(
+                f"{who} has been restarted, and its part of the parameters is gone: {again}"
             ) from cause
 
 

@@ -57,6 +57,14 @@ def test_a_killed_parameter_server_is_said_within_a_minute() -> None:
     assert result["seconds"] < 60
 
 
+def test_a_restarted_parameter_server_is_said_within_a_minute() -> None:
+    result = run("restart_ps")
+    assert result["error"] == "ParameterServerLost"
+    assert "Parameter server 1" in result["message"]
+    assert "has been restarted" in result["message"]
+    assert result["seconds"] < 60
+
+
 def test_too_few_workers_are_named_after_a_deadline() -> None:
     result = run("lose_workers")
     assert result["error"] == "WorkersLost"

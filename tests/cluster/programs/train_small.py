@@ -16,6 +16,8 @@ import keras
 import tensorflow as tf
 
 import tf_backup
+from tests.cluster.processes import wait_until
+from tf_backup.failures import answers
 
 tf.get_logger().setLevel(logging.CRITICAL)
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
@@ -44,6 +46,11 @@ class Happening(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if batch == 20 and self.what in ("kill_worker", "kill_ps"):
             self.local.kill_task(self.what.removeprefix("kill_"), 1)
+            self.since = time.monotonic()
+        if batch == 20 and self.what == "restart_ps":
+            self.local.kill_task("ps", 1)
+            self.local.start_task("ps", 1)
+            wait_until(lambda: answers(self.local.config.addresses["ps"][1]))
             self.since = time.monotonic()
         if batch == 20 and self.what == "lose_workers":
             for worker in (1, 2):
