@@ -115,7 +115,7 @@ def test_load_makes_no_function(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "cifar"}, "unknown dataset 'cifar'; the known ones are digits, mnist, cifar10"),
+        ({"name": "cifar"}, "the data set is 'cifar'; the known ones are digits, mnist, cifar10"),
         ({"on_corrupt": "keep"}, "on_corrupt is 'keep'; it must be 'fail' or 'skip'"),
         ({"image_size": 64}, "image_size is 64, but only imagenet2012's images are resized"),
         ({"vocabulary": 9}, "vocabulary is 9, but of characters all are known"),
