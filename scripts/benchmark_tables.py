@@ -12,6 +12,7 @@ Example:
 from __future__ import annotations
 
 import csv
+import logging
 import os
 import sys
 import time
@@ -39,6 +40,8 @@ def main(argv: Sequence[str]) -> None:
     """Measures, prints and writes the table."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}.")
+    for noisy in ("tensorflow", "absl"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     rows = []
     for size in FLAGS.rows:
         for name in OPTIMIZERS:
