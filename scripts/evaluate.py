@@ -20,6 +20,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -198,6 +199,8 @@ def main(argv: Sequence[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     for noisy in ("tensorflow", "absl", "h5py"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    # Keras says so whenever data of unknown length ends.
+    warnings.filterwarnings("ignore", "Your input ran out of data; interrupting training")
     with exits.told("", "evaluate.py"):
         exits.at_sigterm()
         check_flags()

@@ -29,6 +29,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -229,6 +230,8 @@ def main(argv: Sequence[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     for noisy in ("tensorflow", "absl", "h5py"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    # Keras says so whenever data of unknown length ends.
+    warnings.filterwarnings("ignore", "Your input ran out of data; interrupting training")
     with exits.told(_how_to_go_on()):
         exits.at_sigterm()  # Before TensorFlow's import: process 1 of a pod ignores it otherwise.
         if FLAGS.show_recipe:
