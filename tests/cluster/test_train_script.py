@@ -244,7 +244,7 @@ def test_a_training_is_evaluated_beside_it_and_afterwards(tmp_path: Path) -> Non
     ):
         process = start("scripts/evaluate.py", *flags, flag)
         _, err = process.communicate(timeout=60)
-        assert process.returncode == 1
+        assert process.returncode == 2
         assert message in err
         assert "Traceback" not in err
 
