@@ -32,17 +32,21 @@ def check_servers(strategy: Any, cause: BaseException | None = None) -> None:
 
     Where something has failed already (`cause`), also if one answers that has been restarted.
     """
-    for index, address in enumerate(_tf.cluster_addresses(strategy, "ps")):
-        who = f"Parameter server {index} ({address})"
-        again = "run this command again; it goes on from the last checkpoint if it saves them."
+    addresses = _tf.cluster_addresses(strategy, "ps")
+    again = "run this command again; it goes on from the last checkpoint if it saves them."
+    for index, address in enumerate(addresses):
         if not answers(address):
             raise errors.ParameterServerLost(
-                f"{who} is gone, and its part of the parameters with it. Start it again, then "
-                f"{again}"
+                f"Parameter server {index} ({address}) is gone, and its part of the parameters "
+                f"with it. Start it again, then {again}"
             ) from cause
-        if cause is not None and not _tf.is_known(_tf.ps_device(index)):
+    if cause is None:
+        return
+    for index, address in enumerate(addresses):
+        if not _tf.is_known(_tf.ps_device(index)):
             raise errors.ParameterServerLost(
-                f"{who} has been restarted, and its part of the parameters is gone: {again}"
+                f"Parameter server {index} ({address}) has been restarted, and its part of the "
+                f"parameters is gone: {again}"
             ) from cause
 
 
