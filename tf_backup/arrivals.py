@@ -6,12 +6,14 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 
+from tf_backup.errors import ClusterError
 from tf_backup.failures import answers
 from tf_backup.watch import Watch
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
+TIMEOUT_S = 1800.0  # Images are pulled, nodes are made: minutes. Then somebody should look.
 NAMED = 5  # So many of those who are missing are named.
 
 
@@ -22,6 +24,9 @@ def wait_for(addresses: Mapping[str, Sequence[str]]) -> None:
 
     Args:
       addresses: the `host:port` of the tasks, by job.
+
+    Raises:
+      ClusterError: if not all have come after half an hour, naming those who have not.
     """
     missing = [
         (f"{job} {index}", address)
@@ -30,8 +35,13 @@ def wait_for(addresses: Mapping[str, Sequence[str]]) -> None:
     ]
     watch = Watch()
     while missing := [task for task in missing if not answers(task[1])]:
+        names = ", ".join(f"{name} ({address})" for name, address in missing[:NAMED])
+        names += f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+        if watch.seconds > TIMEOUT_S:
+            raise ClusterError(
+                f"The cluster is not complete after {watch.seconds:.0f} s: there is no {names}. "
+                "Start them, then run this command again."
+            )
         if watch.time_to_report():
-            names = ", ".join(f"{name} ({address})" for name, address in missing[:NAMED])
-            more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-            log.warning("Waiting for %s%s since %.0f s.", names, more, watch.seconds)
+            log.warning("Waiting for %s since %.0f s.", names, watch.seconds)
         time.sleep(POLL_S)

@@ -31,6 +31,7 @@ def parameter_server_strategy(workers: int = 4, ps: int = 1) -> Any:
 
     Raises:
       ValueError: if TF_CONFIG is malformed.
+      ClusterError: if not all tasks have come up within half an hour.
     """
     if cluster.has_tf_config():
         config = cluster.from_tf_config()

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from tf_backup import arrivals, watch
+from tf_backup.errors import ClusterError
 
 
 class Street:
@@ -53,6 +54,12 @@ def test_it_does_not_name_hundreds(monkeypatch, caplog):
     (record,) = caplog.records
     assert record.message.startswith("Waiting for worker 0 (host0:1), worker 1 (host1:1)")
     assert record.message.endswith("worker 4 (host4:1) and 195 more since 10 s.")
+
+
+def test_it_does_not_wait_for_ever(monkeypatch):
+    Street(monkeypatch, {"a:1": 0, "b:2": 10**9})
+    with pytest.raises(ClusterError, match=r"after 1801 s: there is no worker 1 \(b:2\)\. Start"):
+        arrivals.wait_for({"worker": ["a:1", "b:2"]})
 
 
 def test_it_waits_and_then_ends(monkeypatch):
