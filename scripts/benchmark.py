@@ -17,7 +17,6 @@ Example (two minutes on two cores):
 from __future__ import annotations
 
 import csv
-import logging
 import os
 import sys
 import time
@@ -28,6 +27,8 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is imported.
 
 from absl import app, flags
+
+from scripts import console
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("layers", 61, "Dense layers of the model, each a matrix and a bias.")
@@ -137,8 +138,7 @@ def with_backups(strategy: Any, replicas: int, max_staleness: int | None) -> Cal
 def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     del argv
-    for noisy in ("tensorflow", "absl"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    console.set_up()
     import tensorflow as tf
 
     import tf_backup

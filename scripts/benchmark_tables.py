@@ -12,7 +12,6 @@ Example:
 from __future__ import annotations
 
 import csv
-import logging
 import os
 import sys
 import time
@@ -24,6 +23,8 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is imported.
 
 from absl import app, flags
+
+from scripts import console
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_integer("rows", [1_000, 1_000_000], "Rows of the table; may be repeated.")
@@ -40,8 +41,7 @@ def main(argv: Sequence[str]) -> None:
     """Measures, prints and writes the table."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}.")
-    for noisy in ("tensorflow", "absl"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    console.set_up()
     rows = []
     for size in FLAGS.rows:
         for name in OPTIMIZERS:

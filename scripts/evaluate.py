@@ -20,7 +20,6 @@ import math
 import os
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,7 +28,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is impor
 
 from absl import app, flags
 
-from scripts import exits
+from scripts import console, exits
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(  # absl has a flag of this name that does nothing here.
@@ -172,6 +171,8 @@ def wait_for_training() -> None:
     """Waits until a training has begun to write to --log_dir."""
     from models import runs
 
+    if not runs.is_claimed(FLAGS.log_dir):
+        log.info("Waiting for a training to begin in %s.", FLAGS.log_dir)
     while not runs.is_claimed(FLAGS.log_dir):
         time.sleep(FLAGS.poll_seconds)
 
@@ -196,11 +197,7 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     if len(argv) > 1:
         exits.end(f"evaluate.py takes flags only, not {argv[1]!r}; see --help.", exits.WRONG)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    for noisy in ("tensorflow", "absl", "h5py"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    # Keras says so whenever data of unknown length ends.
-    warnings.filterwarnings("ignore", "Your input ran out of data; interrupting training")
+    console.set_up()
     with exits.told("", "evaluate.py"):
         exits.at_sigterm()
         check_flags()

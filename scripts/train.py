@@ -29,7 +29,6 @@ import json
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,7 +39,7 @@ from absl import app, flags
 
 from models import recipes
 from models.recipe import Recipe
-from scripts import exits, memory
+from scripts import console, exits, memory
 from scripts.settings import FLAGS, Settings
 from tf_backup.records import Contributions, WorkerRecord
 
@@ -227,11 +226,7 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command."""
     if len(argv) > 1:
         exits.end(f"train.py takes flags only, not {argv[1]!r}; see --help.", exits.WRONG)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    for noisy in ("tensorflow", "absl", "h5py"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    # Keras says so whenever data of unknown length ends.
-    warnings.filterwarnings("ignore", "Your input ran out of data; interrupting training")
+    console.set_up()
     with exits.told(_how_to_go_on()):
         exits.at_sigterm()  # Before TensorFlow's import: process 1 of a pod ignores it otherwise.
         if FLAGS.show_recipe:
