@@ -39,11 +39,6 @@ class BackupPolicy:
             _check("max_staleness", self.max_staleness, least=0)
 
     @classmethod
-    def full_sync(cls, workers: int) -> BackupPolicy:
-        """Every one of `workers` contributes to every update: b = 0."""
-        return cls(replicas=workers, backups=0)
-
-    @classmethod
     def asynchronous(cls, workers: int, max_staleness: int | None = None) -> BackupPolicy:
         """Every gradient of `workers` is an update of its own, unless it is too old."""
         _check("workers", workers, least=1)

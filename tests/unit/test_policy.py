@@ -17,15 +17,8 @@ def test_no_backups_unless_asked_for():
     assert BackupPolicy(1).workers == 1
 
 
-def test_full_sync_waits_for_everybody():
-    assert BackupPolicy.full_sync(8) == BackupPolicy(replicas=8, backups=0)
-    with pytest.raises(ValueError, match=r"replicas is 0; it must be at least 1\."):
-        BackupPolicy.full_sync(0)
-
-
 def test_gradients_are_fresh_unless_asked_otherwise():
     assert BackupPolicy(3, 1).max_staleness == 0
-    assert BackupPolicy.full_sync(8).max_staleness == 0
     assert BackupPolicy(3, 1, max_staleness=None) != BackupPolicy(3, 1)
 
 
