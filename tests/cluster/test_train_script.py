@@ -106,7 +106,6 @@ def test_ctrl_c_ends_it_and_its_cluster() -> None:
         pass
     servers = children(process.pid)
     assert len(servers) == 3
-    time.sleep(1.0)  # Anywhere in starting or training: it must end cleanly from either.
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert "Interrupted" in err
