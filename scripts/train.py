@@ -2,7 +2,7 @@
 
 Without TF_CONFIG it starts a cluster of its own on this machine: N + b worker processes and
 parameter servers. With TF_CONFIG the same command is one task of a job: the chief trains, the
-others serve it until they get SIGTERM.
+others serve it until it tells them that training is done, or until they get SIGTERM.
 
 A recipe is a set of settings. `small` is what two cores train in a few minutes, `paper` is what
 the paper says, for a cluster; both are below. Flags override what a recipe sets.
@@ -37,6 +37,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is impor
 
 from absl import app, flags
 
+import tf_backup
 from models import recipes
 from models.recipe import Recipe
 from scripts import console, exits, memory
@@ -115,8 +116,6 @@ class Training:
 
     def _model(self) -> Any:
         """Returns the compiled model, on the cluster if there is one."""
-        import tf_backup
-
         policy = self.settings.policy
         if not self.settings.distributed:
             return self.task.compile(self.plan.optimizer())
@@ -140,8 +139,6 @@ class Training:
 
     def _batches(self, start: int) -> Any:
         """Returns what to train on after `start` updates: in another order than at first."""
-        import tf_backup
-
         size, seed = self.plan.recipe.batch_size, FLAGS.seed + start
         if not self.settings.distributed:
             return self.task.batches(size, seed)
@@ -237,11 +234,13 @@ def main(argv: Sequence[str]) -> None:
         with exits.preparing():
             training = Training(settings)
         result, contributions = training.run()
-    report(result, contributions)
-    if FLAGS.summary_json:
-        with open(FLAGS.summary_json, "w") as file:
-            json.dump(result, file, indent=2)
-            file.write("\n")
+        report(result, contributions)
+        if FLAGS.summary_json:
+            with open(FLAGS.summary_json, "w") as file:
+                json.dump(result, file, indent=2)
+                file.write("\n")
+        if settings.distributed:
+            tf_backup.dismiss()
 
 
 def _how_to_go_on() -> str:
@@ -249,7 +248,7 @@ def _how_to_go_on() -> str:
 
 
 def _begin(settings: Settings) -> None:
-    """In a worker or ps task of a job, serves until SIGTERM; elsewhere looks whether all fits."""
+    """In a worker or ps task of a job, serves to the end; elsewhere looks whether all fits."""
     from tf_backup import cluster, server
 
     if not settings.distributed:
@@ -260,7 +259,8 @@ def _begin(settings: Settings) -> None:
     else:
         config = cluster.from_tf_config()
         if not config.is_chief:
-            server.serve(status=exits.TOLD_TO_END)  # 0 would tell a Job that it need not come back.
+            # 0 tells a Job that this task need not come back: only where training is done.
+            server.serve(status=exits.TOLD_TO_END, abandoned=exits.LOST)
         policy, workers = settings.policy, len(config.addresses["worker"])
         policy.check_cluster(workers)
         if policy.workers < workers:

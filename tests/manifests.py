@@ -66,14 +66,8 @@ def pods(objects: list[dict[str, Any]]) -> Iterator[Pod]:
     """Yields the pods of the training, with the names that their controllers give them."""
     for each in objects:
         name, spec = each["metadata"]["name"], each.get("spec", {})
-        if each["kind"] == "StatefulSet":
-            for index in range(spec["replicas"]):
-                pod = f"{name}-{index}"
-                yield Pod(pod, f"{pod}.{spec['serviceName']}", spec["template"])
-        elif each["kind"] == "Job":
-            inside = spec["template"]["spec"]
-            host = f"{inside['hostname']}.{inside['subdomain']}"
-            yield Pod(f"{name}-x7k2p", host, spec["template"])
+        if each["kind"] == "Job":
+            yield from _pods_of_job(name, spec)
         elif each["kind"] == "JobSet":
             for job in spec["replicatedJobs"]:
                 for index in range(job["replicas"]):
@@ -86,10 +80,20 @@ def pods(objects: list[dict[str, Any]]) -> Iterator[Pod]:
                     yield Pod(f"{name}-{kind.lower()}-{index}", None, replica["template"])
 
 
+def _pods_of_job(name: str, spec: dict[str, Any]) -> Iterator[Pod]:
+    inside = spec["template"]["spec"]
+    if spec.get("completionMode") == "Indexed":
+        names = {f"{name}-{index}": f"{name}-{index}" for index in range(spec["completions"])}
+    else:
+        names = {name: inside["hostname"]}
+    for pod, host in names.items():
+        yield Pod(f"{pod}-x7k2p", f"{host}.{inside['subdomain']}", spec["template"])
+
+
 def templates(objects: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yields every pod template, of training and of all else."""
     for each in objects:
-        if each["kind"] in ("StatefulSet", "Deployment", "Job"):
+        if each["kind"] in ("Deployment", "Job"):
             yield each["spec"]["template"]
         elif each["kind"] == "JobSet":
             for job in each["spec"]["replicatedJobs"]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tf_backup.records import Contributions as Contributions
     from tf_backup.records import WorkerRecord as WorkerRecord
     from tf_backup.server import serve as serve
+    from tf_backup.strategy import dismiss as dismiss
     from tf_backup.strategy import parameter_server_strategy as parameter_server_strategy
     from tf_backup.training_loop import Update as Update
     from tf_backup.training_loop import minimize as minimize
@@ -35,6 +36,7 @@ _HOME = {
     "WorkerRecord": "records",
     "WorkersLost": "errors",
     "delay": "data",
+    "dismiss": "strategy",
     "minimize": "training_loop",
     "parameter_server_strategy": "strategy",
     "serve": "server",

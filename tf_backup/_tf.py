@@ -18,7 +18,7 @@ import tensorflow as tf
 from tensorflow.python.distribute.coordinator import remote_value
 from tensorflow.python.distribute.coordinator import values as coordinator_values
 from tensorflow.python.eager import context
-from tensorflow.python.ops import resource_variable_ops
+from tensorflow.python.ops import resource_variable_ops, script_ops
 
 from tf_backup import chatter
 
@@ -156,6 +156,46 @@ def forget_cluster(strategy: Strategy) -> None:
     )
     with chatter.kept_back():
         context.context().update_server_def(alone)
+
+
+# ---- The end of a server ------------------------------------------------------------------------
+
+_END = "tf_backup.end"
+
+
+def at_dismissal(end: Callable[[], None]) -> None:
+    """Has this process' server call `end` when `dismiss` is called for it elsewhere.
+
+    Relies on where the operation `PyFunc` looks for the function that it is to call. It is kept
+    by the caller: TensorFlow refers to it weakly.
+    """
+    script_ops._py_funcs._funcs[_END] = end
+
+
+def dismiss(job: str, index: int, address: str, timeout_s: float) -> bool:
+    """Has the server of a task call what it registered; returns whether it has.
+
+    A session of its own reaches the server at `host:port` also where it was started anew, and
+    knows nothing of this process.
+    """
+    task = f"/job:{job}/task:{index}"
+    with tf.Graph().as_default() as graph, tf.device(f"{task}/device:CPU:0"):
+        end = tf.raw_ops.PyFunc(input=[], token=_END, Tout=[])
+    config = tf.compat.v1.ConfigProto(
+        device_filters=[task], operation_timeout_in_ms=round(timeout_s * 1000)
+    )
+    session = tf.compat.v1.Session(f"grpc://{address}", graph, config)
+    try:
+        session.run(end)
+    except tf.errors.OpError:
+        return False
+    finally:
+        with contextlib.suppress(tf.errors.OpError):  # The server may have ended by now.
+            session.close()
+    return True
+
+
+# ---- Tasks of a coordinator ---------------------------------------------------------------------
 
 
 class WorkerTask:

@@ -18,7 +18,9 @@ def main() -> NoReturn:
     # Imported late: TensorFlow takes seconds, in which the parent may end.
     from tf_backup.server import serve
 
-    serve(intra_op_threads=int(sys.argv[1]), inter_op_threads=int(sys.argv[2]))
+    serve(
+        intra_op_threads=int(sys.argv[1]), inter_op_threads=int(sys.argv[2]), chief_timeout_s=None
+    )
 
 
 def _end_with_parent(pipe: int) -> None:

@@ -2,35 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import queue
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 from typing import NoReturn
 
 import tensorflow as tf
 
-from tf_backup import cluster
+from tf_backup import _tf, cluster
+from tf_backup.failures import answers
 
 log = logging.getLogger(__name__)
 
+CHIEF_TIMEOUT_S = 3600.0  # Longer than a chief waits for us.
+_CHIEF_POLL_S = 30.0
+_ANSWER_S = 1.0  # For the answer to reach the chief that told this task to end.
 
-def serve(*, intra_op_threads: int = 0, inter_op_threads: int = 0, status: int = 0) -> NoReturn:
-    """Runs this process as the worker or ps task that TF_CONFIG says, until SIGTERM or SIGINT.
+_End = tuple[str, int]  # Why this process ends, and its status.
 
-    The server holds no state worth saving that the chief could not restore, so it ends at once.
+
+def serve(
+    *,
+    intra_op_threads: int = 0,
+    inter_op_threads: int = 0,
+    status: int = 0,
+    abandoned: int = 1,
+    chief_timeout_s: float | None = CHIEF_TIMEOUT_S,
+) -> NoReturn:
+    """Runs this process as the worker or ps task that TF_CONFIG says, until it is told to end.
+
+    The chief tells it so (`tf_backup.dismiss`), or SIGTERM or SIGINT does. The server holds no
+    state worth saving that the chief could not restore, so it ends at once.
 
     Args:
       intra_op_threads: threads that one operation may use; 0 lets TensorFlow choose.
       inter_op_threads: operations that may run side by side; 0 lets TensorFlow choose, which
         is what a machine of its own wants.
-      status: of this process when it has been told to end.
+      status: of this process when it ends by a signal.
+      abandoned: its status when there has been no chief for too long.
+      chief_timeout_s: how long that is, in seconds; None waits for ever.
 
     Raises:
       ValueError: if TF_CONFIG is malformed, or says that this task is the chief.
-      SystemExit: always, with that status, when told to end.
+      SystemExit: always: with 0 when the chief says that training is done.
     """
     config = cluster.from_tf_config()
     if config.is_chief:
@@ -39,15 +59,19 @@ def serve(*, intra_op_threads: int = 0, inter_op_threads: int = 0, status: int =
             "tf_backup.parameter_server_strategy() in it."
         )
     os.environ.setdefault("GRPC_FAIL_FAST", "use_caller")
-    done = threading.Event()
+    ends: queue.SimpleQueue[_End] = queue.SimpleQueue()
 
     def end(signum: int, frame: FrameType | None) -> None:
-        del signum, frame
-        done.set()
+        del frame
+        ends.put((f"told to by {signal.Signals(signum).name}", status))
+
+    def dismissed() -> None:
+        threading.Timer(_ANSWER_S, ends.put, [("training is done", 0)]).start()
 
     # server.join() would sleep in C++ and never see the signal: 31 s to end on Kubernetes.
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
+    _tf.at_dismissal(dismissed)
     options = tf.compat.v1.ConfigProto()
     options.intra_op_parallelism_threads = intra_op_threads
     options.inter_op_parallelism_threads = inter_op_threads
@@ -58,10 +82,24 @@ def serve(*, intra_op_threads: int = 0, inter_op_threads: int = 0, status: int =
         protocol="grpc",
         config=options,
     )
-    address = config.addresses[config.task_type][config.task_index]
-    log.info("%s %d serves at %s.", config.task_type, config.task_index, address)
-    done.wait()
-    log.info("%s %d at %s ends.", config.task_type, config.task_index, server.target)
+    name = f"{config.task_type} {config.task_index}"
+    log.info("%s serves at %s.", name, config.addresses[config.task_type][config.task_index])
+    reason, code = _wait(ends, config.addresses["chief"][0], chief_timeout_s, abandoned)
+    log.info("%s at %s ends: %s.", name, server.target, reason)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # Threads of the server would outlive sys.exit.
+    os._exit(code)  # Threads of the server would outlive sys.exit.
+
+
+def _wait(
+    ends: queue.SimpleQueue[_End], chief: str, timeout_s: float | None, abandoned: int
+) -> _End:
+    """Waits until there is a reason to end."""
+    seen = time.monotonic()
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return ends.get(timeout=min(_CHIEF_POLL_S, timeout_s or _CHIEF_POLL_S))
+        if answers(chief):
+            seen = time.monotonic()
+        elif timeout_s is not None and (gone := time.monotonic() - seen) >= timeout_s:
+            return f"there has been no chief at {chief} for {gone:.0f} s", abandoned

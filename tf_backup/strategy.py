@@ -6,9 +6,9 @@ import atexit
 import logging
 from typing import Any
 
-from tf_backup import _tf, arrivals, cluster
+from tf_backup import _tf, arrivals, cluster, departures
 from tf_backup.local_cluster import LocalCluster, connect
-from tf_backup.server import serve
+from tf_backup.server import CHIEF_TIMEOUT_S, serve
 
 log = logging.getLogger(__name__)
 
@@ -19,8 +19,9 @@ def parameter_server_strategy(workers: int = 4, ps: int = 1) -> Any:
     """Returns a `tf.distribute.ParameterServerStrategy`.
 
     Where TF_CONFIG is set, or in a pod of k8s/, it is the strategy of that cluster: in the chief
-    this returns, and in a worker or ps it serves until SIGTERM and never returns, so that one
-    script is every task. Elsewhere it starts a local cluster, which lives until this process ends.
+    this returns, and in a worker or ps it serves until `dismiss` or SIGTERM and never returns, so
+    that one script is every task. Elsewhere it starts a local cluster, which lives until this
+    process ends.
 
     Args:
       workers: worker processes of the local cluster; not used with TF_CONFIG.
@@ -46,7 +47,7 @@ def parameter_server_strategy(workers: int = 4, ps: int = 1) -> Any:
             others = {job: tasks for job, tasks in config.addresses.items() if job != "chief"}
             arrivals.wait_for(others)
             _state["chief"] = connect(config)
-            atexit.register(_tf.forget_cluster, _state["chief"])
+            atexit.register(_forget)
         return _state["chief"]
     local = _state.get("local")
     if local is None or (local.workers, local.ps) != (workers, ps):
@@ -61,3 +62,39 @@ def parameter_server_strategy(workers: int = 4, ps: int = 1) -> Any:
         atexit.register(_tf.forget_cluster, local.strategy())
         _state["local"] = local
     return local.strategy()
+
+
+def dismiss() -> None:
+    """Tells all workers and parameter servers that training is done: their processes end with 0.
+
+    For the last line of a chief's script, since the strategy and what lies on it end with them.
+    Those who cannot be told, because they are down, are named in a warning. Without TF_CONFIG
+    there is nothing to do: a local cluster ends with this process.
+
+    Raises:
+      ValueError: if TF_CONFIG is malformed, or says that this task is not the chief.
+    """
+    if not cluster.has_tf_config():
+        return
+    config = cluster.from_tf_config()
+    if not config.is_chief:
+        raise ValueError(
+            f"This task is {config.task_type} {config.task_index}; only the chief may dismiss the "
+            "others."
+        )
+    _forget()
+    others = {job: tasks for job, tasks in config.addresses.items() if job != "chief"}
+    missed = departures.dismiss(others)
+    log.info("Workers and parameter servers have been told that training is done.")
+    if missed:
+        log.warning(
+            "But not %s, which are down. Once up, they end after %.0f s without a chief.",
+            ", ".join(missed),
+            CHIEF_TIMEOUT_S,
+        )
+
+
+def _forget() -> None:
+    """Lets go of the cluster that this process is the chief of."""
+    if "chief" in _state:
+        _tf.forget_cluster(_state.pop("chief"))

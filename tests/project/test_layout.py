@@ -37,6 +37,7 @@ LEVELS = [
         "watch",
         "failures",
         "arrivals",
+        "departures",
     },
     {"worker", "chief", "evaluation", "local_task"},
     {
@@ -116,6 +117,7 @@ def test_public_names() -> None:
         "WorkerRecord",
         "WorkersLost",
         "delay",
+        "dismiss",
         "minimize",
         "parameter_server_strategy",
         "serve",

@@ -39,6 +39,11 @@ def shape(objects: list[dict[str, Any]]) -> tuple[int, int, int]:
     return int(stated["REPLICAS"]), int(stated["BACKUPS"]), int(stated["PS"])
 
 
+def job_named(name: str, objects: list[dict[str, Any]]) -> dict[str, Any]:
+    (job,) = (each for each in of_kind(objects, "Job") if each["metadata"]["name"] == name)
+    return job
+
+
 def check_shape(objects: list[dict[str, Any]]) -> None:
     """Checks that everything follows from N, b and the number of ps."""
     replicas, backups, ps = shape(objects)
@@ -126,8 +131,6 @@ def test_names_are_served_before_pods_are_ready(overlay: str) -> None:
     assert service["spec"]["publishNotReadyAddresses"] is True
     for pod in pods(objects):
         assert service["spec"]["selector"].items() <= pod.template["metadata"]["labels"].items()
-    for each in of_kind(objects, "StatefulSet"):
-        assert each["spec"]["podManagementPolicy"] == "Parallel"
 
 
 def test_tfjob_is_given_what_the_operator_wants() -> None:
@@ -156,13 +159,27 @@ def test_jobset_ends_with_its_chief() -> None:
 
 @pytest.mark.parametrize("overlay", sorted({*OVERLAYS} - {"tfjob", "jobset"}))
 def test_chief_is_tried_again_unless_its_input_is_wrong(overlay: str) -> None:
-    (job,) = of_kind(build(overlay), "Job")
+    job = job_named("train-chief", build(overlay))
     wrong, disrupted = job["spec"]["podFailurePolicy"]["rules"]
     assert wrong["action"] == "FailJob"
     assert wrong["onExitCodes"]["values"] == [exits.WRONG]
     assert disrupted["action"] == "Ignore"
     assert job["spec"]["backoffLimit"] >= 10
     assert job["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] >= 120
+
+
+@pytest.mark.parametrize("overlay", sorted({*OVERLAYS} - {"tfjob", "jobset"}))
+def test_tasks_come_back_one_by_one_until_they_end_well(overlay: str) -> None:
+    objects = build(overlay)
+    for name in ("train-worker", "train-backup", "train-ps"):
+        spec = job_named(name, objects)["spec"]
+        assert spec["completionMode"] == "Indexed"
+        assert spec["parallelism"] == spec["completions"]
+        assert spec["backoffLimitPerIndex"] >= 100
+        assert spec["template"]["spec"]["restartPolicy"] == "Never"  # backoffLimitPerIndex' rule.
+        # With a failure policy, pods of a node that is gone would not be replaced.
+        assert not {"podFailurePolicy", "podReplacementPolicy", "backoffLimit"} & spec.keys()
+    assert exits.LOST != 0 != exits.TOLD_TO_END  # Ends that are no end.
 
 
 @each_overlay
