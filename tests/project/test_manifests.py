@@ -6,6 +6,8 @@ import collections
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,14 @@ from tests.manifests import (
     settings,
     templates,
 )
+from tests.unit import prepared_data
 from tf_backup import pod as pod_module
 
 VERSIONS = ["1.32", "1.36"]
 CUSTOM = {"JobSet", "TFJob"}
 
 each_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
+all_manifests = pytest.mark.parametrize("overlay", [*OVERLAYS, "../data"])
 
 
 def shape(objects: list[dict[str, Any]]) -> tuple[int, int, int]:
@@ -68,7 +72,7 @@ def test_there_are_the_overlays_that_the_readme_names() -> None:
     assert set(re.findall(r"^\| `([\w-]+)` \|", readme, re.MULTILINE)) == set(OVERLAYS)
 
 
-@each_overlay
+@all_manifests
 @pytest.mark.parametrize("version", VERSIONS)
 def test_manifests_are_valid(overlay: str, version: str) -> None:
     unknown = set()
@@ -182,7 +186,7 @@ def test_tasks_come_back_one_by_one_until_they_end_well(overlay: str) -> None:
     assert exits.LOST != 0 != exits.TOLD_TO_END  # Ends that are no end.
 
 
-@each_overlay
+@all_manifests
 def test_pods_are_restricted(overlay: str) -> None:
     """Checks what the Pod Security Standard "restricted" asks for, and what is stricter still."""
     for template in templates(build(overlay)):
@@ -203,7 +207,7 @@ def test_pods_are_restricted(overlay: str) -> None:
                 "readOnlyRootFilesystem": True,
                 "capabilities": {"drop": ["ALL"]},
             }
-            assert not any("hostPort" in port for port in container["ports"])
+            assert not any("hostPort" in port for port in container.get("ports", []))
             assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"]
 
 
@@ -282,7 +286,7 @@ def test_gpus_go_with_the_image_for_them(overlay: str) -> None:
         assert limits.get("nvidia.com/gpu") == (1 if wanted else None)
 
 
-@each_overlay
+@all_manifests
 def test_what_is_mounted_is_there(overlay: str) -> None:
     objects = build(overlay)
     made = {each["metadata"]["name"] for each in of_kind(objects, "PersistentVolumeClaim")}
@@ -339,6 +343,27 @@ def test_ways_to_run_the_chief_give_it_the_same_flags() -> None:
         if pod.role == "chief"
     }
     assert len(flags) == 1
+
+
+def test_the_data_job_prepares_where_trainings_look(tmp_path: Path) -> None:
+    objects = build("../data")
+    (job,), (config,) = of_kind(objects, "Job"), of_kind(objects, "ConfigMap")
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    python, minus_c, program, name = [*container["command"], *container["args"]]
+    assert (python, minus_c, name) == ("python", "-c", "$(DATASET)")
+    assert config["data"]["DATASET"] == recipes.find("pixelcnn", "paper").dataset
+    program = program.replace('"/data"', repr(str(tmp_path)))
+    prepared_data.write(tmp_path, "mnist", {"train": prepared_data.numbered(2)})
+    for dataset, message in (("mnist", ""), ("imagenet2012", "Register at https://image-net.org")):
+        done = subprocess.run(
+            [sys.executable, minus_c, program, dataset],
+            cwd=K8S.parent,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert message in done.stderr
+        assert done.returncode == bool(message), done.stderr[-3000:]
 
 
 def test_yaml_in_the_readme_is_yaml() -> None:
