@@ -2,9 +2,9 @@
 
 Reproduces the model of section 4.4 of Chen et al. (only in the workshop version, arXiv
 1604.00981v1), which says no more than that it is DRAW on MNIST: Gregor et al., DRAW: A Recurrent
-Neural Network For Image Generation (arXiv 1502.04623), equations 3 to 29. `MNIST` has the latter's
-sizes, with attention. Here images are made black and white at one half; there the colours were
-drawn once, at random.
+Neural Network For Image Generation (arXiv 1502.04623), equations 3 to 29. The paper's recipe has
+the latter's sizes for MNIST, with attention. Here images are made black and white at one half;
+there the colours were drawn once, at random.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from models.attention import Attention
 
 Tensor = Any
 layers = keras.layers
-
-MNIST = {"glimpses": 64, "units": 256, "latent": 100, "read": 2, "write": 5}
 
 
 def build(shape: tuple[int, int, int] = (28, 28, 1), **sizes: Any) -> keras.Model:

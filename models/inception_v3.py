@@ -20,11 +20,6 @@ import tensorflow as tf
 Tensor = Any
 layers = keras.layers
 
-NARROW = {"width": 0.25, "modules": (1, 1, 1), "small_images": True, "batch_norm_decay": 0.99}
-"""For 32 x 32: a quarter of the channels, one module on each grid, a stem that halves once."""
-NARROW_75 = {"width": 0.25, "modules": (1, 1, 1), "batch_norm_decay": 0.99}
-"""For 75 x 75 and more: the same with the whole stem."""
-
 _SMALLEST = {False: 75, True: 13}  # What leaves a pixel on the last grid.
 
 

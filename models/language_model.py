@@ -4,7 +4,7 @@ Reproduces, in small, section 4.4 of Chen et al. (only in the workshop version, 
 which trains a character model that predicts words of One Billion Word. What the paper does not say
 is taken from Jozefowicz et al., Exploring the Limits of Language Modeling (arXiv 1602.02410): the
 LSTM with projection, dropout on the embeddings and on every LSTM's output, and sampled softmax.
-`WORDS_FULL` has their sizes. Here every window of text begins with a state of zeros; they carry the
+The recipes have their sizes. Here every window of text begins with a state of zeros; they carry the
 state over from the window before.
 """
 
@@ -22,25 +22,20 @@ from models.sampled_softmax import SampledSoftmax
 
 Tensor = Any
 
-CHARACTERS = {"embedding": 64, "units": 256}
-WORDS = {"embedding": 128, "units": 512, "projection": 128, "samples": 512, "keep": 0.9}
-WORDS_FULL = {"embedding": 512, "units": 2048, "projection": 512, "samples": 8192, "keep": 0.9}
-
 
 def build(vocabulary: int, of_words: bool = False, **sizes: Any) -> keras.Model:
     """Returns an uncompiled model with all its variables.
 
     Args:
       vocabulary: number of tokens; with sampled softmax in the order of decreasing frequency.
-      of_words: whether tokens are words; what is not given of the sizes is then that of `WORDS`,
-        else of `CHARACTERS`.
+      of_words: whether tokens are words, or characters.
       **sizes: arguments of `LanguageModel`.
 
     Returns:
       A model from [batch, steps] int32 tokens to what follows each: [batch, steps, vocabulary]
       float32 logits. Its loss and metrics are its own.
     """
-    model = LanguageModel(vocabulary, of_words, **{**(WORDS if of_words else CHARACTERS), **sizes})
+    model = LanguageModel(vocabulary, of_words, **sizes)
     model.build((None, None))
     return model
 
@@ -81,8 +76,8 @@ class LanguageModel(keras.Model):
         self,
         vocabulary: int,
         of_words: bool,
-        embedding: int,
-        units: int,
+        embedding: int = 64,
+        units: int = 256,
         projection: int | None = None,
         depth: int = 1,
         samples: int | None = None,

@@ -3,8 +3,8 @@
 Reproduces the model of section 4.3 of Chen et al., Revisiting Distributed Synchronous SGD
 (arXiv 1604.00981v3): van den Oord et al., Conditional Image Generation with PixelCNN Decoders
 (arXiv 1606.05328), of two stacks of masked convolutions, with gates and residuals, and 256 classes
-for every value. Neither gives the sizes for CIFAR-10; `FULL` has those of the latter's model of
-ImageNet.
+for every value. Neither gives the sizes for CIFAR-10; The paper's recipe has those of the
+latter's model of ImageNet.
 
 Values come in the order of rows, columns and channels (red, green, blue). A vertical stack sees the
 rows above, a horizontal one what is to the left in the same row: together all that came before. In
@@ -24,7 +24,6 @@ from keras import ops
 
 Tensor = Any
 
-FULL = {"features": 384, "depth": 20, "size": 5}
 LEVELS = 256
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from models.recipe import ByPasses, ByTraining, Cosine, LinearAtEnd, Recipe
 
-INCEPTION_NARROW = {"width": 0.25, "modules": [1, 1, 1], "batch_norm_decay": 0.99}
-
 _PAPER: dict[str, Recipe] = {
     "mnist_cnn": Recipe(
         dataset="mnist",
@@ -173,7 +171,13 @@ _SMALL: dict[str, Recipe] = {
         replicas=2,
         backups=1,
         updates=1200,
-        sizes={**INCEPTION_NARROW, "small_images": True},
+        # A quarter of the channels, one module on each grid, a stem that halves once.
+        sizes={
+            "width": 0.25,
+            "modules": [1, 1, 1],
+            "batch_norm_decay": 0.99,
+            "small_images": True,
+        },
     ),
     "pixelcnn": Recipe(
         dataset="cifar10",

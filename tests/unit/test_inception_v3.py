@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import inception_v3
+from models import inception_v3, recipes
 
 RNG = np.random.default_rng(0)
 SHAPE = (75, 75, 3)
+NARROW = recipes.find("inception_v3", "small").sizes
 
 
 def of_kind(model: Any, kind: type) -> list[Any]:
@@ -65,7 +66,7 @@ def test_settings_of_googles_code(full: Any):
 
 
 def test_weight_decay_is_half_the_sum_of_squares_of_all_kernels():
-    model = inception_v3.build((32, 32, 3), 10, **inception_v3.NARROW, weight_decay=0.5)
+    model = inception_v3.build((32, 32, 3), 10, **NARROW, weight_decay=0.5)
     kernels = [w.numpy() for w in model.trainable_weights if w.name == "kernel"]
     assert len(kernels) == len(model.losses) == len(of_kind(model, keras.layers.Conv2D)) + 2
     wanted = 0.5 * 0.5 * sum(np.sum(np.square(kernel)) for kernel in kernels)
@@ -86,7 +87,7 @@ def test_smoothed_cross_entropy_is_keras_own_of_labels_in_one_hot():
 
 
 def test_auxiliary_loss_counts_two_fifths():
-    model = inception_v3.build((32, 32, 3), 10, **inception_v3.NARROW, weight_decay=0.0)
+    model = inception_v3.build((32, 32, 3), 10, **NARROW, weight_decay=0.0)
     model.compile("sgd", **inception_v3.compile_arguments())
     images = RNG.uniform(size=[4, 32, 32, 3]).astype(np.float32)
     x, y = inception_v3.prepare(images, np.arange(4))
@@ -100,8 +101,8 @@ def test_auxiliary_loss_counts_two_fifths():
 
 def test_narrow_ones():
     for shape, settings in (
-        ((32, 32, 3), inception_v3.NARROW),
-        ((75, 75, 3), inception_v3.NARROW_75),
+        ((32, 32, 3), NARROW),
+        ((75, 75, 3), {**NARROW, "small_images": False}),
     ):
         model = inception_v3.build(shape, 10, **settings)
         assert model.count_params() < 1e6

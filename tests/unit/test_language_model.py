@@ -144,8 +144,6 @@ def test_full_sizes_are_those_of_the_reference():
     cell = ProjectedLSTMCell(2048, 512)
     cell.build((None, 512))
     assert cell.count_params() == (512 + 512) * 4 * 2048 + 4 * 2048 + 2048 * 512
-    sizes = {"embedding": 512, "units": 2048, "projection": 512, "samples": 8192, "keep": 0.9}
-    assert sizes == language_model.WORDS_FULL
 
 
 def test_projected_lstm_without_projection_is_an_lstm():

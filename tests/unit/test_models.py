@@ -41,7 +41,13 @@ TASKS = {
     "inception_v3": Task(
         inception_v3,
         lambda: inception_v3.build(
-            (16, 16, 3), 2, **{**inception_v3.NARROW, "width": 0.05, "modules": (1, 0, 0)}, seed=1
+            (16, 16, 3),
+            2,
+            width=0.05,
+            modules=(1, 0, 0),
+            small_images=True,
+            batch_norm_decay=0.99,
+            seed=1,
         ),
         (COLOURS, LABELS),
     ),

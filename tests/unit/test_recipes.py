@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 
 import keras
 import pytest
@@ -91,23 +90,6 @@ def test_only_asynchronous_inception_clips() -> None:
     plan = Plan.make("inception_v3", recipes.find("inception_v3", "paper"), 50, 1_281_167)
     assert plan.optimizer().global_clipnorm is None
     assert plan.optimizer(asynchronous=True).global_clipnorm == 10.0
-
-
-@pytest.mark.parametrize(
-    ("model", "name", "module", "constant"),
-    [
-        ("inception_v3", "small", "inception_v3", "NARROW"),
-        ("pixelcnn", "paper", "pixelcnn", "FULL"),
-        ("draw", "paper", "draw", "MNIST"),
-        ("char_lstm", "small", "language_model", "CHARACTERS"),
-        ("word_lstm", "small", "language_model", "WORDS"),
-        ("word_lstm", "paper", "language_model", "WORDS_FULL"),
-    ],
-)
-def test_sizes_are_the_models_own(model: str, name: str, module: str, constant: str) -> None:
-    own = getattr(importlib.import_module(f"models.{module}"), constant)
-    as_json = {key: [*size] if isinstance(size, tuple) else size for key, size in own.items()}
-    assert recipes.find(model, name).sizes == as_json
 
 
 def test_unknown_models_and_recipes_are_refused() -> None:
