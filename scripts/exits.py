@@ -86,12 +86,18 @@ def told(go_on: str, command: str = "train.py") -> Iterator[None]:
     except Exception as error:
         import tensorflow as tf
 
-        from tf_backup.failures import gist
+        from tf_backup.failures import GONE, gist
 
         if not isinstance(error, tf.errors.OpError):
             raise
         log.debug("", exc_info=True)
-        end(f"{command}: TensorFlow raised {type(error).__name__}: {gist(error)}", _code(error))
+        said = f"{command}: TensorFlow raised {type(error).__name__}: {gist(error)}"
+        if isinstance(error, GONE):
+            said += (
+                ". A task of the cluster went, or did not find another one: each must be there for "
+                f"all others at its address in TF_CONFIG.{go_on}"
+            )
+        end(said, _code(error))
 
 
 def _code(error: BaseException) -> int:

@@ -29,7 +29,9 @@ def failed(cause: BaseException) -> tf_backup.WorkerFailed:
             # Of a parameter server that went and came back before it was missed.
             tf.errors.AbortedError(None, None, "Unable to find a context_id\n  at gate"),
             exits.LOST,
-            "train.py: TensorFlow raised AbortedError: Unable to find a context_id",
+            "train.py: TensorFlow raised AbortedError: Unable to find a context_id. A task of the "
+            "cluster went, or did not find another one: each must be there for all others at its "
+            "address in TF_CONFIG. More.",
         ),
         (
             tf.errors.InvalidArgumentError(None, None, "mnist: corrupt"),
