@@ -19,6 +19,7 @@ RUN python -m venv /opt/venv \
  && grep -v '^-r' requirements-models.lock >models.lock \
  && pip="/opt/venv/bin/python -m pip --disable-pip-version-check install --no-cache-dir -c requirements.lock -c models.lock" \
  && $pip setuptools wheel \
+ && case "$EXTRAS" in *models*) $pip setuptools_scm ;; esac \
  && $pip --no-build-isolation ".[$EXTRAS]" \
  && case "$VARIANT" in \
       cpu) ;; \

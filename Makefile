@@ -33,7 +33,8 @@ clean: ## Delete .venv and all caches.
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # setuptools and wheel come first, at the lock's versions: what has no wheel (promise, and
-# tf_backup itself) is then built with them and not with whatever is newest that day.
+# tf_backup itself) is then built with them and not with whatever is newest that day. seqeval, of the
+# model garden, is built with setuptools_scm.
 $(VENV)/installed: requirements.lock setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || { \
 	    echo 'tf_backup needs Python 3.10, 3.11 or 3.12, and "$(PYTHON)" is none of them: name one, as in "make install PYTHON=python3.11".' >&2; \
@@ -50,6 +51,7 @@ $(VENV)/installed: requirements.lock setup.py
 
 $(VENV)/installed-models: requirements-models.lock $(VENV)/installed
 	@echo 'Installing requirements-models.lock ...'
+	@$(PIP) install -c requirements.lock $$(grep '^setuptools-scm' requirements-models.lock)
 	@$(PIP) install --no-build-isolation -r requirements-models.lock
 	@touch $@
 	@echo 'Installed the model garden in $(VENV).'
