@@ -335,6 +335,25 @@ def test_the_local_one_is_small() -> None:
     assert shape(build("local")) == (2, 1, 1)
 
 
+@each_overlay
+def test_the_chief_understands_its_flags(overlay: str, tmp_path: Path) -> None:
+    objects = build(overlay)
+    (chief,) = (pod for pod in pods(objects) if pod.role == "chief")
+    (tmp_path / "flags").write_text(settings(objects)["flags"], encoding="utf-8")
+    words = command(chief, environment(chief, objects))
+    words = [word.replace("/etc/train/flags", str(tmp_path / "flags")) for word in words]
+    done = subprocess.run(
+        [sys.executable, *words[1:], "--show_recipe"],
+        cwd=K8S.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    stated = settings(objects)
+    assert done.stdout.startswith(f"--model={stated['MODEL']} --recipe={stated['RECIPE']}\n")
+
+
 def test_ways_to_run_the_chief_give_it_the_same_flags() -> None:
     flags = {
         tuple(pod.container["args"])
