@@ -5,7 +5,7 @@
 #   docker build -t tf-backup:gpu --build-arg VARIANT=gpu --build-arg EXTRAS=scripts,metrics,models .
 #
 # The last has the TensorFlow model garden, too, which cuts ImageNet's images. Versions are those of
-# the lock files; CUDA's libraries, which they do not have, are those that this TensorFlow asks for.
+# the lock files.
 ARG BASE=docker.io/library/python:3.11.11-slim-bookworm
 
 FROM ${BASE} AS packages
@@ -13,11 +13,11 @@ ARG VARIANT=cpu
 ARG EXTRAS=scripts,metrics
 WORKDIR /build
 # What the requirements are read from, and no more: a change of code installs nothing anew.
-COPY LICENSE pyproject.toml requirements.lock requirements-models.lock setup.py ./
+COPY LICENSE pyproject.toml requirements.lock requirements-gpu.lock requirements-models.lock setup.py ./
 COPY tf_backup/__init__.py tf_backup/
 RUN python -m venv /opt/venv \
  && grep -v '^-r' requirements-models.lock >models.lock \
- && pip="/opt/venv/bin/python -m pip --disable-pip-version-check install --no-cache-dir -c requirements.lock -c models.lock" \
+ && pip="/opt/venv/bin/python -m pip --disable-pip-version-check install --no-cache-dir -c requirements.lock -c requirements-gpu.lock -c models.lock" \
  && $pip setuptools wheel \
  && case "$EXTRAS" in *models*) $pip setuptools_scm ;; esac \
  && $pip --no-build-isolation ".[$EXTRAS]" \

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import importlib.metadata
 import pathlib
 import re
 import subprocess
@@ -291,11 +292,20 @@ def test_lock_has_what_setup_asks_for(lock: str, extras: list[str], python: str)
         assert requirement.specifier.contains(version), f"{requirement}, but {lock} has {version}"
 
 
+def test_gpu_lock_has_what_tensorflow_asks_for() -> None:
+    pinned = pins("requirements-gpu.lock", "3.11")
+    asked = [Requirement(text) for text in importlib.metadata.requires("tensorflow") or []]
+    cuda = [each for each in asked if each.marker and "and-cuda" in str(each.marker)]
+    assert {canonicalize_name(each.name) for each in cuda} == pinned.keys()
+    for each in cuda:
+        assert each.specifier.contains(pinned[canonicalize_name(each.name)]), each
+
+
 def test_models_lock_adds_to_the_other() -> None:
     assert INCLUDE in (ROOT / "requirements-models.lock").read_text(encoding="utf-8").splitlines()
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-models.lock"])
+@pytest.mark.parametrize("lock", sorted(path.name for path in ROOT.glob("*.lock")))
 def test_lock_names_no_host(lock: str) -> None:
     text = (ROOT / lock).read_text(encoding="utf-8")
     assert not re.search(r"://|--|\s@|file:|git\+", text)
