@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 _PLAN = "plan.json"
 _CHECKPOINTS = "checkpoints"
+_HISTORY = "history.csv"
 
 
 def claim(directory: str, plan: Plan) -> None:
@@ -77,6 +78,13 @@ def checkpoints_of(directory: str) -> Checkpoints:
     return Checkpoints(os.path.join(directory, _CHECKPOINTS))
 
 
+def is_complete(directory: str, plan: Plan) -> bool:
+    """Returns whether all updates of a plan have been made in a directory, and validated."""
+    steps = checkpoints_of(directory).steps()
+    known = History(os.path.join(directory, _HISTORY), plan.updates)
+    return bool(steps) and steps[-1] >= plan.updates and known.has(plan.updates)
+
+
 class Run:
     """Trains a compiled model as a plan says, from where it was left.
 
@@ -117,7 +125,7 @@ class Run:
             checkpoints = checkpoints_of(directory)
             self.start = checkpoints.restore(model)
             self._saving = Saving(checkpoints, every_s, self.start)
-            self._history = History(os.path.join(directory, "history.csv"), self.start)
+            self._history = History(os.path.join(directory, _HISTORY), self.start)
             board = keras.callbacks.TensorBoard(directory, write_graph=False)
             own = [self._saving, *averages, self._clock, self._history, board]
         else:

@@ -147,6 +147,11 @@ def _check_summary() -> None:
             f"--summary_json is {FLAGS.summary_json}, which is written when training is done, but "
             f"there is no directory {directory}. Make it first."
         )
+    if not os.access(directory, os.W_OK):
+        raise ValueError(
+            f"--summary_json is {FLAGS.summary_json}, which is written when training is done, but "
+            f"{directory} cannot be written. Name another directory."
+        )
 
 
 def _check_strategy() -> None:

@@ -19,8 +19,8 @@ Examples:
   python scripts/train.py --model=inception_v3 --recipe=paper --show_recipe
 
 Exit codes: 0 when training is done; 2 when flags, data or TF_CONFIG are wrong, and will be the next
-time; 138 when the cluster is lost, and the same command goes on from the last checkpoint, if it has
-a --log_dir; 143 after SIGTERM; 1 for all else.
+time; 138 when the cluster (of a worker or ps: its chief) is lost, and the same command goes on from
+the last checkpoint, if it has a --log_dir; 143 after SIGTERM; 1 for all else.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -82,6 +83,15 @@ class Training:
         if FLAGS.log_dir:
             runs.claim(FLAGS.log_dir, self.plan)
         self.metrics = self._metrics()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether this is the chief of a job that has nothing left to do."""
+        from models import runs
+        from tf_backup import cluster
+
+        in_job = self.settings.distributed and cluster.has_tf_config()
+        return bool(in_job and FLAGS.log_dir and runs.is_complete(FLAGS.log_dir, self.plan))
 
     def run(self) -> tuple[dict[str, Any], Contributions]:
         """Trains; returns what `--summary_json` writes, and the accounts.
@@ -233,6 +243,10 @@ def main(argv: Sequence[str]) -> None:
         _begin(settings)
         with exits.preparing():
             training = Training(settings)
+        if training.is_complete:  # By a chief that ended before it could say so.
+            log.info("All %d updates have been made.", training.plan.updates)
+            _dismiss()
+            return
         result, contributions = training.run()
         report(result, contributions)
         if FLAGS.summary_json:
@@ -240,7 +254,13 @@ def main(argv: Sequence[str]) -> None:
                 json.dump(result, file, indent=2)
                 file.write("\n")
         if settings.distributed:
-            tf_backup.dismiss()
+            _dismiss()
+
+
+def _dismiss() -> None:
+    """Ends the other tasks of a job. Told to end meanwhile, another chief would not find them."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    tf_backup.dismiss()
 
 
 def _how_to_go_on() -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from tf_backup.errors import ClusterError
 from tf_backup.failures import answers
@@ -45,3 +47,25 @@ def wait_for(addresses: Mapping[str, Sequence[str]]) -> None:
         if watch.time_to_report():
             log.warning("Waiting for %s since %.0f s.", names, watch.seconds)
         time.sleep(POLL_S)
+
+
+@contextlib.contextmanager
+def present(address: str) -> Iterator[None]:
+    """Accepts connections where a task is to serve later: so others see already that it lives.
+
+    Args:
+      address: the task's own `host:port`.
+
+    Raises:
+      ClusterError: if something else listens there.
+    """
+    port = int(address.rpartition(":")[2])
+    try:
+        server = socket.create_server(("", port))
+    except OSError as error:
+        raise ClusterError(
+            f"Cannot listen at port {port}, which TF_CONFIG gives to this task: {error.strerror}. "
+            "End what listens there, perhaps an earlier run, or name another port."
+        ) from error
+    with server:
+        yield

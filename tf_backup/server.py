@@ -20,7 +20,7 @@ from tf_backup.failures import answers
 
 log = logging.getLogger(__name__)
 
-CHIEF_TIMEOUT_S = 3600.0  # Longer than a chief waits for us.
+CHIEF_TIMEOUT_S = 3600.0  # Longer than it takes to start a chief again.
 _CHIEF_POLL_S = 30.0
 _ANSWER_S = 1.0  # For the answer to reach the chief that told this task to end.
 
@@ -48,9 +48,12 @@ def serve(
       abandoned: its status when there has been no chief for too long.
       chief_timeout_s: how long that is, in seconds; None waits for ever.
 
+    Returns:
+      Never: the process ends, with 0 when the chief says that training is done. Nothing that is
+      registered for the end of Python runs.
+
     Raises:
       ValueError: if TF_CONFIG is malformed, or says that this task is the chief.
-      SystemExit: always: with 0 when the chief says that training is done.
     """
     config = cluster.from_tf_config()
     if config.is_chief:
@@ -99,7 +102,7 @@ def _wait(
     while True:
         with contextlib.suppress(queue.Empty):
             return ends.get(timeout=min(_CHIEF_POLL_S, timeout_s or _CHIEF_POLL_S))
-        if answers(chief):
+        if timeout_s is None or answers(chief):
             seen = time.monotonic()
-        elif timeout_s is not None and (gone := time.monotonic() - seen) >= timeout_s:
+        elif (gone := time.monotonic() - seen) >= timeout_s:
             return f"there has been no chief at {chief} for {gone:.0f} s", abandoned

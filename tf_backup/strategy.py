@@ -32,7 +32,7 @@ def parameter_server_strategy(workers: int = 4, ps: int = 1) -> Any:
 
     Raises:
       ValueError: if TF_CONFIG is malformed.
-      ClusterError: if not all tasks have come up within half an hour.
+      ClusterError: if not all tasks have come up within half an hour, or the chief's port is taken.
     """
     if cluster.has_tf_config():
         config = cluster.from_tf_config()
@@ -45,7 +45,8 @@ def parameter_server_strategy(workers: int = 4, ps: int = 1) -> Any:
                 len(config.addresses["ps"]),
             )
             others = {job: tasks for job, tasks in config.addresses.items() if job != "chief"}
-            arrivals.wait_for(others)
+            with arrivals.present(config.addresses["chief"][0]):
+                arrivals.wait_for(others)
             _state["chief"] = connect(config)
             atexit.register(_forget)
         return _state["chief"]
@@ -68,7 +69,7 @@ def dismiss() -> None:
     """Tells all workers and parameter servers that training is done: their processes end with 0.
 
     For the last line of a chief's script, since the strategy and what lies on it end with them.
-    Those who cannot be told, because they are down, are named in a warning. Without TF_CONFIG
+    Those who are down are tried again for two minutes, then named in a warning. Without TF_CONFIG
     there is nothing to do: a local cluster ends with this process.
 
     Raises:
@@ -88,7 +89,7 @@ def dismiss() -> None:
     log.info("Workers and parameter servers have been told that training is done.")
     if missed:
         log.warning(
-            "But not %s, which are down. Once up, they end after %.0f s without a chief.",
+            "But not %s: down. Once up, they end after %.0f s without a chief.",
             ", ".join(missed),
             CHIEF_TIMEOUT_S,
         )

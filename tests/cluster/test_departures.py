@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+import tf_backup
 from tests.cluster.processes import free_addresses, start, wait_until
-from tf_backup import departures
+from tf_backup import arrivals, departures
 from tf_backup.failures import answers
 
 BY_SIGNAL, ABANDONED = 3, 4
@@ -55,12 +58,44 @@ def check(process: subprocess.Popen[str], code: int, reason: str) -> None:
     assert reason in log
 
 
-def test_tasks_end_when_told_that_training_is_done(servers: Servers) -> None:
+def test_tasks_end_when_told_that_training_is_done(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     there = [servers.start("ps", 0), servers.start("worker", 1)]
-    others = {job: servers.addresses[job] for job in ("ps", "worker")}
-    assert departures.dismiss(others) == [f"worker 0 ({others['worker'][0]})"]
+    task = {"type": "chief", "index": 0}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": servers.addresses, "task": task}))
+    monkeypatch.setattr(departures, "PATIENCE_S", 0.0)
+    tf_backup.dismiss()
     for process in there:
         check(process, 0, "ends: training is done.")
+    missed = f"worker 0 ({servers.addresses['worker'][0]})"
+    assert f"But not {missed}: down." in caplog.text
+
+
+def test_a_task_that_is_started_again_is_told_then(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, answers_then = threading.Event(), departures.answers
+
+    def answers_now(address: str) -> bool:
+        found = answers_then(address)
+        asked.set()
+        return found
+
+    monkeypatch.setattr(departures, "answers", answers_now)
+    with ThreadPoolExecutor(1) as pool:
+        missed = pool.submit(departures.dismiss, {"ps": servers.addresses["ps"]})
+        assert asked.wait(60)
+        process = servers.start("ps", 0)
+        check(process, 0, "ends: training is done.")
+        assert missed.result(60) == []
+
+
+def test_only_the_chief_may_dismiss(monkeypatch: pytest.MonkeyPatch, servers: Servers) -> None:
+    task = {"type": "worker", "index": 1}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": servers.addresses, "task": task}))
+    with pytest.raises(ValueError, match="This task is worker 1; only the chief may dismiss"):
+        tf_backup.dismiss()
 
 
 def test_a_signal_ends_a_task(servers: Servers) -> None:
@@ -71,6 +106,9 @@ def test_a_signal_ends_a_task(servers: Servers) -> None:
 
 
 def test_a_task_ends_where_there_is_no_chief_for_long(servers: Servers) -> None:
-    process = servers.start("worker", 0, chief_timeout_s=0.1)
     (chief,) = servers.addresses["chief"]
+    with arrivals.present(chief):
+        process = servers.start("worker", 0, chief_timeout_s=0.2)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2.0)  # Ten times as long as it would stay alone.
     check(process, ABANDONED, f"ends: there has been no chief at {chief} for ")

@@ -56,6 +56,10 @@ def test_worst_order_and_the_loss_of_a_ps(tmp_path: Path) -> None:
             assert job.kill(task, signal.SIGTERM) == exits.TOLD_TO_END
         job.start(*ALL)  # As their Jobs do; and the chief's Job starts another chief.
         finish(job, last)
+        job.start(*ALL, "chief")  # As if the chief had ended before it could say that it is done.
+        for task in (*ALL, "chief"):
+            assert job.code(task) == 0, job.log(task)[-3000:]
+        assert f"All {last + 30} updates have been made." in job.log("chief")
 
 
 def test_a_worker_is_lost_and_comes_back_and_the_chief_is_evicted(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from tests.manifests import (
 from tests.unit import prepared_data
 from tf_backup import pod as pod_module
 
-VERSIONS = ["1.32", "1.36"]
+VERSIONS = ["1.29", "1.32", "1.36"]
 CUSTOM = {"JobSet", "TFJob"}
 
 each_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
@@ -93,21 +93,31 @@ def test_pods_of_custom_resources_are_valid(overlay: str) -> None:
 
 
 @each_overlay
+def test_settings_of_a_running_job_stay(overlay: str) -> None:
+    (config,) = of_kind(build(overlay), "ConfigMap")
+    assert config["immutable"] is True
+    assert config["metadata"]["labels"]["app.kubernetes.io/name"] == "train"  # To delete it by.
+
+
+@each_overlay
 def test_everything_follows_from_the_shape(overlay: str) -> None:
     check_shape(build(overlay))
 
 
+@pytest.mark.parametrize("new", [(7, 4, 3), (3, 0, 1)])
 @pytest.mark.parametrize("overlay", ["local", "pixelcnn", "jobset"])
-def test_a_shape_is_changed_in_one_place(overlay: str, tmp_path: Path) -> None:
+def test_a_shape_is_changed_in_one_place(
+    overlay: str, new: tuple[int, int, int], tmp_path: Path
+) -> None:
     shutil.copytree(K8S, tmp_path / "k8s")
     path = tmp_path / "k8s" / "overlays" / overlay / "kustomization.yaml"
     text = path.read_text(encoding="utf-8")
-    for name, value in (("REPLICAS", 7), ("BACKUPS", 4), ("PS", 3)):
+    for name, value in zip(("REPLICAS", "BACKUPS", "PS"), new, strict=True):
         text, times = re.subn(rf"- {name}=\d+", f"- {name}={value}", text)
         assert times == 1, name
     path.write_text(text, encoding="utf-8")
     objects = build(overlay, tmp_path / "k8s")
-    assert shape(objects) == (7, 4, 3)
+    assert shape(objects) == new
     check_shape(objects)
 
 

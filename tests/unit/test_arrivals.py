@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 
 import pytest
@@ -73,3 +74,16 @@ def test_it_waits_and_then_ends(monkeypatch):
     opened.set()
     waiting.join(10)
     assert not waiting.is_alive()
+
+
+def test_a_chief_that_waits_can_be_seen():
+    with socket.create_server(("", 0)) as free:
+        port = free.getsockname()[1]
+    with arrivals.present(f"chief:{port}"):
+        assert arrivals.answers(f"localhost:{port}")
+        with (
+            pytest.raises(ClusterError, match=f"Cannot listen at port {port}, which TF_CONFIG"),
+            arrivals.present(f"chief:{port}"),
+        ):
+            pass
+    assert not arrivals.answers(f"localhost:{port}")
