@@ -102,6 +102,7 @@ def test_a_signal_ends_a_task(servers: Servers) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         process = servers.start("worker", 0)
         process.send_signal(number)
+        process.wait(10)  # Two seconds are the promise; on a busy machine this says too little.
         check(process, BY_SIGNAL, f"ends: told to by {number.name}.")
 
 

@@ -6,7 +6,6 @@ import csv
 import json
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +133,8 @@ def test_one_command_is_every_task_of_a_job(tmp_path: Path) -> None:
     try:
         finish(chief)
         check_accounts(json.loads(path.read_text()), updates=30)
-        for process in others:
-            begin = time.monotonic()
-            process.terminate()
-            assert process.wait(timeout=30) == 143
-            # Two seconds are the promise; on a machine that is busy this says too little.
-            assert time.monotonic() - begin < 10
+        for process in others:  # The chief has told them that training is done.
+            assert process.wait(timeout=30) == 0
     finally:
         for process in [chief, *others]:
             process.kill()
