@@ -316,3 +316,14 @@ def test_a_damaged_plan_is_refused_in_a_sentence(tmp_path: Path, text: str) -> N
     (tmp_path / "plan.json").write_text(text)
     with pytest.raises(ValueError, match=r"plan\.json cannot be read .* Give another --log_dir"):
         runs.claim(str(tmp_path), plan())
+
+
+def test_a_training_is_complete_when_its_last_update_is_saved_and_validated(tmp_path: Path) -> None:
+    assert not runs.is_complete(str(tmp_path), plan())
+    train(run_of(plan(), tmp_path), Interrupt("on_train_batch_end", UPDATES - 1))
+    assert not runs.is_complete(str(tmp_path), plan())
+    train(run_of(plan(), tmp_path))
+    assert runs.is_complete(str(tmp_path), plan())
+    assert not runs.is_complete(str(tmp_path), plan(updates=2 * UPDATES))
+    (tmp_path / "history.csv").unlink()
+    assert not runs.is_complete(str(tmp_path), plan())

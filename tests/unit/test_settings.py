@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from absl.testing import flagsaver
@@ -104,6 +106,14 @@ def test_other_text_keeps_words_and_steps(parse: Parse) -> None:
 def test_nonsense_is_refused(parse: Parse, flags: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse(*flags)
+
+
+def test_a_summary_that_could_not_be_written_is_refused_before_training(
+    parse: Parse, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path != str(tmp_path))
+    with pytest.raises(ValueError, match="cannot be written. Name another directory"):
+        parse(f"--summary_json={tmp_path}/a.json")
 
 
 def test_multi_worker_mirrored_is_refused_with_the_reason(parse: Parse) -> None:
