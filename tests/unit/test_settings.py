@@ -112,7 +112,7 @@ def test_a_summary_that_could_not_be_written_is_refused_before_training(
     parse: Parse, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: path != str(tmp_path))
-    with pytest.raises(ValueError, match="cannot be written. Name another directory"):
+    with pytest.raises(ValueError, match=r"cannot be written\. Name another directory"):
         parse(f"--summary_json={tmp_path}/a.json")
 
 
