@@ -141,7 +141,9 @@ def _check_numbers() -> None:
 
 
 def _check_summary() -> None:
-    directory = os.path.dirname(FLAGS.summary_json or "") or "."
+    if not FLAGS.summary_json:
+        return
+    directory = os.path.dirname(FLAGS.summary_json) or "."
     if not os.path.isdir(directory):
         raise ValueError(
             f"--summary_json is {FLAGS.summary_json}, which is written when training is done, but "

@@ -161,14 +161,15 @@ def forget_cluster(strategy: Strategy) -> None:
 # ---- The end of a server ------------------------------------------------------------------------
 
 _END = "tf_backup.end"
+_kept: list[Callable[[], None]] = []  # What TensorFlow refers to weakly.
 
 
 def at_dismissal(end: Callable[[], None]) -> None:
     """Has this process' server call `end` when `dismiss` is called for it elsewhere.
 
-    Relies on where the operation `PyFunc` looks for the function that it is to call. It is kept
-    by the caller: TensorFlow refers to it weakly.
+    Relies on where the operation `PyFunc` looks for the function that it is to call.
     """
+    _kept.append(end)
     script_ops._py_funcs._funcs[_END] = end
 
 

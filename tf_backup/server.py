@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import queue
+import select
 import signal
+import socket
 import sys
 import threading
 import time
-from types import FrameType
 from typing import NoReturn
 
 import tensorflow as tf
@@ -23,8 +22,7 @@ log = logging.getLogger(__name__)
 CHIEF_TIMEOUT_S = 3600.0  # Longer than it takes to start a chief again.
 _CHIEF_POLL_S = 30.0
 _ANSWER_S = 1.0  # For the answer to reach the chief that told this task to end.
-
-_End = tuple[str, int]  # Why this process ends, and its status.
+_DISMISSED = 0  # Among the numbers of signals.
 
 
 def serve(
@@ -62,19 +60,7 @@ def serve(
             "tf_backup.parameter_server_strategy() in it."
         )
     os.environ.setdefault("GRPC_FAIL_FAST", "use_caller")
-    ends: queue.SimpleQueue[_End] = queue.SimpleQueue()
-
-    def end(signum: int, frame: FrameType | None) -> None:
-        del frame
-        ends.put((f"told to by {signal.Signals(signum).name}", status))
-
-    def dismissed() -> None:
-        threading.Timer(_ANSWER_S, ends.put, [("training is done", 0)]).start()
-
-    # server.join() would sleep in C++ and never see the signal: 31 s to end on Kubernetes.
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
-    _tf.at_dismissal(dismissed)
+    ends = _listen()
     options = tf.compat.v1.ConfigProto()
     options.intra_op_parallelism_threads = intra_op_threads
     options.inter_op_parallelism_threads = inter_op_threads
@@ -87,22 +73,48 @@ def serve(
     )
     name = f"{config.task_type} {config.task_index}"
     log.info("%s serves at %s.", name, config.addresses[config.task_type][config.task_index])
-    reason, code = _wait(ends, config.addresses["chief"][0], chief_timeout_s, abandoned)
+    end = _wait(ends, config.addresses["chief"][0], chief_timeout_s)
+    if end is None:
+        chief = config.addresses["chief"][0]
+        reason, code = f"there has been no chief at {chief} for {chief_timeout_s:.0f} s", abandoned
+    elif end == _DISMISSED:
+        reason, code = "training is done", 0
+    else:
+        reason, code = f"told to by {signal.Signals(end).name}", status
     log.info("%s at %s ends: %s.", name, server.target, reason)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # Threads of the server would outlive sys.exit.
 
 
-def _wait(
-    ends: queue.SimpleQueue[_End], chief: str, timeout_s: float | None, abandoned: int
-) -> _End:
-    """Waits until there is a reason to end."""
+def _listen() -> socket.socket:
+    """Returns where the numbers of the signals that end this process arrive, or `_DISMISSED`.
+
+    server.join() would sleep in C++ and never see a signal: 31 s to end on Kubernetes. And a
+    Python handler would run only when the main thread next wakes, which a signal that one of the
+    server's own threads has caught does not make it: 1 of 8 who were told as they began slept on.
+    """
+    ends, tell = socket.socketpair()
+    tell.setblocking(False)
+
+    def dismissed() -> None:
+        threading.Timer(_ANSWER_S, tell.send, [bytes([_DISMISSED])]).start()
+
+    signal.set_wakeup_fd(tell.fileno())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    _tf.at_dismissal(dismissed)
+    return ends
+
+
+def _wait(ends: socket.socket, chief: str, timeout_s: float | None) -> int | None:
+    """Returns what told this process to end; None if there is no chief for `timeout_s`."""
     seen = time.monotonic()
     while True:
-        with contextlib.suppress(queue.Empty):
-            return ends.get(timeout=min(_CHIEF_POLL_S, timeout_s or _CHIEF_POLL_S))
+        ready, _, _ = select.select([ends], [], [], min(_CHIEF_POLL_S, timeout_s or _CHIEF_POLL_S))
+        if ready:
+            return ends.recv(1)[0]
         if timeout_s is None or answers(chief):
             seen = time.monotonic()
-        elif (gone := time.monotonic() - seen) >= timeout_s:
-            return f"there has been no chief at {chief} for {gone:.0f} s", abandoned
+        elif time.monotonic() - seen >= timeout_s:
+            return None

@@ -28,12 +28,14 @@ class Servers:
         self.addresses = {"chief": [chief], "worker": workers, "ps": [ps]}
         self.processes: list[subprocess.Popen[str]] = []
 
-    def start(self, job: str, index: int, **arguments: Any) -> subprocess.Popen[str]:
-        """Starts a task, and waits until it serves."""
+    def start(
+        self, job: str, index: int, before: str = "pass", **arguments: Any
+    ) -> subprocess.Popen[str]:
+        """Starts a task that does something `before`, and waits until it serves."""
         arguments = {"status": BY_SIGNAL, "abandoned": ABANDONED, **arguments}
         program = (
             "import logging, tf_backup; logging.basicConfig(level=logging.INFO); "
-            f"tf_backup.serve(**{arguments!r})"
+            f"{before}\ntf_backup.serve(**{arguments!r})"
         )
         task = {"type": job, "index": index}
         config = json.dumps({"cluster": self.addresses, "task": task})
@@ -104,6 +106,28 @@ def test_a_signal_ends_a_task(servers: Servers) -> None:
         process.send_signal(number)
         process.wait(10)  # Two seconds are the promise; on a busy machine this says too little.
         check(process, BY_SIGNAL, f"ends: told to by {number.name}.")
+
+
+CATCHES = """
+import signal, threading, time
+from tf_backup.failures import answers
+
+def catch():
+    while not answers({address!r}):
+        pass
+    time.sleep(1)  # Until the main thread waits.
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+threading.Thread(target=catch, daemon=True).start()
+"""
+
+
+def test_a_signal_that_another_thread_catches_ends_a_task(servers: Servers) -> None:
+    # The server's own threads do, where the signal comes while the main thread starts them.
+    address = servers.addresses["worker"][0]
+    process = servers.start("worker", 0, before=CATCHES.format(address=address))
+    process.wait(20)  # Sooner than it would look for the chief.
+    check(process, BY_SIGNAL, "ends: told to by SIGTERM.")
 
 
 def test_a_task_ends_where_there_is_no_chief_for_long(servers: Servers) -> None:

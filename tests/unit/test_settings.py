@@ -116,6 +116,13 @@ def test_a_summary_that_could_not_be_written_is_refused_before_training(
         parse(f"--summary_json={tmp_path}/a.json")
 
 
+def test_without_a_summary_the_working_directory_may_be_read_only(
+    parse: Parse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    parse()
+
+
 def test_multi_worker_mirrored_is_refused_with_the_reason(parse: Parse) -> None:
     with pytest.raises(ValueError, match="Keras 3") as caught:
         parse("--strategy=multi_worker_mirrored")
