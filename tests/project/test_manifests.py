@@ -93,10 +93,21 @@ def test_pods_of_custom_resources_are_valid(overlay: str) -> None:
 
 
 @each_overlay
-def test_settings_of_a_running_job_stay(overlay: str) -> None:
-    (config,) = of_kind(build(overlay), "ConfigMap")
-    assert config["immutable"] is True
-    assert config["metadata"]["labels"]["app.kubernetes.io/name"] == "train"  # To delete it by.
+def test_pods_read_the_settings_that_they_were_made_with(overlay: str, tmp_path: Path) -> None:
+    # A kubelet keeps what it has read of a ConfigMap as long as a pod that ends refers to the name.
+    shutil.copytree(K8S, tmp_path / "k8s")
+    path = tmp_path / "k8s" / "overlays" / overlay / "kustomization.yaml"
+    path.write_text(re.sub(r"- MODEL=\w+", "- MODEL=other", path.read_text(encoding="utf-8")))
+    names = set()
+    for objects in (build(overlay), build(overlay, tmp_path / "k8s")):
+        (config,) = of_kind(objects, "ConfigMap")
+        assert config["metadata"]["labels"]["app.kubernetes.io/name"] == "train"  # To delete it by.
+        reference = r"'configMap(?:Ref)?': {(?:'items': \[[^]]*\], )?'name': '([^']+)'"
+        named = re.findall(reference, str(objects))
+        assert len(named) == str(objects).count("'configMap")
+        assert {*named} == {config["metadata"]["name"]}
+        names |= {*named}
+    assert len(names) == 2
 
 
 @each_overlay
