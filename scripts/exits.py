@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from absl import flags
 
+from tf_backup import chatter
 from tf_backup.errors import ClusterError, TfBackupError, WorkerFailed
 
 FAILED = 1
@@ -39,6 +40,8 @@ def at_sigterm() -> None:
 def end(message: str, code: int) -> NoReturn:
     """Ends this process."""
     print(message, file=sys.stderr)
+    if code == LOST:
+        chatter.end()
     sys.exit(code)
 
 

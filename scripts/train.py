@@ -43,6 +43,7 @@ from models import recipes
 from models.recipe import Recipe
 from scripts import console, exits, memory
 from scripts.settings import FLAGS, Settings
+from tf_backup import chatter
 from tf_backup.records import Contributions, WorkerRecord
 
 log = logging.getLogger("train")
@@ -261,6 +262,7 @@ def _dismiss() -> None:
     """Ends the other tasks of a job. Told to end meanwhile, another chief would not find them."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     tf_backup.dismiss()
+    chatter.end()
 
 
 def _how_to_go_on() -> str:
