@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
+import socketserver
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -17,6 +18,13 @@ log = logging.getLogger(__name__)
 POLL_S = 0.5
 TIMEOUT_S = 1800.0  # Images are pulled, nodes are made: minutes. Then somebody should look.
 NAMED = 5  # So many of those who are missing are named.
+
+
+class _Door(socketserver.TCPServer):
+    """Accepts connections, and ends them: who does not accept is not seen after a hundred."""
+
+    allow_reuse_address = True
+    request_queue_size = 128
 
 
 def wait_for(addresses: Mapping[str, Sequence[str]]) -> None:
@@ -61,11 +69,17 @@ def present(address: str) -> Iterator[None]:
     """
     port = int(address.rpartition(":")[2])
     try:
-        server = socket.create_server(("", port))
+        door = _Door(("", port), socketserver.BaseRequestHandler)
     except OSError as error:
         raise ClusterError(
             f"Cannot listen at port {port}, which TF_CONFIG gives to this task: {error.strerror}. "
             "End what listens there, perhaps an earlier run, or name another port."
         ) from error
-    with server:
-        yield
+    thread = threading.Thread(target=door.serve_forever, args=(POLL_S,), daemon=True)
+    with door:
+        thread.start()
+        try:
+            yield
+        finally:
+            door.shutdown()
+            thread.join()

@@ -80,7 +80,8 @@ def test_a_chief_that_waits_can_be_seen():
     with socket.create_server(("", 0)) as free:
         port = free.getsockname()[1]
     with arrivals.present(f"chief:{port}"):
-        assert arrivals.answers(f"localhost:{port}")
+        for _ in range(300):  # More than wait in a socket's queue: 200 workers look twice a minute.
+            assert arrivals.answers(f"localhost:{port}")
         with (
             pytest.raises(ClusterError, match=f"Cannot listen at port {port}, which TF_CONFIG"),
             arrivals.present(f"chief:{port}"),
