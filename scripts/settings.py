@@ -99,6 +99,13 @@ class Settings:
         delays = [Delay.parse(text) for text in FLAGS.delay]
         self.delays = seconds_by_worker(delays, self.policy.workers)
 
+    @property
+    def in_job(self) -> bool:
+        """Whether this process is a task of a job: TF_CONFIG says which."""
+        from tf_backup import cluster
+
+        return self.distributed and cluster.has_tf_config()
+
     def _policy(self, recipe: Recipe) -> BackupPolicy:
         replicas = recipe.replicas if FLAGS.replicas is None else FLAGS.replicas
         backups = recipe.backups if FLAGS.backups is None else FLAGS.backups

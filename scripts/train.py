@@ -89,10 +89,9 @@ class Training:
     def is_complete(self) -> bool:
         """Whether this is the chief of a job that has nothing left to do."""
         from models import runs
-        from tf_backup import cluster
 
-        in_job = self.settings.distributed and cluster.has_tf_config()
-        return bool(in_job and FLAGS.log_dir and runs.is_complete(FLAGS.log_dir, self.plan))
+        known = self.settings.in_job and FLAGS.log_dir
+        return bool(known and runs.is_complete(FLAGS.log_dir, self.plan))
 
     def run(self) -> tuple[dict[str, Any], Contributions]:
         """Trains; returns what `--summary_json` writes, and the accounts.
@@ -254,7 +253,7 @@ def main(argv: Sequence[str]) -> None:
             with open(FLAGS.summary_json, "w") as file:
                 json.dump(result, file, indent=2)
                 file.write("\n")
-        if settings.distributed:
+        if settings.in_job:
             _dismiss()
 
 
@@ -275,7 +274,7 @@ def _begin(settings: Settings) -> None:
 
     if not settings.distributed:
         return
-    if not cluster.has_tf_config():
+    if not settings.in_job:
         workers, ps = settings.policy.workers, settings.recipe.ps
         memory.check(workers, ps, memory.available_gib())
     else:
