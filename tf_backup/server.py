@@ -73,9 +73,9 @@ def serve(
     )
     name = f"{config.task_type} {config.task_index}"
     log.info("%s serves at %s.", name, config.addresses[config.task_type][config.task_index])
-    end = _wait(ends, config.addresses["chief"][0], chief_timeout_s)
+    chief = config.addresses["chief"][0]
+    end = _wait(ends, chief, chief_timeout_s)
     if end is None:
-        chief = config.addresses["chief"][0]
         reason, code = f"there has been no chief at {chief} for {chief_timeout_s:.0f} s", abandoned
     elif end == _DISMISSED:
         reason, code = "training is done", 0

@@ -92,6 +92,7 @@ class Builder:
             input=stdin,
             capture_output=True,
             text=True,
+            timeout=1200,
         )
 
     def build(self, tag: str, *words: str | Path) -> None:
@@ -116,6 +117,7 @@ def make_base(builder: Builder, directory: Path) -> None:
         ["debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", debian],
         check=True,
         capture_output=True,
+        timeout=600,
     )
     for path in filter(os.path.exists, TRUST):
         shutil.copy(path, debian / path.removeprefix("/"))
