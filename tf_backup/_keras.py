@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
-from keras.src import backend, tree
+from keras.src import backend, tree, utils
 from keras.src.backend.tensorflow import trainer as keras_trainer
 from keras.src.random import seed_generator
 from keras.src.trainers.data_adapters import data_adapter_utils
@@ -37,6 +37,39 @@ def strategy_of_optimizer(optimizer: Any) -> Any:
 def has_own_step(model: Model, name: str) -> bool:
     """Returns whether the model overrides `train_step` or `test_step`."""
     return getattr(type(model), name) is not getattr(keras_trainer.TensorFlowTrainer, name)
+
+
+def only_look(callbacks: Any) -> bool:
+    """Returns whether callbacks do no more, in training, than look at what they are given.
+
+    Between two updates they change nothing then, and read nothing else. So it is of those without
+    batch hooks, of those that say `async_safe`, and of some of Keras' own. Relies on the mark of
+    default hooks, by which Keras, too, decides what may run beside training.
+
+    Args:
+      callbacks: as `fit` has them: None, one, or a list; or a CallbackList.
+    """
+    found = getattr(callbacks, "callbacks", None) or tree.flatten(callbacks or [])
+    return all(_only_looks(callback) for callback in found)
+
+
+def _only_looks(callback: Any) -> bool:
+    kind = type(callback)
+    if getattr(callback, "async_safe", False) or kind in _LOOKERS:
+        return True
+    if kind in _SAVERS and callback.save_freq == "epoch":
+        return True
+    hooks = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
+    return all(utils.is_default(getattr(callback, hook)) for hook in hooks)
+
+
+_LOOKERS = {
+    keras.callbacks.CSVLogger,
+    keras.callbacks.History,
+    keras.callbacks.ProgbarLogger,
+    keras.callbacks.TensorBoard,
+}
+_SAVERS = {keras.callbacks.BackupAndRestore, keras.callbacks.ModelCheckpoint}
 
 
 def build(model: Model, element_spec: Any) -> None:

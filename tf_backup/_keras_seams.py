@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ from keras.src.backend.tensorflow import trainer as keras_trainer
 
 from tf_backup import _tf
 from tf_backup._keras import strategy_of
-from tf_backup.failures import told_plainly
+from tf_backup import coordinator
 
 Model = Any  # a keras.Model
 
@@ -29,8 +30,8 @@ _PRIVATE = ("_maybe_symbolic_build", "_symbolic_build", "_compute_loss", "comput
 class Hooks(Protocol):
     """What the seams call for models under a parameter-server strategy."""
 
-    def check_fit(self, model: Model) -> None:
-        """Called first in fit; may refuse."""
+    def check_fit(self, model: Model, callbacks: Any) -> None:
+        """Called first in fit, with its callbacks; may refuse."""
 
     def end_fit(self, model: Model, failed: bool) -> None:
         """Called last in fit, however it ends."""
@@ -43,6 +44,9 @@ class Hooks(Protocol):
 
     def train_function(self, model: Model) -> Any:
         """Returns what is called with the feed for each step of fit."""
+
+    def begin_training(self, model: Model) -> None:
+        """Called in fit once its train function is there."""
 
     def test_function(self, model: Model) -> Any:
         """Returns what is called with the feed for each step of evaluate."""
@@ -100,11 +104,12 @@ def _install_fit(trainer: Any, hooks: Hooks) -> None:
 
     @functools.wraps(fit)
     def managed_fit(self: Model, *args: Any, **kwargs: Any) -> Any:
-        hooks.check_fit(self)
+        given = inspect.signature(fit).bind(self, *args, **kwargs).arguments
+        hooks.check_fit(self, given.get("callbacks"))
         if strategy_of(self) is None:
             return fit(self, *args, **kwargs)
         failed = True
-        with _tf.outside_strategy(), told_plainly(strategy_of(self)):
+        with _tf.outside_strategy(), coordinator.of(strategy_of(self)).told_plainly():
             try:
                 history = fit(self, *args, **kwargs)
                 failed = False
@@ -165,18 +170,15 @@ def _outside(method: Any, context: Callable[[Any], Any] = contextlib.nullcontext
         strategy = strategy_of(self)
         if strategy is None:
             return method(self, *args, **kwargs)
-        with _tf.outside_strategy(), told_plainly(strategy), context(strategy):
+        with _tf.outside_strategy(), coordinator.of(strategy).told_plainly(), context(strategy):
             return method(self, *args, **kwargs)
 
     return managed
 
 
 def _install_functions(trainer: Any, hooks: Hooks) -> None:
-    for attribute, make in (
-        ("train_function", hooks.train_function),
-        ("test_function", hooks.test_function),
-    ):
-        _install_function(trainer, attribute, make)
+    _install_function(trainer, "train_function", hooks.train_function, hooks.begin_training)
+    _install_function(trainer, "test_function", hooks.test_function)
     build = trainer._maybe_symbolic_build
 
     @functools.wraps(build)
@@ -188,7 +190,12 @@ def _install_functions(trainer: Any, hooks: Hooks) -> None:
     trainer._maybe_symbolic_build = managed_build
 
 
-def _install_function(trainer: Any, attribute: str, make: Callable[[Model], Any]) -> None:
+def _install_function(
+    trainer: Any,
+    attribute: str,
+    make: Callable[[Model], Any],
+    then: Callable[[Model], None] = lambda model: None,
+) -> None:
     original = getattr(trainer, f"make_{attribute}")
 
     @functools.wraps(original)
@@ -197,6 +204,7 @@ def _install_function(trainer: Any, attribute: str, make: Callable[[Model], Any]
             return original(self, force)
         if force or getattr(self, attribute) is None:
             setattr(self, attribute, make(self))
+        then(self)
         return getattr(self, attribute)
 
     setattr(trainer, f"make_{attribute}", managed)

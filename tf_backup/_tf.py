@@ -1,4 +1,4 @@
-"""The door to private TensorFlow: strategies, clusters, coordinators.
+"""The door to private TensorFlow: strategies and clusters.
 
 With `_tf_graph` and `_tf_data` it is the only user of raw operations and private parts.
 
@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
-from collections.abc import Callable, Iterator, Sequence
+import os
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.distribute.coordinator import remote_value
-from tensorflow.python.distribute.coordinator import values as coordinator_values
-from tensorflow.python.eager import context
+from tensorflow.python.eager import cancellation, context
 from tensorflow.python.ops import resource_variable_ops, script_ops
 
 from tf_backup import chatter
@@ -26,7 +26,7 @@ Tensor = Any  # a tf.Tensor
 Strategy = Any  # a tf.distribute.ParameterServerStrategy
 
 
-# ---- The strategy and its coordinator ---------------------------------------------------------
+# ---- The strategy -----------------------------------------------------------------------------
 
 
 def is_parameter_server_strategy(strategy: Strategy) -> bool:
@@ -37,6 +37,11 @@ def is_parameter_server_strategy(strategy: Strategy) -> bool:
 def worker_count(strategy: Strategy) -> int:
     """Returns how many worker tasks the strategy's cluster has."""
     return int(strategy._num_workers)
+
+
+def ps_count(strategy: Strategy) -> int:
+    """Returns how many parameter servers the strategy's cluster has."""
+    return int(strategy._num_ps)
 
 
 def has_variable_partitioner(strategy: Strategy) -> bool:
@@ -52,19 +57,6 @@ def cluster_addresses(strategy: Strategy, job: str) -> list[str]:
 def ps_device(index: int) -> str:
     """Returns the device that holds what parameter server `index` holds."""
     return f"/job:ps/replica:0/task:{index}/device:CPU:0"
-
-
-def is_known(device: str) -> bool:
-    """Returns whether a device still belongs to this process' cluster.
-
-    A task that was restarted under its old address knows nothing of the context that it was in.
-    """
-    try:
-        with tf.device(device):
-            tf.identity(tf.constant(0)).numpy()
-    except tf.errors.OpError:
-        return False
-    return True
 
 
 def is_on_ps(device: str) -> bool:
@@ -98,64 +90,37 @@ def beside(variable: Any) -> Iterator[None]:
         yield
 
 
-def coordinator_of(strategy: Strategy) -> Any:
-    """Returns the strategy's `ClusterCoordinator`, made so that it can always be ended.
-
-    While a worker is dead, the coordinator's failure handler holds its lock until that worker
-    is back. Its own `stop`, which also runs when Python ends, would wait for that lock.
-    """
-    coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
-    handler = coordinator._cluster.failure_handler
-
-    def stop() -> None:
-        handler._should_preemption_thread_run = False
-        handler._cluster_due_for_update_or_finish.set()
-
-    handler.stop = stop
-    return coordinator
-
-
-def is_available(value: Any) -> bool:
-    """Returns whether a `RemoteValue` has come, or failed."""
-    return bool(value._status_available_event.is_set())
-
-
-def living_workers(coordinator: Any) -> int:
-    """Returns how many workers the coordinator has not seen die."""
-    return sum(not worker._is_dead_with_error for worker in coordinator._cluster.workers)
-
-
-def clear_errors(coordinator: Any) -> None:
-    """Lets the coordinator forget an error that has been reported, so that it goes on."""
-    with contextlib.suppress(tf.errors.OpError):
-        coordinator.join()
-
-
-def forget_cluster(strategy: Strategy) -> None:
+def forget_cluster(address: str) -> None:
     """Lets go of what lies on a cluster that is about to end.
 
     Otherwise every variable and function that is later collected is looked for on a server
     that is gone, and TensorFlow says so at length. Relies on `EagerResourceDeleter`, and on
     the context's way to leave tasks out of the cluster.
+
+    Args:
+      address: of this process, in that cluster.
     """
-    coordinator = coordinator_of(strategy)
-    coordinator._cluster.stop()
     for thing in gc.get_objects():
         if isinstance(thing, resource_variable_ops.EagerResourceDeleter):
             handle = getattr(thing, "_handle", None)
-            job = handle is not None and tf.DeviceSpec.from_string(handle.device).job
-            if job in ("ps", "worker"):
+            if handle is not None and tf.DeviceSpec.from_string(handle.device).job == "ps":
                 del thing._handle  # Then it deletes nothing, by its own rules.
-    if any(worker._is_dead_with_error for worker in coordinator._cluster.workers):
-        return  # The coordinator is changing the cluster, and waits there for the dead one.
     alone = copy.deepcopy(context.get_server_def())
     del alone.cluster.job[:]
     job = alone.cluster.job.add(name=alone.job_name)
-    job.tasks[alone.task_index] = strategy._cluster_resolver.cluster_spec().task_address(
-        alone.job_name, alone.task_index
-    )
+    job.tasks[alone.task_index] = address
     with chatter.kept_back():
         context.context().update_server_def(alone)
+
+
+def clear_container(index: int, address: str, container: str) -> None:
+    """Deletes all named resources of a container on a parameter server.
+
+    A session of its own reaches the server at `host:port`. Relies on `Session.reset`.
+    """
+    config = tf.compat.v1.ConfigProto(device_filters=[f"/job:ps/task:{index}"])
+    with contextlib.suppress(tf.errors.OpError):
+        tf.compat.v1.Session.reset(f"grpc://{address}", [container], config)
 
 
 # ---- The end of a server ------------------------------------------------------------------------
@@ -196,48 +161,7 @@ def dismiss(job: str, index: int, address: str, timeout_s: float) -> bool:
     return True
 
 
-# ---- Tasks of a coordinator ---------------------------------------------------------------------
-
-
-class WorkerTask:
-    """A function that runs on one given worker, and again if that worker dies and comes back.
-
-    Relies on `Worker.create_resource`, the way TensorFlow itself binds data sets to workers
-    (`ClusterCoordinator.schedule` cannot choose the worker), and on `RemoteValueImpl`'s event.
-    """
-
-    def __init__(
-        self, strategy: Strategy, worker: int, function: Callable[..., Any], args: Sequence[Any]
-    ) -> None:
-        coordinator = coordinator_of(strategy)
-        self.worker = worker
-        self._owner = coordinator._cluster.workers[worker]
-        self.value = self._owner.create_resource(function, args=tuple(args))
-
-    @property
-    def dead(self) -> bool:
-        """Whether the coordinator has seen the worker die and not yet seen it come back."""
-        return bool(self._owner._is_dead_with_error)
-
-    @property
-    def done(self) -> bool:
-        """Whether the function has returned or raised."""
-        return bool(self.value._status_available_event.is_set()) and not self.aborted
-
-    @property
-    def aborted(self) -> bool:
-        """Whether the worker died while it ran; it runs again when the worker is back."""
-        return self.value._status is remote_value.RemoteValueStatus.ABORTED
-
-    @property
-    def error(self) -> BaseException | None:
-        """What the function raised, if it has ended by raising."""
-        return self.value._error if self.done else None
-
-
-def worker_values(tasks: Sequence[WorkerTask]) -> Any:
-    """Returns the tasks' results as one argument of which each worker sees its own."""
-    return coordinator_values.PerWorkerValues(tuple(task.value for task in tasks))
+# ---- Scopes -------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -270,3 +194,72 @@ def running_here(strategy: Strategy) -> Iterator[None]:
         yield
     finally:
         extended._allow_run_without_coordinator = before
+
+
+# ---- Calls --------------------------------------------------------------------------------------
+
+_STREAMING = "TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE"
+
+
+@contextlib.contextmanager
+def tracing(servers: int) -> Iterator[None]:
+    """Lets functions be traced, and variables made, without waiting for each server each time.
+
+    A function that is traced is registered on every server. TensorFlow waits for that with Python's
+    lock held, for ever if a server is frozen: no signal is seen, no other thread runs. It does not
+    wait if calls travel as a stream; but then a later call may overtake an earlier one. So here they
+    do, and at the end this waits for all of them, without the lock.
+
+    Relies on the environment variable's being read again and again.
+
+    Args:
+      servers: how many parameter servers there are.
+    """
+    before = os.environ.get(_STREAMING)
+    os.environ[_STREAMING] = "True"
+    try:
+        yield
+        for index in range(servers):
+            with tf.device(ps_device(index)):
+                mark = tf.random.uniform([])  # In the stream, behind all else.
+            mark.numpy()
+    finally:
+        if before is None:
+            del os.environ[_STREAMING]
+        else:
+            os.environ[_STREAMING] = before
+
+
+class Cancelable:
+    """Calls of functions that can be ended from another thread, as `CancelledError`.
+
+    What they wait for on servers is undone, too. Relies on where TensorFlow looks for the
+    cancellation manager of a call: it has one for all threads, here each has its own.
+    """
+
+    def __init__(self) -> None:
+        self._manager = cancellation.CancellationManager()
+
+    def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Calls a `tf.function`, or anything that calls some."""
+        before = getattr(_thread, "manager", None)
+        _thread.manager = self._manager
+        try:
+            return function(*args)
+        finally:
+            _thread.manager = before
+
+    def cancel(self) -> None:
+        """Ends the calls that are under way, and every later one."""
+        self._manager.start_cancel()
+
+
+_thread = threading.local()
+_of_all_threads = cancellation.context
+
+
+def _manager_of_call() -> Any:
+    return getattr(_thread, "manager", None) or _of_all_threads()
+
+
+cancellation.context = _manager_of_call

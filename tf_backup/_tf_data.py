@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.data.util import structure
 
 Tensor = Any  # a tf.Tensor
 
@@ -93,6 +94,24 @@ def seeded(graph: Tensor, seed: int, passes: int = 0) -> Tensor:
 def _value(const: Any) -> Any:
     """Returns the value of a Const node."""
     return tf.make_ndarray(const.attr["value"].tensor)
+
+
+def flat_spec(element_spec: Any) -> list[tuple[str, list[int | None] | None]]:
+    """Returns the dtypes' names and the shapes of the tensors that stand for an element.
+
+    A ragged or sparse tensor is one of dtype variant. Relies on TensorFlow's own flattening.
+    """
+    shapes = structure.get_flat_tensor_shapes(element_spec)
+    dtypes = structure.get_flat_tensor_types(element_spec)
+    return [
+        (dtype.name, None if shape.rank is None else shape.as_list())
+        for dtype, shape in zip(dtypes, shapes, strict=True)
+    ]
+
+
+def resource_of(iterator: Any) -> Tensor:
+    """Returns the handle of a data set's iterator."""
+    return iterator._iterator_resource
 
 
 def dataset_from_graph(graph: Tensor, element_spec: Any) -> Any:

@@ -14,6 +14,7 @@ from tensorflow.python.eager import context
 from tensorflow.python.ops import resource_variable_ops
 
 from tf_backup._tf import ps_device
+from tf_backup._tf_named import Name
 
 Tensor = Any  # a tf.Tensor
 
@@ -121,7 +122,7 @@ def here(tensors: Any) -> Any:
     return tf.nest.map_structure(tf.identity, tensors)
 
 
-def stage(name: str, key: Tensor, values: Sequence[Tensor]) -> Any:
+def stage(name: Name, key: Tensor, values: Sequence[Tensor]) -> Any:
     """Keeps `values` under the int64 `key` in the map `name` of the current device.
 
     A key that is there already keeps its values.
@@ -131,37 +132,48 @@ def stage(name: str, key: Tensor, values: Sequence[Tensor]) -> Any:
         indices=list(range(len(values))),
         values=list(values),
         dtypes=[value.dtype for value in values],
-        shared_name=name,
+        **name.attributes(),
     )
 
 
-def unstage(name: str, key: Tensor, dtypes: Sequence[tf.DType]) -> list[Tensor]:
+def unstage(name: Name, key: Tensor, dtypes: Sequence[tf.DType]) -> list[Tensor]:
     """Takes the values under `key` out of the map; blocks a thread until they are there."""
     return list(
         tf.raw_ops.MapUnstage(
-            key=key, indices=list(range(len(dtypes))), dtypes=list(dtypes), shared_name=name
+            key=key, indices=list(range(len(dtypes))), dtypes=list(dtypes), **name.attributes()
         )
     )
 
 
-def clear_stage(name: str, dtypes: Sequence[tf.DType]) -> Any:
+def clear_stage(name: Name, dtypes: Sequence[tf.DType]) -> Any:
     """Empties the map `name` of the current device."""
-    return tf.raw_ops.MapClear(dtypes=list(dtypes), shared_name=name)
+    return tf.raw_ops.MapClear(dtypes=list(dtypes), **name.attributes())
 
 
-def select_queue(queues: Sequence[Any], index: Tensor) -> Tensor:
-    """Returns the handle of `queues[index]` for an index known only at run time."""
-    return tf.gather(tf.stack([queue.queue_ref for queue in queues]), index)
+def select(handles: Sequence[Tensor], index: Tensor) -> Tensor:
+    """Returns `handles[index]` of resource handles, for an index known only at run time."""
+    return tf.gather(tf.stack(handles), index)
 
 
-def dequeue(handle: Tensor) -> Tensor:
-    """Takes an int64 scalar from the queue behind `handle`; holds no thread while it waits."""
-    value = tf.raw_ops.QueueDequeueV2(handle=handle, component_types=[tf.int64])[0]
-    value.set_shape([])
-    return value
+def take_until(queue: Tensor, wanted: Callable[[Tensor], Tensor]) -> Tensor:
+    """Takes pairs ([2] int64) from the queue behind a handle until one is wanted; returns it.
+
+    It holds no thread while it waits.
+
+    Args:
+      queue: the handle.
+      wanted: from a pair to whether it is ([] bool).
+    """
+
+    def take() -> Tensor:
+        pair = tf.raw_ops.QueueDequeueV2(handle=queue, component_types=[tf.int64])[0]
+        pair.set_shape([2])
+        return pair
+
+    return tf.while_loop(lambda pair: ~wanted(pair), lambda pair: [take()], [take()])[0]
 
 
-def drain(handle: Tensor) -> Any:
-    """Empties the queue (of int64 scalars) behind `handle`."""
-    size = tf.raw_ops.QueueSizeV2(handle=handle)
-    return tf.raw_ops.QueueDequeueManyV2(handle=handle, n=size, component_types=[tf.int64])[0].op
+def put_many(queue: Tensor, elements: Tensor) -> Any:
+    """Puts elements, stacked, into the queue behind a handle; returns the operation."""
+    return tf.raw_ops.QueueEnqueueManyV2(handle=queue, components=[elements])
+

@@ -14,13 +14,13 @@ a step of a small model, and spared the b late gradients of N + b on the wire.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from tf_backup import _tf, _tf_graph
+from tf_backup._tf_named import Name
 
 Tensor = Any
 
@@ -31,12 +31,15 @@ class Accumulator:
     Args:
       specs: of the buffers of a contribution, for each server.
       queued: whether contributions to later steps wait beside those to step t.
+      name: of the map on each server.
     """
 
-    def __init__(self, specs: Mapping[int, Sequence[tf.TensorSpec]], queued: bool) -> None:
+    def __init__(
+        self, specs: Mapping[int, Sequence[tf.TensorSpec]], queued: bool, name: Name
+    ) -> None:
         self._specs = dict(specs)
         self._queued = queued
-        self._name = f"tf_backup/accumulator/{uuid.uuid4().hex}"
+        self._name = name
 
     def put(self, ticket: Tensor, buffers: Sequence[Tensor]) -> Any:
         """Keeps a contribution's part; call it on the server that it is for, in a graph.
@@ -55,8 +58,12 @@ class Accumulator:
             return tf.no_op()
         if not self._queued:
             return _tf_graph.stage(self._name, ticket, buffers)
-        with tf.control_dependencies([self._discard(ticket - 1, buffers)]):
+        with tf.control_dependencies([self._discard(ticket - 1, [b.dtype for b in buffers])]):
             return _tf_graph.stage(self._name, ticket, buffers)
+
+    def discard(self, ticket: Tensor, ps: int) -> Any:
+        """Throws away a contribution's part, if it is there; call it on its server, in a graph."""
+        return self._discard(ticket, [spec.dtype for spec in self._specs[ps]])
 
     def take(self, tickets: Sequence[Tensor], ps: int) -> list[list[Tensor]]:
         """Returns the parts of the contributions of `tickets` on one server, there.
@@ -85,10 +92,8 @@ class Accumulator:
             with tf.device(_tf.ps_device(ps)):
                 _tf_graph.clear_stage(self._name, [spec.dtype for spec in specs])
 
-    def _discard(self, ticket: Tensor, like: Sequence[Tensor]) -> Any:
-        """Throws away the part under a ticket, if there is one; never blocks."""
-        # To take what is not there would: so first there is something.
-        nothing = [tf.zeros([0], tensor.dtype) for tensor in like]
+    def _discard(self, ticket: Tensor, dtypes: Sequence[tf.DType]) -> Any:
+        # To take what is not there would block: so first there is something.
+        nothing = [tf.zeros([0], dtype) for dtype in dtypes]
         with tf.control_dependencies([_tf_graph.stage(self._name, ticket, nothing)]):
-            dropped = _tf_graph.unstage(self._name, ticket, [each.dtype for each in nothing])
-        return dropped[0].op
+            return _tf_graph.unstage(self._name, ticket, dtypes)[0].op

@@ -1,4 +1,4 @@
-"""Waiting until the tasks of a cluster are up, which may take as long as their machines do."""
+"""Waiting until the servers of a cluster are up, which may take as long as their machines do."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import logging
 import socketserver
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from tf_backup.errors import ClusterError
-from tf_backup.failures import answers
+from tf_backup.status import accepts, ask
 from tf_backup.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -27,34 +27,51 @@ class _Door(socketserver.TCPServer):
     request_queue_size = 128
 
 
-def wait_for(addresses: Mapping[str, Sequence[str]]) -> None:
-    """Waits until every task accepts connections; says who is missing after 10 s, 20 s, 40 s ...
+def wait_for(servers: Sequence[str], timeout_s: float = TIMEOUT_S) -> None:
+    """Waits until every parameter server answers; says who is missing after 10 s, 20 s, 40 s ...
 
     TensorFlow would wait as well, but silently, and deaf to signals.
 
     Args:
-      addresses: the `host:port` of the tasks, by job.
+      servers: their `host:port`.
+      timeout_s: how long to wait.
 
     Raises:
-      ClusterError: if not all have come after half an hour, naming those who have not.
+      ClusterError: if not all have come by then, naming those who have not, or if
+        another task answers in the place of one.
     """
-    missing = [
-        (f"{job} {index}", address)
-        for job, tasks in addresses.items()
-        for index, address in enumerate(tasks)
-    ]
+    missing = dict(enumerate(servers))
     watch = Watch()
-    while missing := [task for task in missing if not answers(task[1])]:
-        names = ", ".join(f"{name} ({address})" for name, address in missing[:NAMED])
+    while missing := {i: address for i, address in missing.items() if not _answers(i, address)}:
+        names = ", ".join(f"ps {i} ({address})" for i, address in list(missing.items())[:NAMED])
         names += f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-        if watch.seconds > TIMEOUT_S:
+        if watch.seconds > timeout_s:
             raise ClusterError(
                 f"The cluster is not complete after {watch.seconds:.0f} s: there is no {names}. "
                 "Start them, then run this command again."
             )
         if watch.time_to_report():
             log.warning("Waiting for %s since %.0f s.", names, watch.seconds)
+            for index, address in missing.items():
+                if accepts(address):
+                    log.warning(
+                        "Something listens at %s, but does not answer as TensorFlow's server does: "
+                        "is it another program? It should be ps %d.",
+                        address,
+                        index,
+                    )
         time.sleep(POLL_S)
+
+
+def _answers(index: int, address: str) -> bool:
+    """Returns whether a parameter server answers."""
+    status = ask(address)
+    if status is not None and status.task != f"ps {index}":
+        raise ClusterError(
+            f"The server at {address} is {status.task}, but it should be ps {index}: all tasks must "
+            "have the same cluster in TF_CONFIG."
+        )
+    return status is not None
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The chief: takes the mean of N gradients, updates, publishes, releases.
+"""The chief: takes the mean of N gradients, updates, publishes, releases; in a loop on the servers.
 
 Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 2 and 4.
 """
@@ -9,95 +9,196 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_backup import _tf_graph, placement
+from tf_backup import _tf_graph, permits, placement
 from tf_backup.accumulator import Accumulator
 from tf_backup.contribution import Contribution
-from tf_backup.gate import GATE_SERVER, Gate
+from tf_backup.gate import GATE_SERVER, STOPPED, Gate
 from tf_backup.objective import Objective
+from tf_backup.permits import Permits
+from tf_backup.reports import Reports
 from tf_backup.snapshot import Snapshot
 
 Tensor = Any
 
 
-def make_update(
-    objective: Objective,
-    snapshot: Snapshot,
-    contribution: Contribution,
-    accumulator: Accumulator,
-    gate: Gate,
-) -> Any:
-    """Returns the function that makes one update.
+class Chief:
+    """The loop that makes updates, from the beginning of a run to its end.
 
-    Its operations lie on the parameter servers; through the coordinator pass only the tickets
-    and what the objective reports.
+    It runs on the parameter servers: nothing of it passes through the coordinator, which gives
+    permits and reads reports. With one server an update is one function call there. With several
+    each takes and publishes its part in one; what the optimizer does in between crosses from one
+    to another where it has to.
 
     Args:
       objective: whose variables are updated.
       snapshot: of the variables that workers read.
       contribution: how the workers' results travel.
       accumulator: where they wait.
-      gate: told when step t + 1 may begin.
-
-    Returns:
-      A `tf.function` of the N tickets ([N] int64) and of whether this is the run's last update
-      ([] bool), which returns the objective's results and the number of updates made.
+      gate: says what an update is made of, and is told when the next step may begin.
+      permits: how many updates may be made.
+      reports: what to tell of each.
+      alone: whether there is only one parameter server.
     """
-    servers = sorted({GATE_SERVER, *snapshot.layout.servers})
 
-    def totals(tickets: Tensor) -> tuple[list[Any], list[Tensor]]:
-        """Returns the mean (or sum) for every target, None where workers send nothing.
+    def __init__(
+        self,
+        objective: Objective,
+        snapshot: Snapshot,
+        contribution: Contribution,
+        accumulator: Accumulator,
+        gate: Gate,
+        permits: Permits,
+        reports: Reports,
+        alone: bool,
+    ) -> None:
+        self._objective = objective
+        self._snapshot = snapshot
+        self._contribution = contribution
+        self._accumulator = accumulator
+        self._gate = gate
+        self._permits = permits
+        self._reports = reports
+        self._alone = alone
+        self.loop = _tf_graph.function(self._loop)
 
-        Returns also, from each server, a sign that the contributions to step t are out of it.
+    def _loop(self, step: Tensor) -> Tensor:
+        """Makes updates until it is told to stop, or too few workers have data left.
+
+        Args:
+          step: [] int64, the number of updates made before.
+
+        Returns:
+          [] int64, the number of updates made.
         """
+
+        def body(step: Tensor, event: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            make = self._update_alone if self._alone else self._update
+            step, event, last = _tf_graph.here(make(event, last))
+            step.set_shape([])
+            event.set_shape([4, self._gate.policy.replicas])
+            last.set_shape([])
+            return step, event, last
+
+        def whole(step: Tensor) -> Tensor:
+            with tf.device(_DEVICE):
+                event, last = self._next(step)
+                step, event, _ = tf.while_loop(
+                    lambda step, event, last: event[0, 0] >= 0,
+                    body,
+                    [tf.identity(step), event, last],
+                    parallel_iterations=1,
+                )
+                with tf.control_dependencies([self._reports.put_end(event)]):
+                    return tf.identity(step)
+
+        return _tf_graph.on_server(GATE_SERVER, whole, step) if self._alone else whole(step)
+
+    def _next(self, step: Tensor) -> tuple[Tensor, Tensor]:
+        """Waits, on the gate's server, for a permit, and for step t to be complete.
+
+        Returns:
+          The event ([4, N]), and whether the update is the run's last ([] bool).
+        """
+
+        def at_gate(step: Tensor) -> tuple[Tensor, Tensor]:
+            permit = self._permits.take()
+            with tf.control_dependencies([permit]):
+                event = tf.cond(
+                    tf.equal(permit, permits.HALT),
+                    lambda: self._gate.sign(STOPPED),
+                    lambda: self._gate.next_event(step),
+                )
+            return event, tf.equal(permit, permits.LAST)
+
+        event, last = _tf_graph.on_server(GATE_SERVER, at_gate, step)
+        event.set_shape([4, self._gate.policy.replicas])
+        last.set_shape([])
+        return event, last
+
+    def _update_alone(self, event: Tensor, last: Tensor) -> Any:
+        """Makes an update where one server holds everything; returns the next step and event."""
+
+        def at_server(event: Tensor, last: Tensor) -> Any:
+            taken, found = self._take(GATE_SERVER, event[1])
+            results = self._apply(self._contribution.totals(found))
+            with tf.control_dependencies([*self._snapshot.write(GATE_SERVER), *taken]):
+                return self._release(event, last, results)
+
+        return _tf_graph.on_server(GATE_SERVER, at_server, event, last)
+
+    def _update(self, event: Tensor, last: Tensor) -> Any:
+        """Makes an update across servers; returns the next step and event."""
         found: dict[int, Any] = {}
         taken = []
-        for ps in contribution.servers:
+        for ps in self._contribution.servers:
 
             def take(tickets: Tensor, ps: int = ps) -> tuple[Tensor, dict[int, Any]]:
-                parts = accumulator.take(tf.unstack(tickets, gate.policy.replicas), ps)
-                with tf.control_dependencies([part[0] for part in parts]):
-                    return tf.constant(True), contribution.combine(parts, ps)
+                done, values = self._take(ps, tickets)
+                with tf.control_dependencies(done):
+                    return tf.constant(True), values
 
-            done, values = _tf_graph.on_server(ps, take, tickets)
+            done, values = _tf_graph.on_server(ps, take, event[1])
             taken.append(done)
             found.update(values)
-        return contribution.totals(found), taken
-
-    def publish(last: Tensor, taken: list[Tensor]) -> Tensor:
-        """Publishes theta(t + 1), then releases the workers; returns t + 1.
-
-        Not before every server has taken step t out, also those that publish nothing: a
-        contribution to step t + 1 could be there already, and be cleared away with it. (Or throw
-        away its worker's one to step t.)
-        """
+        with placement.with_its_inputs():
+            results = self._apply(self._contribution.totals(found))
 
         def write(ps: int) -> Tensor:
             def at_server() -> Tensor:
-                with tf.control_dependencies(snapshot.write(ps)):
+                with tf.control_dependencies(self._snapshot.write(ps)):
                     return tf.constant(True)
 
             return _tf_graph.on_server(ps, at_server)
 
-        def release(last: Tensor, written: list[Tensor]) -> Tensor:
-            with tf.control_dependencies([*snapshot.write(GATE_SERVER), *written]):
-                return gate.complete_step(last)
+        def release(event: Tensor, last: Tensor, results: Any, done: list[Tensor]) -> Any:
+            with tf.control_dependencies([*self._snapshot.write(GATE_SERVER), *done]):
+                return self._release(event, last, results)
 
-        written = [write(ps) for ps in servers if ps != GATE_SERVER]
-        return _tf_graph.on_server(GATE_SERVER, release, last, [*written, *taken])
+        # Not before every server has taken step t out, also those that publish nothing: a
+        # contribution to step t + 1 could be there already, and be cleared away with it.
+        written = [write(ps) for ps in self._snapshot.layout.servers if ps != GATE_SERVER]
+        return _tf_graph.on_server(GATE_SERVER, release, event, last, results, [*written, *taken])
 
-    @_tf_graph.function
-    def update(tickets: Tensor, last: Tensor) -> Any:
-        values, taken = totals(tickets)
-        gradients = values[: len(objective.trainable)]
+    def _take(self, ps: int, tickets: Tensor) -> tuple[list[Tensor], dict[int, Any]]:
+        """Takes N contributions on a server, there.
+
+        Returns:
+          What is there when they are out of the accumulator, and the mean (or sum) by target.
+        """
+        if ps not in self._contribution.servers:
+            return [], {}
+        replicas = self._gate.policy.replicas
+        parts = self._accumulator.take(tf.unstack(tickets, replicas), ps)
+        return [part[0] for part in parts], self._contribution.combine(parts, ps)
+
+    def _apply(self, totals: list[Any]) -> Any:
+        """Updates the variables; returns the objective's results."""
+        objective = self._objective
+        gradients = totals[: len(objective.trainable)]
         others = [*objective.state, *objective.sums]
-        changes = values[len(gradients) : len(gradients) + len(others)]
-        reports = values[len(gradients) + len(others) :]
-        with placement.with_its_inputs():
-            objective.apply(gradients)
-            for variable, value in zip(others, changes, strict=True):
-                if value is not None:
-                    variable.assign_add(value)
-            results = objective.results(reports)
-        return results, publish(last, taken)
+        changes = totals[len(gradients) : len(gradients) + len(others)]
+        reports = totals[len(gradients) + len(others) :]
+        objective.apply(gradients)
+        for variable, value in zip(others, changes, strict=True):
+            if value is not None:
+                variable.assign_add(value)
+        return objective.results(reports)
 
-    return update
+    def _release(self, event: Tensor, last: Tensor, results: Any) -> Any:
+        """Reports the update, releases the workers, and waits for the next event.
+
+        Returns:
+          t + 1, the event, and whether the next update is the last.
+        """
+        with tf.control_dependencies([self._reports.put(event, results)]):
+            step = self._gate.complete_step(last)
+        with tf.control_dependencies([step]):
+            event, last = tf.cond(
+                last,
+                lambda: (self._gate.sign(STOPPED), tf.constant(True)),
+                lambda: self._next(step),
+            )
+        return step, event, last
+
+
+_DEVICE = _tf_graph.ps_device(GATE_SERVER)

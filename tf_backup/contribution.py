@@ -116,14 +116,20 @@ class Contribution:
         columns = iter(zip(*parts, strict=True))
         found: dict[int, Any] = {}
         for key in self.layout.keys_on(ps):
-            total = tf.add_n(list(next(columns)))
-            whole = key.dtype.is_integer
-            mean = total // self._replicas if whole else total / self._replicas
+            mean = self._mean(next(columns), key.dtype)
             for place, value in self.layout.unpack(mean, key).items():
                 found[self._dense[place]] = value
         for rows in self._rows_on(ps):
             found[rows.target] = tables.mean(next(columns), next(columns), rows.shape)
         return found
+
+    def _mean(self, parts: Sequence[Tensor], dtype: tf.DType) -> Tensor:
+        """Returns the mean of N buffers; those of 16 bits are summed in float32."""
+        if dtype.is_integer:
+            return tf.add_n(list(parts)) // self._replicas
+        if dtype.size < 4:  # float16 overflows, bfloat16 loses a percent at N = 50.
+            parts = [tf.cast(part, tf.float32) for part in parts]
+        return tf.cast(tf.add_n(list(parts)) / self._replicas, dtype)
 
     def totals(self, found: dict[int, Any]) -> list[Any]:
         """Returns what `combine` has found on all servers, one (or None) per target."""

@@ -2,15 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tf_backup import _tf, _tf_data, _tf_graph
+from tf_backup import _tf_data
 
 DatasetFn = Callable[[tf.distribute.InputContext], Any]
+
+_numbers = itertools.count(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipelines:
+    """Input pipelines as data: what travels to the workers' processes.
+
+    Attributes:
+      graphs: the serialized data set of each worker, or one for all.
+      spec: of the tensors of an element: their dtypes' names and shapes.
+      shards: of how many parts of the data set each worker reads one; 1: all of it.
+      repeat: whether to begin again at the end of the data.
+      number: no other pipelines of this process have it.
+    """
+
+    graphs: Sequence[bytes]
+    spec: Sequence[tuple[str, Sequence[int | None] | None]]
+    shards: int
+    repeat: bool
+    number: int = dataclasses.field(default_factory=lambda: next(_numbers))
+
+    def describe(self) -> dict[str, Any]:
+        """Returns all but the graphs, as JSON can hold it."""
+        return {
+            "spec": [list(part) for part in self.spec],
+            "shards": self.shards,
+            "repeat": self.repeat,
+            "number": self.number,
+        }
+
+
+def open_pipeline(description: dict[str, Any], graph: bytes, worker: int, skip: int = 0) -> Any:
+    """Returns a worker's part of a data set that `Pipelines` describe; its elements are flat.
+
+    Args:
+      description: as `Pipelines.describe` has made it.
+      graph: of the worker's data set.
+      worker: which part to read.
+      skip: how many elements of the part to leave out at its beginning.
+    """
+    specs = [tf.TensorSpec(shape, tf.as_dtype(dtype)) for dtype, shape in description["spec"]]
+    dataset = _tf_data.dataset_from_graph(tf.constant(graph), tuple(specs))
+    if description["shards"] > 1:
+        dataset = dataset.shard(description["shards"], worker)
+    if description["repeat"]:
+        dataset = dataset.repeat()
+    if skip:
+        dataset = dataset.skip(skip)
+    return dataset.prefetch(2)
 
 
 class WorkerData:
@@ -45,7 +97,6 @@ class WorkerData:
         repeat: bool = True,
     ) -> None:
         self.workers = workers
-        self._traced: dict[Any, Any] = {}
         self._repeat = repeat
         self.batches: int | None = batches
         self._own = not isinstance(source, tf.data.Dataset)  # One data set per worker.
@@ -77,48 +128,22 @@ class WorkerData:
         """Whether the pipelines repeat without end."""
         return self._repeat and not self._own and self.batches is not None
 
-    def iterators(self, strategy: Any) -> list[_tf.WorkerTask]:
-        """Starts a pipeline on each worker; a worker that comes back starts a new one."""
-        return [
-            _tf.WorkerTask(strategy, worker, function, args)
-            for worker, (function, args) in enumerate(self.functions(_itself))
-        ]
-
-    def functions(self, consume: Callable[[Any], Any]) -> list[tuple[Any, tuple[Any, ...]]]:
-        """Returns for each pipeline a function, and its arguments, to be run on a worker.
-
-        Args:
-          consume: called in a graph with the pipeline's iterator; the function returns what it
-            returns. It is traced once, however often it is given.
-        """
-
-        def read(graph: Any, worker: Any) -> Any:
-            dataset = _tf_data.dataset_from_graph(graph, self.element_spec)
-            return consume(iter(self._shard(dataset, worker)))
-
-        if consume not in self._traced:
-            self._traced[consume] = _tf_graph.function(read)
-        function = self._traced[consume]
-        graphs = self._graphs
+    def start(self) -> Pipelines:
+        """Returns the pipelines, begun anew."""
+        graphs, shards = self._graphs, 1
         if not self._own:
             seed = int(self._random.integers(2**40))
             graphs = [_tf_data.seeded(graphs[0], seed, self._passes)]
             self._passes += 1
-        return [
-            (function, (graphs[worker % len(graphs)], tf.constant(worker, tf.int64)))
-            for worker in range(self.workers)
-        ]
-
-    def _shard(self, dataset: Any, worker: Any) -> Any:
-        """Returns worker `worker`'s part of the data set ([] int64, or an int)."""
-        if self._own:
-            return dataset
-        # An empty part cannot be repeated: of fewer batches than workers, everyone reads all.
-        if not self.endless or (self.batches or 0) >= self.workers:
-            dataset = dataset.shard(self.workers, worker)
-        if self.endless:
-            dataset = dataset.repeat()
-        return dataset.prefetch(2)
+            # An empty part cannot be repeated: of fewer batches than workers, everyone reads all.
+            if not self.endless or (self.batches or 0) >= self.workers:
+                shards = self.workers
+        return Pipelines(
+            graphs=[graph.numpy() for graph in graphs],
+            spec=_tf_data.flat_spec(self.element_spec),
+            shards=shards,
+            repeat=self.endless,
+        )
 
 
 def delay(dataset: Any, seconds: float) -> Any:
@@ -127,10 +152,6 @@ def delay(dataset: Any, seconds: float) -> Any:
     A straggler on purpose: apply it last, in the pipeline of the worker that is to be slow.
     """
     return _tf_data.sleep_before_each(dataset, seconds) if seconds > 0 else dataset
-
-
-def _itself(iterator: Any) -> Any:
-    return iterator
 
 
 def _call(function: DatasetFn, workers: int, worker: int) -> Any:

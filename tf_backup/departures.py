@@ -4,37 +4,43 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from tf_backup import _tf
-from tf_backup.failures import answers
+from tf_backup.coordinator import Coordinator
+from tf_backup.status import accepts
 from tf_backup.watch import Watch
 
 log = logging.getLogger(__name__)
 
-TIMEOUT_S = 10.0  # Of one task that does not answer.
+TIMEOUT_S = 10.0  # Of one server that does not answer.
 PATIENCE_S = 120.0  # With those who are being started again.
 POLL_S = 1.0
 AT_ONCE = 16  # Connections of a cluster of hundreds.
 
-_Task = tuple[str, int, str]
 
-
-def dismiss(addresses: Mapping[str, Sequence[str]]) -> list[str]:
-    """Tells every task that it may end; tries those who are down again for two minutes.
-
-    Args:
-      addresses: the `host:port` of the tasks, by job.
+def dismiss_workers(coordinator: Coordinator) -> list[str]:
+    """Tells every worker that it may end; waits up to two minutes for those who are down.
 
     Returns:
       Those who could not be told, as `worker 3 (host:port)`.
     """
-    missing = [
-        (job, index, address)
-        for job, of_job in addresses.items()
-        for index, address in enumerate(of_job)
-    ]
+    addresses = coordinator.addresses["worker"]
+    missed = coordinator.dismiss(PATIENCE_S)
+    return [f"worker {index} ({addresses[index]})" for index in missed]
+
+
+def dismiss_servers(addresses: Sequence[str]) -> list[str]:
+    """Tells every parameter server that it may end; tries those who are down for two minutes.
+
+    Args:
+      addresses: their `host:port`.
+
+    Returns:
+      Those who could not be told, as `ps 1 (host:port)`.
+    """
+    missing = list(enumerate(addresses))
     watch = Watch()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         while missing:
@@ -43,12 +49,12 @@ def dismiss(addresses: Mapping[str, Sequence[str]]) -> list[str]:
             if not missing or watch.seconds >= PATIENCE_S:
                 break
             if watch.time_to_report():
-                log.info("%d tasks are down, and not dismissed yet.", len(missing))
+                log.info("%d parameter servers are down, and not dismissed yet.", len(missing))
             time.sleep(POLL_S)
-    return [f"{job} {index} ({address})" for job, index, address in missing]
+    return [f"ps {index} ({address})" for index, address in missing]
 
 
-def _tell(task: _Task) -> bool:
-    """Returns whether a task has been told."""
-    job, index, address = task
-    return answers(address) and _tf.dismiss(job, index, address, TIMEOUT_S)
+def _tell(task: tuple[int, str]) -> bool:
+    """Returns whether a parameter server has been told."""
+    index, address = task
+    return accepts(address) and _tf.dismiss("ps", index, address, TIMEOUT_S)

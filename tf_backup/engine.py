@@ -5,40 +5,48 @@ An engine lives as long as its objective; a run is one epoch: `begin`, `step` ..
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import threading
 import time
-from collections.abc import Sequence
+import uuid
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tf_backup import _tf, chief, errors, gate, protocol, runs
+from tf_backup import _tf, coordinator, errors, gate, protocol, reports, runs
+from tf_backup._tf_named import Boxed, Name
 from tf_backup.accumulator import Accumulator
+from tf_backup.chief import Chief
 from tf_backup.contribution import Contribution
-from tf_backup.failures import check_servers, told_plainly, worker_failed
+from tf_backup.data import Pipelines
+from tf_backup.failures import worker_failed
 from tf_backup.objective import Objective
+from tf_backup.permits import GO, HALT, LAST, Permits
 from tf_backup.policy import BackupPolicy
+from tf_backup.program import Program
 from tf_backup.records import Books, Contributions
+from tf_backup.reports import Report, Reports
+from tf_backup.run import Run
 from tf_backup.snapshot import Snapshot
 from tf_backup.watch import Watch
 from tf_backup.worker import Worker
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.5  # How often the chief looks up while it waits.
 HOME_TIMEOUT_S = 30.0  # How long the end of training waits for workers' last batches.
+AHEAD = 64  # Updates that may be permitted ahead of what the coordinator has seen.
+_POLL_S = 0.1
+_HOME_POLL_S = 0.02
 
 
 class Engine:
     """Trains an objective on the workers and parameter servers of a strategy.
 
     Args:
-      strategy: a `tf.distribute.ParameterServerStrategy`.
-      policy: N, b and the bound on staleness; the first N + b workers of the cluster take part.
+      strategy: made by tf_backup.
+      policy: N, b and the bound on staleness.
       objective: what is trained.
+      element_spec: of the batches.
       stall_timeout_s: how long to wait, with fewer than N workers alive, for one to come back.
     """
 
@@ -47,40 +55,65 @@ class Engine:
         strategy: Any,
         policy: BackupPolicy,
         objective: Objective,
+        element_spec: Any,
         stall_timeout_s: float,
     ) -> None:
         self.policy = policy
         self._strategy = strategy
+        self._coordinator = coordinator.of(strategy)
         self._stall_timeout_s = stall_timeout_s
-        self._snapshot = Snapshot(objective.read)
-        results = objective.compute.structured_outputs
-        contribution = Contribution(objective, results, policy.replicas)
-        self._contribution = contribution
-        specs = {ps: contribution.specs(ps) for ps in contribution.servers}
-        self._accumulator = Accumulator(specs, queued=policy.max_staleness != 0)
-        self._gate = gate.Gate(policy)
-        self._books = Books(policy.workers, self._gate.ledger)
-        parts = (self._snapshot, contribution, self._accumulator, self._gate)
-        self._worker = Worker(objective.compute, *parts)
-        self._update = chief.make_update(objective, *parts)
-        self._tasks: list[_tf.WorkerTask] = []
-        self._older_tasks: list[_tf.WorkerTask] = []
-        self._ticker: threading.Thread | None = None
-        self._stop_ticking = threading.Event()
+        name = Name(self._coordinator.container, f"engine/{uuid.uuid4().hex}")
+        with self._coordinator.tracing():
+            self._snapshot = Snapshot(objective.read, name / "snapshot")
+            results = objective.compute.structured_outputs
+            contribution = Contribution(objective, results, policy.replicas)
+            self._contribution = contribution
+            specs = {ps: contribution.specs(ps) for ps in contribution.servers}
+            queued = policy.max_staleness != 0
+            self._accumulator = Accumulator(specs, queued, name / "accumulator")
+            self._gate = gate.Gate(policy, name / "gate")
+            self._permits = Permits(name / "permits")
+            self._reports = Reports(
+                reports.structure_of(objective.results, results.reports),
+                policy.replicas,
+                name / "reports",
+            )
+            parts = (self._snapshot, contribution, self._accumulator, self._gate)
+            self._worker = Worker(objective.compute, *parts)
+            self._chief = Chief(
+                objective,
+                *parts,
+                self._permits,
+                self._reports,
+                alone=_tf.ps_count(strategy) == 1,
+            )
+            tables = [
+                Boxed(table.handle, _tf.ps_index(table.device), name / f"tables/{i}")
+                for i, table in enumerate(objective.tables)
+            ]
+            self._program = Program(
+                self._worker.functions(element_spec),
+                [*self._snapshot.resources, *self._gate.resources, *tables],
+                name / "program",
+            )
+            self._loop = self._chief.loop.get_concrete_function(tf.TensorSpec([], tf.int64))
+        self._books = Books(policy, self._gate.ledger)
         self._step = 0
-        self._active = False
-        self._dead: set[int] = set()
+        self._granted = 0  # Permits whose updates have not been returned yet ...
+        self._last = False  # ... and whether one of them is for the run's last update.
+        self._run: Run | None = None
+        self._gone: set[int] = set()
         self._watch = Watch()
 
     @property
     def active(self) -> bool:
         """Whether a run is on: workers compute, or wait for the next step."""
-        return self._active
+        return self._run is not None
 
     @property
     def living_workers(self) -> int:
-        """How many of the N + b workers live, as far as the chief has seen; from any thread."""
-        return self.policy.workers - len(self._dead)
+        """How many workers live, of as many as there are places for; from any thread."""
+        return min(self.policy.workers, self._coordinator.members.living)
 
     @property
     def bytes_per_step(self) -> dict[str, int]:
@@ -91,40 +124,37 @@ class Engine:
         """Returns what became of every contribution since this engine was made."""
         return self._books.read()
 
-    def begin(self, iterators: Sequence[_tf.WorkerTask], step: int) -> None:
+    # ---- A run --------------------------------------------------------------------------------
+
+    def begin(self, data: Pipelines, step: int) -> None:
         """Publishes theta(t) and sets the workers to work on step t = `step`.
 
         Steps never come twice, since the workers draw their random numbers by them: an
         optimizer that counts fewer (it accumulates gradients, or skipped some that were not
         finite) does not set the count back.
         """
-        step = max(step, self._step)
-        if self._active:
+        if self._run is not None:
             raise RuntimeError("A run is on already.")
         runs.begin(self._strategy, self)
-        with told_plainly(self._strategy):
+        with self._coordinator.told_plainly():
+            self._step = max(step, self._step)
             self._snapshot.publish()
             self._accumulator.clear()
-            run = self._gate.open_run(tf.constant(step, tf.int64))
-            self._step = step
-            self._watch = Watch()
-            self._active = True
-            self._start_ticking()
-            self._older_tasks = [task for task in self._older_tasks if not task.done]
-            self._older_tasks += [task for task in self._tasks if not task.done]
-            data = _tf.worker_values(iterators)
-            self._tasks = [
-                _tf.WorkerTask(
-                    self._strategy, i, self._worker.loop, (tf.constant(i, tf.int64), run, data)
-                )
-                for i in range(self.policy.workers)
-            ]
+            self._permits.revoke()
+            self._granted, self._last = 0, False
+            number = int(self._gate.open_run(tf.constant(self._step, tf.int64)))
+            start = tf.constant(self._step, tf.int64)
+            self._run = Run(
+                lambda: self._loop(start), self._reports.read, self._books.note, self._look_after
+            )
+            self._coordinator.announce(self._program.job("train", data, run=number))
 
-    def step(self, last: bool) -> Any:
-        """Waits until step t has its N gradients, and makes the update.
+    def step(self, ahead: int = 1, last: bool = False) -> Any:
+        """Makes an update, or returns one that has been made already.
 
         Args:
-          last: whether this is the run's last update; the workers then go home.
+          ahead: how many updates may be made before this is called again; at least 1, this one.
+          last: whether the last of those is the run's last; the workers then go home.
 
         Returns:
           The objective's results; None if too few workers have data left for an update.
@@ -132,158 +162,201 @@ class Engine:
         Raises:
           ParameterServerLost, WorkersLost, WorkerFailed: nothing is updated then.
         """
-        with told_plainly(self._strategy):
-            made_of = self._await_step()
-            self._notice_deaths()
-            if made_of is None:
+        assert self._run is not None
+        with self._coordinator.told_plainly():
+            self._grant(ahead, last)
+            report = self._await_report()
+            if report is None:
                 return None
-            tickets, workers, staleness = made_of
-            self._books.announce(workers, staleness)
-            results, step = self._update(tf.constant(tickets, tf.int64), tf.constant(last))
-            self._step = int(step)
-            self._books.made()
-            return results
+            self._granted -= 1
+            self._step = report.step + 1
+            if self._last and not self._granted:
+                self._run.wait(self._coordinator.check)
+                self._over()
+            return report.results
+
+    def settle(self) -> None:
+        """Waits until no update is under way: what is on the servers stays as it is.
+
+        What has been made already and not been returned, `step` returns later.
+        """
+        if self._run is None:
+            return
+        with self._coordinator.told_plainly():
+            self._granted -= int(self._permits.revoke())
+            self._last = False
+            while self._run.reports < self._granted and self._run.goes_on:
+                self._coordinator.check()
+                time.sleep(_HOME_POLL_S)
 
     def end(self) -> None:
         """Ends the run, if one is on: sends the workers home, and does not wait for them."""
-        if not self._active:
+        if self._run is None:
             return
-        self._stop()
-        with told_plainly(self._strategy):
+        run = self._run
+        self._over()
+        with self._coordinator.told_plainly():
+            self._permits.revoke()
+            self._permits.grant(tf.constant([HALT], tf.int64))
+            self._gate.stop()
+            run.wait(self._coordinator.check)
             self._gate.close_run()
 
     def close(self) -> None:
-        """Ends training: waits until the workers are home, and closes the books."""
+        """Ends training: waits until the workers are home, and closes the accounts."""
         self.end()
-        tasks = [*self._older_tasks, *self._tasks]
-        deadline = time.monotonic() + HOME_TIMEOUT_S
-        while any(not (task.done or task.dead) for task in tasks):
-            if time.monotonic() > deadline:
-                away = sorted({task.worker for task in tasks if not task.done})
-                log.warning(
-                    "Worker(s) %s have not finished their last batch within %.0f s. Training goes "
-                    "on without waiting for them; their last contributions count as lost.",
-                    ", ".join(map(str, away)),
-                    HOME_TIMEOUT_S,
-                )
-                break
-            time.sleep(0.005)
-        with told_plainly(self._strategy):
+        with self._coordinator.told_plainly():
+            self._await_home()
             self._gate.settle()
-        self._tasks, self._older_tasks = [], []
+            self._accumulator.clear()
+            self._program.forget_data()
+            self._coordinator.announce(None)
 
     def abandon(self) -> None:
         """Ends training after the cluster is lost: asks nothing of it."""
-        self._stop()
-        self._tasks, self._older_tasks = [], []
+        if self._run is not None:
+            self._run.abandon()
+            self._over()
 
-    def _stop(self) -> None:
+    def _over(self) -> None:
         """Ends the run as far as this process is concerned."""
-        self._active = False
+        self._run = None
         runs.ended(self._strategy, self)
-        self._stop_ticking.set()
-        if self._ticker is not None:
-            self._ticker.join()
-            self._ticker = None
+
+    def _grant(self, ahead: int, last: bool) -> None:
+        """Gives permits for `ahead` updates, less those that are given already."""
+        whole = ahead <= AHEAD
+        more = min(ahead, AHEAD) - self._granted
+        # Many at once, or each would cost a call.
+        if more <= 0 or (self._granted and more < AHEAD // 2 and not whole):
+            return
+        kinds = np.full([more], GO)
+        if last and whole:
+            kinds[-1], self._last = LAST, True
+        self._permits.grant(tf.constant(kinds, tf.int64))
+        self._granted += more
 
     # ---- Waiting ------------------------------------------------------------------------------
 
-    def _await_step(self) -> Any:
-        """Returns what update t is made of; None if too few workers have data left.
-
-        [3, N]: the tickets, their workers, and how many updates old they are.
-        """
+    def _await_report(self) -> Report | None:
+        """Returns the next update's report; None if too few workers have data left."""
+        assert self._run is not None
         self._watch.restart()
         while True:
-            event = self._gate.next_event().numpy()  # A tick comes at the latest.
-            sign = event[0, 0]
-            if sign == self._step:
-                return event[1:]
-            if sign == gate.EXHAUSTED:
-                return None
-            if sign == gate.TICK and self._look_around():
+            report = self._run.next_report(_POLL_S)
+            if report is not None:
+                return report if report.step >= 0 else None  # At its end: EXHAUSTED.
+            self._coordinator.check()
+            if self._look_around():
                 return None
 
     def _look_around(self) -> bool:
         """Does what is to be done while a step takes long.
 
         Returns:
-          Whether the run is over, since those that still have data are too few, or dead.
+          Whether the run is over, since those that still have data are too few, or gone.
         """
-        for task in self._tasks:
-            if task.error is not None:
-                raise worker_failed(self._strategy, task.worker, task.error)
-        ledger = self._gate.ledger()
-        dead = [task.dead for task in self._tasks]
-        self._notice_deaths()
-        alive = len(self._tasks) - sum(dead)
-        if alive >= self.policy.replicas:
+        assert self._run is not None
+        error = self._coordinator.worker_error()
+        if error is not None:
+            raise worker_failed(error)
+        ledger = self._run.ledger
+        members = self._coordinator.members
+        if members.living >= self.policy.replicas:
             self._watch.enough()
-        if protocol.complete(ledger, self.policy.replicas):
-            return False  # Its event is on the way.
+        if ledger is None or protocol.complete(ledger, self.policy.replicas):
+            return False
         left = ledger.status == protocol.LEFT
-        usable = int(np.sum(~left & ~np.array(dead)))
+        usable = min(self.policy.workers, members.living) - int(np.sum(left))
         if np.any(left) and usable < self.policy.replicas:
             return True
         if self._watch.time_to_report():
-            self._report(ledger, dead)
-            check_servers(self._strategy)
+            self._report(ledger)
         if self._watch.short_s > self._stall_timeout_s:
             raise errors.WorkersLost(
-                f"Step {self._step} needs {self.policy.replicas} workers, but only {alive} of "
-                f"{self.policy.workers} have been alive for {self._watch.short_s:.0f} s. Missing: "
-                f"{self._names(dead)}. Start them again and run this command again; it goes on "
-                "from the last checkpoint if it saves them."
+                f"Step {self._step} needs {self.policy.replicas} workers, but only "
+                f"{members.living} of {self.policy.workers} have been alive for "
+                f"{self._watch.short_s:.0f} s. Missing: {self._names(members.missing)}. Start them "
+                "again and run this command again; it goes on from the last checkpoint if it "
+                "saves them."
             )
         return False
 
-    def _notice_deaths(self) -> None:
-        """Says who is gone, and who is back."""
-        dead = {task.worker for task in self._tasks if task.dead}
-        if dead == self._dead:
-            return
-        names = [f"worker {i} ({a})" for i, a in enumerate(self._addresses())]
-        for worker in sorted(dead - self._dead):
-            log.warning(
-                "Lost %s. %d of %d workers are left; an update takes %d.",
-                names[worker],
-                self.policy.workers - len(dead),
-                self.policy.workers,
-                self.policy.replicas,
-            )
-        for worker in sorted(self._dead - dead):
-            log.warning("%s is back.", names[worker].capitalize())
-        self._dead = dead
-
-    def _addresses(self) -> list[str]:
-        return _tf.cluster_addresses(self._strategy, "worker")[: self.policy.workers]
-
-    def _report(self, ledger: protocol.Ledger, dead: Sequence[bool]) -> None:
+    def _report(self, ledger: protocol.Ledger) -> None:
         """Says why step t takes so long."""
+        members = self._coordinator.members
+        held = ledger.life > 0
         inside = int(np.sum(ledger.status == protocol.DELIVERED))
-        computing = np.flatnonzero((ledger.status == protocol.COMPUTING) & ~np.array(dead))
-        absent = np.flatnonzero((ledger.status == protocol.ABSENT) & ~np.array(dead))
         parts = [f"{inside} of {self.policy.replicas} gradients are in"]
-        for verb, who in (("computing", computing), ("starting", absent)):
-            if len(who):
-                parts.append(f"worker(s) {', '.join(map(str, who))} {verb}")
-        if any(dead):
-            parts.append(f"dead: {self._names(dead)}")
+        silent = members.silent
+        busy = [int(w) for w in ledger.holder[held & (ledger.status == protocol.COMPUTING)]]
+        computing = [worker for worker in busy if worker not in silent]
+        if computing:
+            parts.append(f"worker(s) {', '.join(map(str, computing))} computing")
+        quiet = sorted(set(silent) - set(members.missing))
+        if quiet:
+            parts.append(f"not heard of: {self._names(quiet)}")
+        if members.missing:
+            parts.append(f"missing: {self._names(members.missing)}")
         log.warning("Step %d takes %.0f s: %s.", self._step, self._watch.seconds, "; ".join(parts))
 
-    def _names(self, dead: Sequence[bool]) -> str:
-        addresses = self._addresses()
-        return ", ".join(f"worker {i} ({addresses[i]})" for i, gone in enumerate(dead) if gone)
+    def _names(self, workers: list[int]) -> str:
+        addresses = self._coordinator.addresses["worker"]
+        return ", ".join(f"worker {i} ({addresses[i]})" for i in workers)
 
-    def _start_ticking(self) -> None:
-        self._stop_ticking = threading.Event()
-        stop = self._stop_ticking
+    def _await_home(self) -> None:
+        """Waits until no worker computes for this engine any more, or is worth waiting for."""
+        deadline = time.monotonic() + HOME_TIMEOUT_S
+        while True:
+            ledger = self._look_after()
+            busy = ledger.status == protocol.COMPUTING
+            silent = self._coordinator.members.silent
+            away = sorted(int(w) for w in ledger.holder[busy])
+            if all(worker in silent for worker in away):
+                return
+            if time.monotonic() > deadline:
+                log.warning(
+                    "Worker(s) %s have not finished their last batch within %.0f s. Training goes "
+                    "on without waiting for them; their last contributions count as lost.",
+                    ", ".join(map(str, away)),
+                    HOME_TIMEOUT_S,
+                )
+                return
+            time.sleep(_HOME_POLL_S)
 
-        def tick() -> None:
-            # An error here is the chief's too: it will meet it in a call of its own.
-            with contextlib.suppress(tf.errors.OpError):
-                while not stop.wait(TICK_S):
-                    self._gate.tick()
+    # ---- Who lives ----------------------------------------------------------------------------
 
-        self._ticker = threading.Thread(target=tick, name="tf_backup-ticker", daemon=True)
-        self._ticker.start()
+    def _expire(self, ledger: protocol.Ledger) -> None:
+        """Gives up the places of workers whose lease has ended, or who began another life."""
+        lives = self._coordinator.members.lives
+        gone = [
+            int(life) if life > 0 and lives[int(holder)] != life else 0
+            for holder, life in zip(ledger.holder, ledger.life, strict=True)
+        ]
+        if any(gone):
+            self._gate.expire(tf.constant(gone, tf.int64))
+
+    def _look_after(self) -> protocol.Ledger:
+        """Does what is to be done from time to time; in a thread of its own during a run."""
+        ledger = gate.unpacked(self._gate.tick().numpy())
+        self._expire(ledger)
+        self._notice_deaths()
+        return ledger
+
+    def _notice_deaths(self) -> None:
+        """Says who is gone, and who is back."""
+        members = self._coordinator.members
+        gone = {worker for worker in members.missing if members.ever[worker]}
+        if gone == self._gone:
+            return
+        names = [self._names([worker]) for worker in range(len(members.lives))]
+        for worker in sorted(gone - self._gone):
+            log.warning(
+                "Lost %s. %d workers are left; an update takes %d.",
+                names[worker],
+                members.living,
+                self.policy.replicas,
+            )
+        for worker in sorted(self._gone - gone):
+            log.warning("%s is back.", names[worker].capitalize())
+        self._gone = gone

@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_backup import _keras_data
-from tf_backup.data import WorkerData
+from tf_backup.data import Pipelines, WorkerData
 
 
 class Feed:
@@ -50,11 +50,11 @@ class Feed:
         self.count = steps_per_execution  # Updates to make in the call at hand.
         self.strategy = strategy
         self.steps = steps_per_epoch
-        self.last = False  # Whether the step at hand is the epoch's last.
+        self.remaining: int | None = None  # Updates left in the epoch, those of the call included.
         self.done = False  # Whether evaluation has read all there is.
         self._per_call = steps_per_execution
         self._data: WorkerData | None = None
-        self._iterators: Any = None
+        self._pipelines: Pipelines | None = None
         self._local: Any = None
         if _is_dataset_fn(data.get("x")):
             self._source = _keras_data.Source(data["x"], None)
@@ -111,11 +111,11 @@ class Feed:
             source = source.take(self.steps)
         self._data = WorkerData(source, workers, None, repeat=False)
 
-    def iterators(self) -> Any:
-        """Returns the workers' iterators for an epoch."""
-        if self._iterators is None:
-            self._iterators = self.data.iterators(self.strategy)
-        return self._iterators
+    def pipelines(self) -> Pipelines:
+        """Returns the workers' pipelines for an epoch."""
+        if self._pipelines is None:
+            self._pipelines = self.data.start()
+        return self._pipelines
 
     def reset(self) -> None:
         """Called by Keras between symbolic build and first epoch."""
@@ -126,14 +126,15 @@ class Feed:
         begin = 0
         self.done = False
         if self.training and self.steps is None:
-            self._iterators = None  # Each epoch reads the data once, from its beginning.
+            self._pipelines = None  # Each epoch reads the data once, from its beginning.
         local = not self.training and self._data is None  # For predict.
         limit = self.num_batches if local else self.steps if self.training else None
         while not self.done and (limit is None or begin < limit):
             end = begin + self._per_call
+            self.remaining = None
             if self.training and self.steps is not None:
                 end = min(end, self.steps)
-                self.last = end == self.steps
+                self.remaining = self.steps - begin
             self.count = end - begin
             yield begin, end - 1, self
             begin = end
@@ -153,7 +154,7 @@ class Feed:
         try:
             yield
         except StopIteration:
-            self._iterators = None
+            self._pipelines = None
             if self.training and self.steps is not None:
                 warnings.warn(
                     "Your input ran out of data before steps_per_epoch updates; interrupting the "

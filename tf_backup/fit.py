@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tf_backup import _keras, _keras_seams, _tf, errors
-from tf_backup.engine import Engine
+from tf_backup import _keras, _keras_seams, _tf, coordinator, errors
+from tf_backup.engine import AHEAD, Engine
 from tf_backup.evaluation import Evaluation
 from tf_backup.feed import Feed
 from tf_backup.keras_objective import keras_measurement, keras_objective
@@ -34,6 +35,9 @@ class TrainFunction:
 
     Args:
       model: compiled with a wrapped optimizer.
+
+    Attributes:
+      observed: whether the callbacks of this `fit` only look at what is reported of an update.
     """
 
     def __init__(self, model: Model) -> None:
@@ -41,9 +45,12 @@ class TrainFunction:
         self._wrapped = find(model.optimizer)
         self._spec: Any = None
         self.engine: Engine | None = None
+        self.observed = False
 
     def __call__(self, feed: Feed) -> Any:
         """Makes one update (or `steps_per_execution`).
+
+        Where callbacks only look (`observed`), the updates behind it may have been made already.
 
         Returns:
           The model's metrics.
@@ -56,18 +63,20 @@ class TrainFunction:
         logs = None
         if not engine.active:
             assert self._wrapped is not None
-            engine.begin(feed.iterators(), step=int(self._wrapped.iterations))
+            engine.begin(feed.pipelines(), step=int(self._wrapped.iterations))
         for turn in range(feed.count):
-            last = feed.last and turn + 1 == feed.count
-            results = engine.step(last)
+            ahead, last = feed.count - turn, feed.count == feed.remaining
+            if self.observed and feed.remaining is None:
+                ahead = AHEAD
+            elif self.observed:
+                ahead, last = feed.remaining - turn, True
+            results = engine.step(ahead, last)
             if results is None:
                 engine.end()
                 if logs is None:
                     raise StopIteration
                 break
             logs = results
-        if feed.last:
-            engine.end()
         return logs
 
     def note_accounts(self) -> None:
@@ -83,7 +92,11 @@ class TrainFunction:
             own = _keras.has_own_step(self._model, "train_step")
             objective = (step_objective if own else keras_objective)(self._model, spec)
             engine = Engine(
-                feed.strategy, self._wrapped.policy, objective, self._wrapped.stall_timeout_s
+                feed.strategy,
+                self._wrapped.policy,
+                objective,
+                feed.data.element_spec,
+                self._wrapped.stall_timeout_s,
             )
             self._spec = spec
             self._wrapped.report_to(engine)
@@ -118,7 +131,7 @@ class TestFunction:
             measurement = (step_measurement if own else keras_measurement)(self._model, spec)
             wrapped = find(self._model.optimizer)
             timeout = wrapped.stall_timeout_s if wrapped else DEFAULT_STALL_TIMEOUT_S
-            self._evaluation = Evaluation(feed.strategy, measurement, timeout)
+            self._evaluation = Evaluation(feed.strategy, measurement, spec, timeout)
             self._spec = spec
         return self._evaluation
 
@@ -126,7 +139,11 @@ class TestFunction:
 class _Hooks:
     """What Keras calls; see `_keras_seams.Hooks`."""
 
-    def check_fit(self, model: Model) -> None:
+    def __init__(self) -> None:
+        self._observed: weakref.WeakKeyDictionary[Model, bool] = weakref.WeakKeyDictionary()
+
+    def check_fit(self, model: Model, callbacks: Any) -> None:
+        self._observed[model] = _keras.only_look(callbacks)
         wrapped = find(getattr(model, "optimizer", None))
         strategy = _keras.strategy_of(model)
         if strategy is None:
@@ -174,11 +191,15 @@ class _Hooks:
             feed.bind(wrapped.policy.workers, wrapped.replicas)
         else:
             feed.bind(_tf.worker_count(feed.strategy), 1)
-        _keras.build(model, feed.data.element_spec)
+        with coordinator.of(feed.strategy).tracing():
+            _keras.build(model, feed.data.element_spec)
         KerasVariables(model, model.optimizer).check_placed()
 
     def train_function(self, model: Model) -> Any:
         return TrainFunction(model)
+
+    def begin_training(self, model: Model) -> None:
+        model.train_function.observed = self._observed.get(model, False)
 
     def test_function(self, model: Model) -> Any:
         return TestFunction(model)

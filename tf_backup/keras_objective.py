@@ -94,7 +94,9 @@ def keras_measurement(model: Model, element_spec: Any) -> Measurement:
         return model.get_metrics_result()
 
     computed = variables.traced(compute, element_spec, jit_compile=False)
-    return Measurement(tensors_of(variables.read), computed, results)
+    return Measurement(
+        tensors_of(variables.read), computed, results, tensors_of(variables.tables)
+    )
 
 
 def _gradients(

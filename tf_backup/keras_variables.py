@@ -131,6 +131,7 @@ class KerasVariables:
             compute=computed,
             apply=apply,
             results=results,
+            tables=tensors_of(self.tables),
         )
 
     def traced(self, compute: Callable[..., Any], element_spec: Any, jit_compile: bool) -> Any:

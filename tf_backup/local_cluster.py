@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
@@ -14,12 +15,42 @@ import time
 from types import TracebackType
 from typing import Any
 
-from tf_backup import _tf, chatter, cluster, errors
+from tf_backup import chatter, cluster, errors
+from tf_backup.members import HEARTBEAT_S
+from tf_backup.servers import Servers
+from tf_backup.status import ask
 
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 120.0
 END_TIMEOUT_S = 5.0
+DEFAULT_TIMEOUT_S = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Timeouts:
+    """How long a task may be silent before it counts as lost, in seconds.
+
+    Args:
+      worker_s: a worker; it is given up, and taken in again when it comes back.
+      server_s: a parameter server; training ends.
+
+    Raises:
+      ValueError: if one is not positive.
+    """
+
+    worker_s: float = DEFAULT_TIMEOUT_S
+    server_s: float = DEFAULT_TIMEOUT_S
+
+    def __post_init__(self) -> None:
+        for name, value in (("worker", self.worker_s), ("server", self.server_s)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise ValueError(f"{name}_timeout_s is {value!r}; it must be a number above 0.")
+        if self.worker_s < 2 * HEARTBEAT_S:
+            raise ValueError(
+                f"worker_timeout_s is {self.worker_s!r}; it must be at least {2 * HEARTBEAT_S:g}, "
+                f"since workers show every {HEARTBEAT_S:g} s that they live."
+            )
 
 
 class LocalCluster:
@@ -38,19 +69,30 @@ class LocalCluster:
       ps: number of parameter-server processes, at least 1.
       threads: threads that one operation of a task may use. Processes that share a few cores
         are fastest with 1.
+      worker_timeout_s: how long a worker may be silent before it is given up.
+      server_timeout_s: how long a parameter server may be silent before it counts as lost.
 
     Raises:
       ValueError: if a number is too small.
       ClusterError: on entering, if a process does not come up.
     """
 
-    def __init__(self, workers: int, ps: int = 1, *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        workers: int,
+        ps: int = 1,
+        *,
+        threads: int = 1,
+        worker_timeout_s: float = DEFAULT_TIMEOUT_S,
+        server_timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
         for name, value in (("workers", workers), ("ps", ps), ("threads", threads)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be an int of at least 1.")
         self.workers = workers
         self.ps = ps
         self._threads = threads
+        self._timeouts = Timeouts(worker_timeout_s, server_timeout_s)
         # A pipe that nobody writes to. The processes end when its writing end is closed, and
         # that is when this process ends, however it does.
         self._lifeline: tuple[int, ...] = ()
@@ -78,7 +120,7 @@ class LocalCluster:
         return self._config
 
     def start(self) -> None:
-        """Starts all processes and waits until each accepts connections."""
+        """Starts all processes and waits until each answers."""
         ports = _free_ports(self.workers + self.ps + 1)
         hosts = [f"localhost:{port}" for port in ports]
         self._config = cluster.ClusterConfig(
@@ -139,13 +181,13 @@ class LocalCluster:
     def strategy(self) -> Any:
         """Returns the `tf.distribute.ParameterServerStrategy` of this cluster; always the same."""
         if self._strategy is None:
-            self._strategy = connect(self.config)
+            self._strategy = connect(self.config, self._timeouts)
         return self._strategy
 
     def stop(self) -> None:
         """Ends all processes: SIGTERM, and SIGKILL for those who do not listen."""
         if self._strategy is not None:
-            _tf.forget_cluster(self._strategy)
+            forget(self._strategy)
             self._strategy = None
         for process in self._processes.values():
             with contextlib.suppress(ProcessLookupError):
@@ -167,8 +209,7 @@ class LocalCluster:
         return os.path.join(self._logs.name, f"{job}{index}.log")
 
     def _await(self, job: str, index: int, process: subprocess.Popen[bytes]) -> None:
-        """Waits until a task accepts connections."""
-        host, _, port = self.config.addresses[job][index].rpartition(":")
+        """Waits until a task answers."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             if process.poll() is not None:
@@ -178,22 +219,44 @@ class LocalCluster:
                     f"The process of {job} {index} ended with status {process.returncode} before "
                     f"it served. The end of what it wrote:\n{wrote}"
                 )
-            with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1.0):
+            if ask(self.config.addresses[job][index]) is not None:
                 return
             time.sleep(0.05)
         raise errors.ClusterError(f"{job} {index} did not serve within {START_TIMEOUT_S:.0f} s.")
 
 
-def connect(config: cluster.ClusterConfig) -> Any:
-    """Returns the strategy of a running cluster, in its chief's process."""
-    os.environ.setdefault("GRPC_FAIL_FAST", "use_caller")
-    import tensorflow as tf
+def connect(config: cluster.ClusterConfig, timeouts: Timeouts) -> Any:
+    """Returns the strategy of a running cluster, in its chief's process.
 
-    from tf_backup import fit  # Here: a worker's process needs no Keras.
+    Raises:
+      ClusterError: if the parameter servers have another chief.
+    """
+    os.environ.setdefault("GRPC_FAIL_FAST", "use_caller")
+    from tf_backup import coordinator, fit  # Here: a worker's process needs no Keras.
+    from tf_backup._tf_strategy import Strategy
 
     fit.install()
-    with chatter.kept_back():
-        return tf.distribute.ParameterServerStrategy(config.resolver())
+    servers = Servers(config.addresses["ps"], timeouts.server_s, watch_signals=True)
+    try:
+        with chatter.kept_back():
+            strategy = Strategy(config.resolver())
+        coordinator.register(
+            strategy, coordinator.Coordinator(config.addresses, servers, timeouts.worker_s)
+        )
+    except BaseException:
+        servers.close()
+        raise
+    return strategy
+
+
+def forget(strategy: Any) -> None:
+    """Lets go of a strategy's cluster, which may end then."""
+    from tf_backup import _tf, coordinator
+
+    known = coordinator.of(strategy)
+    known.close()
+    if known.servers.lost is None:
+        _tf.forget_cluster(known.addresses["chief"][0])
 
 
 def _free_ports(count: int) -> list[int]:

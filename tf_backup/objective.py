@@ -40,6 +40,7 @@ class Objective:
         trainable variable: updates these variables.
       results: called by the chief after the update, in a graph, with the mean of the N
         reports: what to tell of the update.
+      tables: variables of which `compute` looks rows up.
     """
 
     read: Sequence[Variable]
@@ -49,6 +50,7 @@ class Objective:
     compute: Any
     apply: Callable[[Sequence[Any]], None]
     results: Callable[[Sequence[Tensor]], Any]
+    tables: Sequence[Variable] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +62,13 @@ class Measurement:
       compute: called on workers, as `compute(values, seed, batch)`; returns tensors that are
         added up over all batches. Made by `traced`.
       results: called eagerly with the sums: what to tell of them.
+      tables: variables of which `compute` looks rows up.
     """
 
     read: Sequence[Variable]
     compute: Any
     results: Callable[[Sequence[Tensor]], Any]
+    tables: Sequence[Variable] = ()
 
 
 def traced(

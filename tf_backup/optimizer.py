@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import keras
 import tensorflow as tf
 
-from tf_backup import _tf
+from tf_backup import _tf, coordinator
 from tf_backup.policy import BackupPolicy
 from tf_backup.records import Contributions
 
@@ -286,6 +286,7 @@ def check_strategy(strategy: Any, policy: BackupPolicy) -> None:
             "variable. Make the strategy without it: tf_backup spreads whole variables over the "
             "parameter servers."
         )
+    coordinator.of(strategy)
     policy.check_cluster(_tf.worker_count(strategy))
 
 

@@ -4,13 +4,19 @@ Who contributes to step t, what a verdict is, who is told to go on: all that is 
 nowhere else, with operators and the two array functions of `Arrays` only, so that the gate does
 it with tensors on a parameter server, and the tests run the very same lines on NumPy.
 
-A worker's life in one run (a run is one epoch's training):
+There are N + b places. A worker process is admitted to one, and enters it once for each run that
+it works in (a run is one epoch's training). What happens at a place in one run:
 
     ABSENT --enter--> COMPUTING --offer: accepted--> DELIVERED --advance, when used--> COMPUTING
                        |  ^  |                                                            ^
-                       |  +--+ stale, and step t has room: at once, with the step of the  |
-                       |       day                                                        |
+                       |  +--+ stale, and step t has room: at once, with the current step |
+                       |                                                                  |
                        +------- late, or stale while t is full ---> WAITING ----advance---+
+
+A place belongs to one life of a worker, and everything that the worker sends names its entry.
+When its lease ends, `expire` gives the place back: what it had under way is lost, and what it sends
+afterwards, should it have been frozen only, is refused. The same worker, started again, or a spare
+one may then be admitted.
 
 A worker offers a gradient when it lies on every parameter server already. To be accepted is
 hence to be delivered: nothing can be admitted and then not come, and no admission is ever
@@ -43,11 +49,14 @@ import numpy as np
 
 Array = Any  # a numpy.ndarray or tf.Tensor; int64 unless said otherwise
 
-# Worker states.
+# The state of a place.
 ABSENT, COMPUTING, DELIVERED, WAITING, LEFT = range(5)
 
-# What a worker is to do next: a step (>= 0) to work on, or one of these.
-WAIT, STOP = -1, -2
+# What a worker is to do next: a step (>= 0) to work on, or one of these. EXPELLED: its lease has
+# ended, or its place was taken by a later life; it may ask for a place again.
+WAIT, STOP, EXPELLED = -1, -2, -3
+
+NO_PLACE = -1  # All places are taken: the worker is a spare one for now.
 
 # Verdicts on an offered contribution.
 ACCEPTED, LATE, STALE, DUPLICATE = range(4)
@@ -56,54 +65,90 @@ ANY_STALENESS = 2**62  # A bound that is none.
 
 
 class Arrays(NamedTuple):
-    """The two array functions that the rules need."""
+    """The array functions that the rules need."""
 
     where: Callable[[Array, Array, Array], Array]
     sum: Callable[[Array], Array]
+    min: Callable[[Array], Array]
 
 
-NUMPY = Arrays(where=np.where, sum=np.sum)
+NUMPY = Arrays(where=np.where, sum=np.sum, min=np.min)
 
 
 class Ledger(NamedTuple):
-    """All that the gate knows. Scalars first, then one entry per worker."""
+    """All that the gate knows. Scalars first, then one element per place."""
 
     run: Array  # [] counts the runs; a worker of an older run is sent home
     step: Array  # [] t, the updates made so far
     open: Array  # [] 1 while contributions are wanted
     entries: Array  # [] how often a worker has entered; numbers them for all time
-    status: Array  # [workers] ABSENT ... LEFT
-    ticket: Array  # [workers] under which the delivered contribution lies ...
-    due: Array  # [workers] ... the step that it is for ...
-    staleness: Array  # [workers] ... and how many updates old it is then
-    begun: Array  # [workers] contributions ever begun ...
-    accepted: Array  # [workers] ... and how they ended
-    late: Array  # [workers]
-    stale: Array  # [workers]
-    duplicate: Array  # [workers]
-    lost: Array  # [workers]
+    holder: Array  # [places] index of the worker whose place it is ...
+    life: Array  # [places] ... and the number of that worker's life; 0: nobody's
+    entry: Array  # [places] the number of its holder's entry; 0: none, or it has ended
+    status: Array  # [places] ABSENT ... LEFT
+    ticket: Array  # [places] under which the delivered contribution lies ...
+    due: Array  # [places] ... the step that it is for ...
+    staleness: Array  # [places] ... and how many updates old it is then
+    begun: Array  # [places] contributions ever begun ...
+    accepted: Array  # [places] ... and how they ended
+    late: Array  # [places]
+    stale: Array  # [places]
+    duplicate: Array  # [places]
+    lost: Array  # [places]
 
 
 SCALARS, VECTORS = Ledger._fields[:4], Ledger._fields[4:]
 
 
-def new_ledger(workers: int) -> Ledger:
+def new_ledger(places: int) -> Ledger:
     """Returns the ledger, in NumPy, of a gate that no worker has entered."""
     scalars = {name: np.int64(0) for name in SCALARS}
-    vectors = {name: np.zeros([workers], np.int64) for name in VECTORS}
+    vectors = {name: np.zeros([places], np.int64) for name in VECTORS}
     return Ledger(**scalars, **vectors)
 
 
-def enter(
-    ledger: Ledger, me: Array, run: Array, replicas: int, xp: Arrays = NUMPY
+def admit(
+    ledger: Ledger, places: Array, worker: Array, life: Array, run: Array, xp: Arrays = NUMPY
 ) -> tuple[Ledger, Array]:
-    """A worker starts its loop, for the first time or after it died and came back.
-
-    What it had under way is lost, unless it was delivered already.
+    """Gives a worker a place: that of its earlier life, of its own index, or the first free one.
 
     Args:
       ledger: the state before.
-      me: [workers] bool, true for the worker that enters.
+      places: [places] 0, 1, 2 ...
+      worker: [] the worker's index in the cluster.
+      life: [] the number of the worker's life, above 0; no other life has it.
+      run: [] the run that it wants to work for.
+      xp: the array functions.
+
+    Returns:
+      The state after, and the place; NO_PLACE if none is free, STOP if the run is over.
+    """
+    none = np.int64(2**62)
+    free = ledger.life == 0
+    rank = xp.where(free, places, places * 0 + none)
+    rank = xp.where(free & (places == worker), np.int64(-1), rank)
+    rank = xp.where(~free & (ledger.holder == worker), np.int64(-2), rank)
+    best = xp.min(rank)
+    welcome = (run == ledger.run) & (ledger.open == 1)
+    me = (rank == best) & (best < none) & welcome
+    ledger = ledger._replace(
+        holder=xp.where(me, worker, ledger.holder), life=xp.where(me, life, ledger.life)
+    )
+    place = xp.where(best < none, xp.sum(xp.where(me, places, places * 0)), np.int64(NO_PLACE))
+    return ledger, xp.where(welcome, place, np.int64(STOP))
+
+
+def enter(
+    ledger: Ledger, me: Array, life: Array, run: Array, replicas: int, xp: Arrays = NUMPY
+) -> tuple[Ledger, Array]:
+    """A worker starts its loop at its place, for the first time in a run or once more.
+
+    What was under way there is lost, unless it was delivered already.
+
+    Args:
+      ledger: the state before.
+      me: [places] bool, true for the worker's place.
+      life: [] the number of the worker's life.
       run: [] the run that it wants to work for.
       replicas: N.
       xp: the array functions.
@@ -112,25 +157,31 @@ def enter(
       The state after, whose `entries` no other entry has, and what the worker is to do next.
     """
     mine = _at(ledger.status, me, xp)
-    welcome = (run == ledger.run) & (ledger.open == 1)
+    current = (run == ledger.run) & (ledger.open == 1)
+    my_place = _at(ledger.life, me, xp) == life
+    me = me & my_place
+    welcome = current & my_place
     go = welcome & (mine != DELIVERED) & ~_full(ledger, replicas, xp)
     status = xp.where(welcome, np.int64(WAITING), np.int64(ABSENT))
-    # What is delivered stays so, also when TensorFlow runs a loop of an older run again.
+    # What is delivered stays so.
     status = xp.where(mine == DELIVERED, np.int64(DELIVERED), status)
     status = xp.where(go, np.int64(COMPUTING), status)
     ledger = ledger._replace(
         entries=ledger.entries + 1,
+        entry=xp.where(me, ledger.entries + 1, ledger.entry),
         status=xp.where(me, status, ledger.status),
         begun=ledger.begun + _one(me & go, xp),
         lost=ledger.lost + _one(me & (mine == COMPUTING), xp),
     )
-    then = xp.where(welcome, np.int64(WAIT), np.int64(STOP))
+    then = xp.where(my_place, np.int64(WAIT), np.int64(EXPELLED))
+    then = xp.where(current, then, np.int64(STOP))
     return ledger, xp.where(go, ledger.step, then)
 
 
 def offer(
     ledger: Ledger,
     me: Array,
+    entry: Array,
     run: Array,
     step: Array,
     ticket: Array,
@@ -142,7 +193,8 @@ def offer(
 
     Args:
       ledger: the state before.
-      me: [workers] bool, true for the worker that offers.
+      me: [places] bool, true for the place of the worker that offers.
+      entry: [] the number of its entry.
       run: [] the run that it works for.
       step: [] the step that its gradient was computed at.
       ticket: [] under which its gradient lies.
@@ -155,7 +207,8 @@ def offer(
       the step ([] bool): it is true exactly once per step.
     """
     mine = _at(ledger.status, me, xp)
-    under_way = mine == COMPUTING
+    valid = _at(ledger.entry, me, xp) == entry
+    under_way = valid & (mine == COMPUTING)
     welcome = (run == ledger.run) & (ledger.open == 1)
     inside = _inside(ledger, xp)
     full = inside >= replicas
@@ -165,15 +218,17 @@ def offer(
     accept = under_way & wanted
     late = under_way & current & ~wanted
     stale = under_way & ~current & ~wanted
-    # What the books know as ended (or never saw begin) is told a second time. After the run there
-    # is nothing left to tell: it was counted when the books were closed.
+    # What the accounts know as ended (or never saw begin) is told a second time: so is the gradient
+    # of a worker whose lease has ended, which counts as lost already. After the run there is
+    # nothing left to tell: it was counted when the accounts were closed.
     duplicate = ~under_way & welcome
-    # A stale worker goes on at once with the step of the day, if that still wants gradients;
+    # A stale worker goes on at once with the current step, if that still wants gradients;
     # if not, an update is about to be made.
     again = stale & welcome & ~full
     waits = xp.where(mine == ABSENT, np.int64(WAITING), mine)
     status = xp.where(under_way, np.int64(WAITING), waits)
     status = xp.where(welcome | (mine == DELIVERED), status, np.int64(ABSENT))
+    status = xp.where(valid, status, mine)  # Of an entry that has ended, nothing changes.
     status = xp.where(again, np.int64(COMPUTING), status)
     status = xp.where(accept, np.int64(DELIVERED), status)
     ledger = ledger._replace(
@@ -189,19 +244,21 @@ def offer(
     verdict = xp.where(duplicate, np.int64(DUPLICATE), np.int64(STALE))
     verdict = xp.where(late, np.int64(LATE), verdict)
     verdict = xp.where(accept, np.int64(ACCEPTED), verdict)
-    then = xp.where(welcome, np.int64(WAIT), np.int64(STOP))
+    then = xp.where(valid, np.int64(WAIT), np.int64(EXPELLED))
+    then = xp.where(welcome, then, np.int64(STOP))
     then = xp.where(again, ledger.step, then)
     return ledger, verdict, then, accept & (inside + 1 == replicas)
 
 
 def leave(
-    ledger: Ledger, me: Array, run: Array, replicas: int, xp: Arrays = NUMPY
+    ledger: Ledger, me: Array, entry: Array, run: Array, replicas: int, xp: Arrays = NUMPY
 ) -> tuple[Ledger, Array]:
     """A worker has no more data in this run; what it had begun it never computed.
 
     Returns:
-      The state after, and whether too few workers have data now to complete a step ([] bool).
+      The state after, and whether too few places have data now to complete a step ([] bool).
     """
+    me = me & (ledger.entry == entry)
     begun = me & (ledger.status == COMPUTING)
     status = xp.where(run == ledger.run, np.int64(LEFT), np.int64(ABSENT))
     ledger = ledger._replace(
@@ -217,14 +274,40 @@ def complete(ledger: Ledger, replicas: int, xp: Arrays = NUMPY) -> Array:
 
 
 def used(ledger: Ledger) -> Array:
-    """Returns whose contributions the update from step t takes ([workers] bool)."""
+    """Returns whose contributions the update from step t takes ([places] bool)."""
     return (ledger.status == DELIVERED) & (ledger.due == ledger.step)
 
 
 def exhausted(ledger: Ledger, replicas: int, xp: Arrays = NUMPY) -> Array:
-    """Returns whether too few workers have data left to complete step t ([] bool)."""
+    """Returns whether too few places have data left to complete step t ([] bool)."""
     remaining = xp.sum(_one(ledger.status != LEFT, xp))
     return (remaining < replicas) & (ledger.open == 1)
+
+
+def expire(ledger: Ledger, gone: Array, xp: Arrays = NUMPY) -> tuple[Ledger, Array]:
+    """The leases of some workers have ended, or they were started again: their entries end.
+
+    What is delivered whole is still used. A place without more data in this run stays as it is.
+
+    Args:
+      ledger: the state before.
+      gone: [places] bool, true where the holder is gone.
+      xp: the array functions.
+
+    Returns:
+      The state after, and [places] the token for each place: EXPELLED for who waits for one (should
+      it be frozen only, it finds out), else WAIT.
+    """
+    under_way = gone & (ledger.status == COMPUTING)
+    idle = gone & (ledger.status == WAITING)
+    ends = gone & (ledger.status != DELIVERED) & (ledger.status != LEFT)
+    ledger = ledger._replace(
+        life=xp.where(ends, np.int64(0), ledger.life),
+        entry=xp.where(ends, np.int64(0), ledger.entry),
+        status=xp.where(ends, np.int64(ABSENT), ledger.status),
+        lost=ledger.lost + _one(under_way, xp),
+    )
+    return ledger, xp.where(idle, np.int64(EXPELLED), np.int64(WAIT))
 
 
 def open_run(ledger: Ledger, step: Array, xp: Arrays = NUMPY) -> Ledger:
@@ -247,7 +330,7 @@ def advance(ledger: Ledger, xp: Arrays = NUMPY) -> tuple[Ledger, Array]:
     Gradients that are due later stay in the queue, and may complete it already.
 
     Returns:
-      The state after, and [workers] the token for each worker: t + 1, or WAIT for who computes,
+      The state after, and [places] the token for each worker: t + 1, or WAIT for who computes,
       or has a gradient in the queue.
     """
     idle = used(ledger) | (ledger.status == WAITING)
@@ -266,7 +349,7 @@ def close_run(ledger: Ledger, updated: bool, xp: Arrays = NUMPY) -> tuple[Ledger
     compute find out when they offer.
 
     Returns:
-      The state after, and [workers] the token for each worker: STOP, or WAIT for those who
+      The state after, and [places] the token for each worker: STOP, or WAIT for those who
       are not waiting for one.
     """
     delivered = ledger.status == DELIVERED
@@ -284,7 +367,7 @@ def close_run(ledger: Ledger, updated: bool, xp: Arrays = NUMPY) -> tuple[Ledger
 
 
 def settle(ledger: Ledger, xp: Arrays = NUMPY) -> Ledger:
-    """Closes the books: what is still under way will not come home, and is lost."""
+    """Closes the accounts: what is still under way will not come home, and is lost."""
     under_way = ledger.status == COMPUTING
     return ledger._replace(
         status=xp.where(under_way, np.int64(ABSENT), ledger.status),

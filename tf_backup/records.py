@@ -4,11 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from tf_backup import protocol
+from tf_backup.policy import BackupPolicy
+
+_REPORT_TIMEOUT_S = 10.0  # For reports that are on their way.
+
+
+class Report(Protocol):
+    """What an update reports."""
+
+    @property
+    def step(self) -> int:
+        """t, before the update; below 0 of what is no update."""
+
+    @property
+    def places(self) -> Any:
+        """[N] whose gradients it is made of."""
+
+    @property
+    def staleness(self) -> Any:
+        """[N] how many updates old each is."""
+
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,45 +153,42 @@ class Contributions:
 class Books:
     """The accounts of one engine: its ledger's, and how old the gradients of each update were.
 
-    The ledger counts an update on a parameter server, when it is made; this counts its staleness
-    afterwards. If it could not (the call was cut off in between), the ledger says what to count,
-    so that at every moment each worker's staleness adds up to its accepted contributions.
+    The ledger counts an update when it is made. How old its gradients were is in its report, which
+    was sent just before, and may still be on its way.
 
     Args:
-      workers: how many.
+      policy: N and b.
       ledger: reads the ledger, in NumPy.
     """
 
-    def __init__(self, workers: int, ledger: Callable[[], protocol.Ledger]) -> None:
+    def __init__(self, policy: BackupPolicy, ledger: Callable[[], protocol.Ledger]) -> None:
         self._ledger = ledger
-        self._staleness: list[Counter[int]] = [Counter() for _ in range(workers)]
+        self._replicas = policy.replicas
+        self._staleness: list[Counter[int]] = [Counter() for _ in range(policy.workers)]
         self._counted = 0
-        self._next: list[tuple[int, int]] = []
-        self._lock = threading.Lock()
+        self._noted: deque[tuple[Sequence[int], Sequence[int]]] = deque()
+        self._change = threading.Condition()
 
-    def announce(self, workers: Iterable[int], staleness: Iterable[int]) -> None:
-        """Notes whose gradients the next update is made of, and how many updates old they are."""
-        with self._lock:
-            self._next = [(int(w), int(s)) for w, s in zip(workers, staleness, strict=True)]
-
-    def made(self) -> None:
-        """Counts the update that was announced."""
-        with self._lock:
-            self._count()
+    def note(self, report: Report) -> None:
+        """Notes an update that has been made, or is just being made."""
+        if report.step >= 0:
+            with self._change:
+                self._noted.append((report.places, report.staleness))
+                self._change.notify_all()
 
     def read(self) -> Contributions:
         """Returns the accounts; any thread may ask."""
-        with self._lock:
+        with self._change:
             ledger = self._ledger()
-            if int(ledger.accepted.sum()) > self._counted:
-                self._count()
+            made = int(ledger.accepted.sum()) // self._replicas
+            self._change.wait_for(
+                lambda: self._counted + len(self._noted) >= made, _REPORT_TIMEOUT_S
+            )
+            while self._counted < made and self._noted:
+                for place, age in zip(*self._noted.popleft(), strict=True):
+                    self._staleness[int(place)][int(age)] += 1
+                self._counted += 1
             return Contributions.from_ledger(ledger, self._staleness)
-
-    def _count(self) -> None:
-        for worker, staleness in self._next:
-            self._staleness[worker][staleness] += 1
-        self._counted += len(self._next)
-        self._next = []
 
 
 def _sum(pair: tuple[WorkerRecord, WorkerRecord]) -> WorkerRecord:

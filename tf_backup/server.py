@@ -1,7 +1,12 @@
-"""A worker or parameter server: TensorFlow's server, which does what the chief sends it."""
+"""A worker or parameter server, from its start to its end.
+
+A parameter server is TensorFlow's own server, which does what its clients send it. A worker is one
+of these clients: see `agent.py`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -10,19 +15,20 @@ import socket
 import sys
 import threading
 import time
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import tensorflow as tf
 
-from tf_backup import _tf, cluster
-from tf_backup.failures import answers
+from tf_backup import _tf, cluster, errors
+from tf_backup.status import accepts
 
 log = logging.getLogger(__name__)
 
 CHIEF_TIMEOUT_S = 3600.0  # Longer than it takes to start a chief again.
 _CHIEF_POLL_S = 30.0
+_WRONG = 2  # The status of a worker that does not fit its cluster.
 _ANSWER_S = 1.0  # For the answer to reach the chief that told this task to end.
-_DISMISSED = 0  # Among the numbers of signals.
+_DISMISSED, _REFUSED, _FAILED = 0, 101, 102  # Among the numbers of signals.
 
 
 def serve(
@@ -60,35 +66,79 @@ def serve(
             "tf_backup.parameter_server_strategy() in it."
         )
     os.environ.setdefault("GRPC_FAIL_FAST", "use_caller")
-    ends = _listen()
-    options = tf.compat.v1.ConfigProto()
-    options.intra_op_parallelism_threads = intra_op_threads
-    options.inter_op_parallelism_threads = inter_op_threads
-    server = tf.distribute.Server(
-        config.resolver().cluster_spec(),
-        job_name=config.task_type,
-        task_index=config.task_index,
-        protocol="grpc",
-        config=options,
-    )
+    ends, tell = _listen()
     name = f"{config.task_type} {config.task_index}"
-    log.info("%s serves at %s.", name, config.addresses[config.task_type][config.task_index])
+    address = config.addresses[config.task_type][config.task_index]
+    if config.task_type == "ps":
+        server = _parameter_server(config, intra_op_threads, inter_op_threads)
+    else:
+        server = _worker(config, intra_op_threads, inter_op_threads, tell)
+    log.info("%s serves at %s.", name, address)
     chief = config.addresses["chief"][0]
     end = _wait(ends, chief, chief_timeout_s)
     if end is None:
         reason, code = f"there has been no chief at {chief} for {chief_timeout_s:.0f} s", abandoned
     elif end == _DISMISSED:
         reason, code = "training is done", 0
+    elif end in (_REFUSED, _FAILED):
+        reason, code = "see above", abandoned if end == _FAILED else _WRONG
     else:
         reason, code = f"told to by {signal.Signals(end).name}", status
-    log.info("%s at %s ends: %s.", name, server.target, reason)
+    log.info("%s at %s ends: %s.", name, address, reason)
+    del server
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # Threads of the server would outlive sys.exit.
 
 
-def _listen() -> socket.socket:
-    """Returns where the numbers of the signals that end this process arrive, or `_DISMISSED`.
+def _parameter_server(config: cluster.ClusterConfig, intra_op: int, inter_op: int) -> Any:
+    """Starts TensorFlow's server."""
+    options = tf.compat.v1.ConfigProto()
+    options.intra_op_parallelism_threads = intra_op
+    options.inter_op_parallelism_threads = inter_op
+    return tf.distribute.Server(
+        config.resolver().cluster_spec(),
+        job_name=config.task_type,
+        task_index=config.task_index,
+        protocol="grpc",
+        config=options,
+    )
+
+
+def _worker(
+    config: cluster.ClusterConfig, intra_op: int, inter_op: int, tell: socket.socket
+) -> Any:
+    """Starts what a worker does, in a thread: this one must stay awake to signals."""
+    from tf_backup.agent import Agent, Dismissed  # A parameter server does not need it.
+
+    with contextlib.suppress(RuntimeError):  # The script has used TensorFlow before.
+        tf.config.threading.set_intra_op_parallelism_threads(intra_op)
+        tf.config.threading.set_inter_op_parallelism_threads(inter_op)
+
+    def work() -> None:
+        end = _FAILED
+        try:
+            Agent(config.addresses, config.task_index).work()
+        except Dismissed:
+            end = _DISMISSED
+        except ValueError as error:
+            log.error("%s", error)
+            end = _REFUSED
+        except errors.ClusterError as error:
+            log.error("%s", error)
+        except BaseException:
+            log.exception("worker %d failed.", config.task_index)
+        tell.send(bytes([end]))
+
+    thread = threading.Thread(target=work, name="worker", daemon=True)
+    thread.start()
+    return thread
+
+
+def _listen() -> tuple[socket.socket, socket.socket]:
+    """Returns where the number of what ends this process arrives, and where it is told.
+
+    It is a signal's, or `_DISMISSED`, `_REFUSED` or `_FAILED`.
 
     server.join() would sleep in C++ and never see a signal: 31 s to end on Kubernetes. And a
     Python handler would run only when the main thread next wakes, which a signal that one of the
@@ -104,7 +154,7 @@ def _listen() -> socket.socket:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     _tf.at_dismissal(dismissed)
-    return ends
+    return ends, tell
 
 
 def _wait(ends: socket.socket, chief: str, timeout_s: float | None) -> int | None:
@@ -114,7 +164,7 @@ def _wait(ends: socket.socket, chief: str, timeout_s: float | None) -> int | Non
         ready, _, _ = select.select([ends], [], [], min(_CHIEF_POLL_S, timeout_s or _CHIEF_POLL_S))
         if ready:
             return ends.recv(1)[0]
-        if timeout_s is None or answers(chief):
+        if timeout_s is None or accepts(chief):
             seen = time.monotonic()
         elif time.monotonic() - seen >= timeout_s:
             return None

@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_backup import _tf, _tf_graph
+from tf_backup._tf_named import Name, NamedVariable
 from tf_backup.packing import Entry, Key, Layout
 
 Tensor = Any
@@ -24,9 +25,10 @@ class Snapshot:
 
     Args:
       variables: `tf.Variable`s with static shapes, each on a parameter server.
+      name: of the buffers on the servers.
     """
 
-    def __init__(self, variables: Sequence[Variable]) -> None:
+    def __init__(self, variables: Sequence[Variable], name: Name) -> None:
         self.variables = list(variables)
         self.layout = Layout(
             [
@@ -35,12 +37,17 @@ class Snapshot:
             ]
         )
         self.publish = _tf_graph.function(self._publish)
-        self._buffers: dict[Key, Variable] = {}
-        for key in self.layout.keys:
-            with tf.device(_tf.ps_device(key.ps)):
-                self._buffers[key] = tf.Variable(
-                    lambda k=key: tf.zeros([self.layout.size(k)], k.dtype), trainable=False
-                )
+        self._buffers = {
+            key: NamedVariable(
+                key.ps, name / f"{key.ps}/{key.dtype.name}", key.dtype, [self.layout.size(key)]
+            )
+            for key in self.layout.keys
+        }
+
+    @property
+    def resources(self) -> list[Any]:
+        """What workers find by name."""
+        return list(self._buffers.values())
 
     def write(self, ps: int) -> list[Any]:
         """Copies one server's variables into its buffers, in a graph; returns the operations."""

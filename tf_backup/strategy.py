@@ -6,8 +6,14 @@ import atexit
 import logging
 from typing import Any
 
-from tf_backup import _tf, arrivals, cluster, departures
-from tf_backup.local_cluster import LocalCluster, connect
+from tf_backup import arrivals, cluster, coordinator, departures
+from tf_backup.local_cluster import (
+    DEFAULT_TIMEOUT_S,
+    LocalCluster,
+    Timeouts,
+    connect,
+    forget,
+)
 from tf_backup.server import CHIEF_TIMEOUT_S, serve
 
 log = logging.getLogger(__name__)
@@ -15,7 +21,13 @@ log = logging.getLogger(__name__)
 _state: dict[str, Any] = {}
 
 
-def parameter_server_strategy(workers: int = 4, ps: int = 1) -> Any:
+def parameter_server_strategy(
+    workers: int = 4,
+    ps: int = 1,
+    *,
+    worker_timeout_s: float = DEFAULT_TIMEOUT_S,
+    server_timeout_s: float = DEFAULT_TIMEOUT_S,
+) -> Any:
     """Returns a `tf.distribute.ParameterServerStrategy`.
 
     Where TF_CONFIG is set, or in a pod of k8s/, it is the strategy of that cluster: in the chief
@@ -26,28 +38,34 @@ def parameter_server_strategy(workers: int = 4, ps: int = 1) -> Any:
     Args:
       workers: worker processes of the local cluster; not used with TF_CONFIG.
       ps: its parameter-server processes; not used with TF_CONFIG.
+      worker_timeout_s: how long a worker may be silent before it is given up. One that comes back
+        is taken in again.
+      server_timeout_s: how long a parameter server may be silent before it counts as lost, and
+        training ends.
 
     Returns:
       The strategy; called again with the same arguments, the same one.
 
     Raises:
-      ValueError: if TF_CONFIG is malformed.
-      ClusterError: if not all tasks have come up within half an hour, or the chief's port is taken.
+      ValueError: if TF_CONFIG is malformed, or a timeout out of range.
+      ClusterError: if not all parameter servers have come up within half an hour, if they have
+        another chief, or if the chief's port is taken.
     """
+    timeouts = Timeouts(worker_timeout_s, server_timeout_s)
     if cluster.has_tf_config():
         config = cluster.from_tf_config()
         if not config.is_chief:
             serve()
         if "chief" not in _state:
             log.info(
-                "Connecting to %d workers and %d parameter servers; this waits until all are up.",
-                len(config.addresses["worker"]),
+                "Connecting to %d parameter servers; this waits until all are up. %d workers join "
+                "as they come.",
                 len(config.addresses["ps"]),
+                len(config.addresses["worker"]),
             )
-            others = {job: tasks for job, tasks in config.addresses.items() if job != "chief"}
             with arrivals.present(config.addresses["chief"][0]):
-                arrivals.wait_for(others)
-            _state["chief"] = connect(config)
+                arrivals.wait_for(config.addresses["ps"])
+            _state["chief"] = connect(config, timeouts)
             atexit.register(_forget)
         return _state["chief"]
     local = _state.get("local")
@@ -58,9 +76,11 @@ def parameter_server_strategy(workers: int = 4, ps: int = 1) -> Any:
                 f"already; it cannot have one of {workers} and {ps} too. Use "
                 "tf_backup.LocalCluster as a context for several."
             )
-        local = LocalCluster(workers, ps)
+        local = LocalCluster(
+            workers, ps, worker_timeout_s=worker_timeout_s, server_timeout_s=server_timeout_s
+        )
         local.start()  # Its processes end with this one: later than what refers to them.
-        atexit.register(_tf.forget_cluster, local.strategy())
+        atexit.register(forget, local.strategy())
         _state["local"] = local
     return local.strategy()
 
@@ -74,6 +94,7 @@ def dismiss() -> None:
 
     Raises:
       ValueError: if TF_CONFIG is malformed, or says that this task is not the chief.
+      ClusterError: if the parameter servers are not there, or have another chief.
     """
     if not cluster.has_tf_config():
         return
@@ -83,9 +104,12 @@ def dismiss() -> None:
             f"This task is {config.task_type} {config.task_index}; only the chief may dismiss the "
             "others."
         )
+    # Workers hear it from the servers, which end last. A chief that had nothing to train is not
+    # connected yet.
+    arrivals.wait_for(config.addresses["ps"], departures.PATIENCE_S)
+    missed = departures.dismiss_workers(coordinator.of(parameter_server_strategy()))
     _forget()
-    others = {job: tasks for job, tasks in config.addresses.items() if job != "chief"}
-    missed = departures.dismiss(others)
+    missed += departures.dismiss_servers(config.addresses["ps"])
     log.info("Workers and parameter servers have been told that training is done.")
     if missed:
         log.warning(
@@ -98,4 +122,4 @@ def dismiss() -> None:
 def _forget() -> None:
     """Lets go of the cluster that this process is the chief of."""
     if "chief" in _state:
-        _tf.forget_cluster(_state.pop("chief"))
+        forget(_state.pop("chief"))

@@ -98,7 +98,11 @@ def mean(ids: Sequence[Tensor], rows: Sequence[Tensor], shape: Sequence[int]) ->
       shape: of the table.
     """
     unique, place = tf.unique(tf.concat(ids, axis=0))
-    total = tf.math.unsorted_segment_sum(tf.concat(rows, axis=0), place, tf.size(unique))
+    values = tf.concat(rows, axis=0)
+    dtype = values.dtype
+    if dtype.size < 4:  # As for dense gradients.
+        values = tf.cast(values, tf.float32)
+    total = tf.math.unsorted_segment_sum(values, place, tf.size(unique))
     return tf.IndexedSlices(
-        total / tf.cast(len(ids), total.dtype), unique, tf.constant(list(shape), tf.int64)
+        tf.cast(total / len(ids), dtype), unique, tf.constant(list(shape), tf.int64)
     )

@@ -1,75 +1,79 @@
-"""Permissions to work on a step: one queue per worker, on the first parameter server.
+"""Permissions to work on a step: one queue per place, on the first parameter server.
 
-With one queue for all, as TF1 has it, a dead worker's token stays and is taken by somebody
-else, who then starts with an old step. With a queue of its own a worker finds only what was
-meant for it, and the gate empties that queue when the worker comes back.
+A token names the entry that it is for, and an entry throws older ones away. What a dead client
+waits for on a server is not undone: its dequeue stays, and takes the next token. Then it finds that
+the token is a later entry's, puts it back, and is gone.
 """
 
 from __future__ import annotations
 
-import uuid
 from typing import Any
 
 import tensorflow as tf
 
 from tf_backup import _tf, _tf_graph, protocol
+from tf_backup._tf_named import Name, NamedQueue
 
 Tensor = Any
 
 GATE_SERVER = 0  # The parameter server that holds gate and tokens.
 DEVICE = _tf.ps_device(GATE_SERVER)
 
-# A worker is never handed a second token before it took the first, except when it died; what
-# it then finds is emptied when it enters. Few would do.
+# A worker is never handed a second token before it took the first, except when it died; the next
+# one throws it away. Few would do.
 _CAPACITY = 1024
 
 
 class TokenQueues:
-    """A queue of tokens for each worker.
+    """A queue of tokens for each place.
 
     Args:
-      workers: how many.
+      places: how many.
+      name: of the queues on the server.
     """
 
-    def __init__(self, workers: int) -> None:
-        name = f"tf_backup/tokens/{uuid.uuid4().hex}"
-        with tf.device(DEVICE):
-            self._queues = [
-                tf.queue.FIFOQueue(_CAPACITY, [tf.int64], [[]], shared_name=f"{name}/{worker}")
-                for worker in range(workers)
-            ]
+    def __init__(self, places: int, name: Name) -> None:
+        self.resources = [
+            NamedQueue(GATE_SERVER, name / str(place), [tf.int64], [[2]], _CAPACITY)
+            for place in range(places)
+        ]
 
-    def put(self, tokens: Tensor) -> list[Any]:
+    def put(self, entries: Tensor, tokens: Tensor) -> list[Any]:
         """Hands out tokens, in a graph.
 
         Args:
-          tokens: [workers] int64: a step, `protocol.STOP`, or `protocol.WAIT` for no token.
+          entries: [places] int64: the entry that each token is for.
+          tokens: [places] int64: a step, `protocol.STOP` or `EXPELLED`, or `WAIT` for no token.
 
         Returns:
           The operations that do it.
         """
         done = []
+        both = tf.stack([entries, tokens], axis=1)
         with tf.device(DEVICE):
-            for worker, queue in enumerate(self._queues):
-                mine = tokens[worker : worker + 1]
-                done.append(queue.enqueue_many(tf.boolean_mask(mine, mine != protocol.WAIT)))
+            for place, queue in enumerate(self.resources):
+                mine = both[place : place + 1]
+                wanted = tf.not_equal(mine[:, 1], protocol.WAIT)
+                done.append(queue.put_many(tf.boolean_mask(mine, wanted)))
         return done
 
-    def resolve(self, worker: Tensor, then: Tensor) -> Tensor:
+    def resolve(self, place: Tensor, entry: Tensor, then: Tensor) -> Tensor:
         """Returns what a worker is to do next: `then`, or if that is WAIT, its next token.
 
         Args:
-          worker: [] int64, its index.
+          place: [] int64, the worker's place.
+          entry: [] int64, the number of its entry.
           then: [] int64, what the gate told it.
         """
-        with tf.device(DEVICE):
-            return tf.cond(
-                tf.equal(then, protocol.WAIT),
-                lambda: _tf_graph.dequeue(_tf_graph.select_queue(self._queues, worker)),
-                lambda: then,
-            )
 
-    def drain(self, worker: Tensor) -> Any:
-        """Empties a worker's queue; returns the operation."""
+        def wait() -> Tensor:
+            queue = _tf_graph.select([each.handle for each in self.resources], place)
+            token = _tf_graph.take_until(queue, lambda token: token[0] >= entry)
+            later = token[0] > entry
+            # Of no tokens or one.
+            back = _tf_graph.put_many(queue, tf.boolean_mask(token[None], later[None]))
+            with tf.control_dependencies([back]):
+                return tf.where(later, tf.constant(protocol.EXPELLED, tf.int64), token[1])
+
         with tf.device(DEVICE):
-            return _tf_graph.drain(_tf_graph.select_queue(self._queues, worker))
+            return tf.cond(tf.equal(then, protocol.WAIT), wait, lambda: then)

@@ -88,7 +88,7 @@ def minimize(
     with _tf.outside_strategy():
         batches = WorkerData(data, wrapped.policy.workers)
         engine = _engine(strategy, loss, model, optimizer, wrapped, batches.element_spec)
-    return _updates(strategy, engine, wrapped, batches, updates)
+    return _updates(engine, wrapped, batches, updates)
 
 
 def _engine(
@@ -113,13 +113,12 @@ def _engine(
     variables = KerasVariables(model, optimizer)
     variables.check_placed()
     objective = objective_of(variables, optimizer, value, lambda reports: reports[0], element_spec)
-    engine = Engine(strategy, wrapped.policy, objective, wrapped.stall_timeout_s)
+    engine = Engine(strategy, wrapped.policy, objective, element_spec, wrapped.stall_timeout_s)
     wrapped.report_to(engine)
     return engine
 
 
 def _updates(
-    strategy: Any,
     engine: Engine,
     wrapped: SyncReplicasWithBackup,
     batches: WorkerData,
@@ -129,11 +128,11 @@ def _updates(
     failed = True
     try:
         with _tf.outside_strategy():
-            iterators = batches.iterators(strategy)
+            pipelines = batches.start()
         for index in range(updates):
             with _tf.outside_strategy():
                 if not engine.active:  # At first, and when others had the workers in between.
-                    engine.begin(iterators, step=int(wrapped.iterations))
+                    engine.begin(pipelines, step=int(wrapped.iterations))
                 loss = engine.step(last=index + 1 == updates)
             if loss is None:
                 warnings.warn(

@@ -26,10 +26,9 @@ _TICKETS_PER_ENTRY = 2**32
 class Worker:
     """The loop that each worker runs from the beginning of a run to its end.
 
-    One call of a function costs the coordinator about 3 ms; a loop that lasts costs it nothing
-    per step. A turn of the loop calls each parameter server once to put its part of the
-    contribution there, and then to read its part of theta(t + 1); on the first server the gate
-    stands between the two, and waits for the token.
+    The chief traces it, and every worker runs it in a process of its own. A turn of the loop calls
+    each parameter server once to put its part of the contribution there, and then to read its part
+    of theta(t + 1); on the first server the gate stands between the two, and waits for the token.
 
     Args:
       compute: the objective's concrete function.
@@ -54,16 +53,35 @@ class Worker:
         self._gate = gate
         self.loop = _tf_graph.function(self._loop)
 
-    def _loop(self, worker: Tensor, run: Tensor, iterator: Any) -> Tensor:
+    def functions(self, element_spec: Any) -> dict[str, Any]:
+        """Returns what a worker's process runs, by name, as concrete functions.
+
+        Args:
+          element_spec: of its batches.
+        """
+        number = tf.TensorSpec([], tf.int64)
+        admit = _tf_graph.function(self._admit)
+        batches = tf.data.IteratorSpec(element_spec)
+        return {
+            "admit": admit.get_concrete_function(number, number, number),
+            "loop": self.loop.get_concrete_function(number, number, number, batches),
+        }
+
+    def _admit(self, worker: Tensor, life: Tensor, run: Tensor) -> Tensor:
+        """Returns the place of a worker; see `Gate.admit`."""
+        return _tf_graph.on_server(GATE_SERVER, self._gate.admit, worker, life, run)
+
+    def _loop(self, place: Tensor, life: Tensor, run: Tensor, iterator: Any) -> Tensor:
         """Works until it is told to stop, or has no more data.
 
         Args:
-          worker: [] int64, the worker's index.
+          place: [] int64, the worker's place.
+          life: [] int64, the number of the worker's life.
           run: [] int64, the run to work for.
           iterator: its batches.
 
         Returns:
-          [] int64, how many turns it made.
+          [] int64, why it has ended: `protocol.STOP` or `EXPELLED`.
         """
 
         def body(step: Tensor, ticket: Tensor, theta: Buffers) -> tuple[Tensor, Tensor, Buffers]:
@@ -71,44 +89,48 @@ class Worker:
             batch = iterator.get_next_as_optional()
             buffers = tf.cond(
                 batch.has_value(),
-                lambda: self._contribute(worker, step, theta, batch.get_value()),
+                lambda: self._contribute(place, step, theta, batch.get_value()),
                 self._contribution.nothing,
             )
             computed = tf.where(batch.has_value(), step, tf.constant(protocol.STOP, tf.int64))
-            message = tf.stack([worker, run, computed, ticket])
+            message = tf.stack([place, entry, run, computed, ticket])
             step, theta = self._deliver(message, buffers)
             return step, ticket + 1, theta
 
-        step, entry, theta = self._enter(worker, run)
+        step, entry, theta = self._enter(place, life, run)
         # Unlike any ticket of another entry, this worker's own earlier life included.
-        first_ticket = entry * _TICKETS_PER_ENTRY
-        _, ticket, _ = tf.while_loop(
+        then, ticket, _ = tf.while_loop(
             lambda step, ticket, theta: step >= 0,
             body,
-            [step, first_ticket, theta],
+            [step, entry * _TICKETS_PER_ENTRY, theta],
             parallel_iterations=1,
         )
-        return ticket - first_ticket
+        with tf.control_dependencies(self._take_back(ticket - 1)):
+            return tf.identity(then)
 
-    def _contribute(self, worker: Tensor, step: Tensor, theta: Buffers, batch: Any) -> Buffers:
+    def _contribute(self, place: Tensor, step: Tensor, theta: Buffers, batch: Any) -> Buffers:
         """Computes the contribution to step t on a batch, at theta(t)."""
         layout = self._snapshot.layout
         values = layout.unpack_all(dict(zip(layout.keys, theta, strict=True)))
         # Rows of tables are looked up for what is in the batch: not before step t has begun.
         with tf.control_dependencies([step]):
             batch = tf.nest.map_structure(tf.identity, batch, expand_composites=True)
-        results = self._compute(values, tf.stack([worker + 1, step]), batch)
+        results = self._compute(values, tf.stack([place + 1, step]), batch)
         return self._contribution.buffers(results)
 
-    def _enter(self, worker: Tensor, run: Tensor) -> tuple[Tensor, Tensor, Buffers]:
+    def _enter(self, place: Tensor, life: Tensor, run: Tensor) -> tuple[Tensor, Tensor, Buffers]:
         """Starts: returns the first step, the number of the entry, and theta of that step."""
 
-        def at_gate(worker: Tensor, run: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-            step, entry = self._gate.enter(worker, run)
+        def at_gate(
+            place: Tensor, life: Tensor, run: Tensor
+        ) -> tuple[Tensor, Tensor, list[Tensor]]:
+            step, entry = self._gate.enter(place, life, run)
             with tf.control_dependencies([step]):
                 return step, entry, self._read(GATE_SERVER)
 
-        step, entry, mine = _tf_graph.here(_tf_graph.on_server(GATE_SERVER, at_gate, worker, run))
+        step, entry, mine = _tf_graph.here(
+            _tf_graph.on_server(GATE_SERVER, at_gate, place, life, run)
+        )
         step.set_shape([])
         return step, entry, self._gather(step, mine)
 
@@ -127,7 +149,7 @@ class Worker:
         ) -> tuple[Tensor, list[Tensor]]:
             done = [self._put(message, part), *arrived]
             with tf.control_dependencies(done):
-                step = self._gate.offer(*tf.unstack(message, 4))
+                step = self._gate.offer(*tf.unstack(message, 5))
             with tf.control_dependencies([step]):
                 return step, self._read(GATE_SERVER)
 
@@ -141,12 +163,24 @@ class Worker:
 
     def _put(self, message: Tensor, part: list[Tensor]) -> Any:
         """Puts a contribution's part, if there is one, on the server where this is called."""
-        _, _, step, ticket = tf.unstack(message, 4)
+        step, ticket = message[3], message[4]
         return tf.cond(
             tf.not_equal(step, protocol.STOP),
             lambda: self._accumulator.put(ticket, part),
             tf.no_op,
         )
+
+    def _take_back(self, ticket: Tensor) -> list[Tensor]:
+        """Throws away the last contribution on all servers, where it was refused."""
+
+        def take_back(ps: int) -> Any:
+            def at_server(ticket: Tensor) -> Tensor:
+                with tf.control_dependencies([self._accumulator.discard(ticket, ps)]):
+                    return tf.constant(True)
+
+            return _tf_graph.on_server(ps, at_server, ticket)
+
+        return [take_back(ps) for ps in self._contribution.servers]
 
     def _read(self, ps: int) -> list[Tensor]:
         """Reads theta where this is called: on server `ps`."""

@@ -1,24 +1,35 @@
 from __future__ import annotations
 
 import itertools
+import json
 from typing import Any
 
 import pytest
 import tensorflow as tf
 
 from tf_backup import _tf_data
-from tf_backup.data import WorkerData, delay
+from tf_backup.data import WorkerData, delay, open_pipeline
 
 LIMIT = 12  # Elements that are looked at of each pipeline; more than a finite one here has.
 
 
 def pipelines(data: WorkerData) -> list[list[Any]]:
     """Returns the first elements of each worker's pipeline, run in this process."""
-    elements = []
-    for function, args in data.functions(lambda iterator: iterator):
-        iterator = function(*args)
-        elements.append([element.numpy() for element in itertools.islice(iterator, LIMIT)])
-    return elements
+    return [
+        [element.numpy() for (element,) in itertools.islice(each, LIMIT)]
+        for each in opened(data)
+    ]
+
+
+def opened(data: WorkerData, skip: int = 0) -> list[Any]:
+    """Returns each worker's pipeline, made of what travels to its process."""
+    begun = data.start()
+    about = json.loads(json.dumps(begun.describe()))
+    graphs = begun.graphs
+    return [
+        open_pipeline(about, graphs[worker % len(graphs)], worker, skip)
+        for worker in range(data.workers)
+    ]
 
 
 def repeated(*elements: int) -> list[int]:

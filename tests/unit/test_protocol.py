@@ -13,8 +13,10 @@ from tf_backup.protocol import (
     COMPUTING,
     DELIVERED,
     DUPLICATE,
+    EXPELLED,
     LATE,
     LEFT,
+    NO_PLACE,
     STALE,
     STOP,
     WAIT,
@@ -37,8 +39,20 @@ class Gate:
         if open_it:
             self.open(step)
 
-    def enter(self, worker: int, run: int | None = None) -> int:
-        ledger, then = protocol.enter(self.ledger, self._me(worker), self._run(run), self.replicas)
+    def admit(self, worker: int, life: int, run: int | None = None) -> int:
+        places = np.arange(len(self.ledger.status))
+        ledger, place = protocol.admit(self.ledger, places, worker, life, self._run(run))
+        self._keep(ledger)
+        return int(place)
+
+    def enter(self, worker: int, run: int | None = None, life: int | None = None) -> int:
+        """Lets a worker, at the place of its own number, enter as a life that has been admitted."""
+        if life is None:
+            life = int(self.ledger.life[worker]) or 100 + worker
+            self.admit(worker, life, run)
+        ledger, then = protocol.enter(
+            self.ledger, self._me(worker), life, self._run(run), self.replicas
+        )
         self._keep(ledger)
         return int(then)
 
@@ -46,18 +60,26 @@ class Gate:
         return [self.enter(worker) for worker in range(len(self.ledger.status))]
 
     def offer(
-        self, worker: int, step: int | None = None, run: int | None = None, ticket: int = 0
+        self,
+        worker: int,
+        step: int | None = None,
+        run: int | None = None,
+        ticket: int = 0,
+        entry: int | None = None,
     ) -> tuple[int, int, bool]:
         step = int(self.ledger.step) if step is None else step
+        entry = int(self.ledger.entry[worker]) if entry is None else entry
+        me, run = self._me(worker), self._run(run)
         ledger, verdict, then, complete = protocol.offer(
-            self.ledger, self._me(worker), self._run(run), step, ticket, self.replicas, self.bound
+            self.ledger, me, entry, run, step, ticket, self.replicas, self.bound
         )
         self._keep(ledger)
         return int(verdict), int(then), bool(complete)
 
     def leave(self, worker: int, run: int | None = None) -> bool:
+        entry = int(self.ledger.entry[worker])
         ledger, exhausted = protocol.leave(
-            self.ledger, self._me(worker), self._run(run), self.replicas
+            self.ledger, self._me(worker), entry, self._run(run), self.replicas
         )
         self._keep(ledger)
         return bool(exhausted)
@@ -75,6 +97,12 @@ class Gate:
     def open(self, step: int | None = None) -> None:
         step = int(self.ledger.step) if step is None else step
         self._keep(protocol.open_run(self.ledger, np.int64(step)))
+
+    def expire(self, *workers: int) -> list[int]:
+        gone = np.isin(np.arange(len(self.ledger.status)), workers)
+        ledger, tokens = protocol.expire(self.ledger, gone)
+        self._keep(ledger)
+        return tokens.tolist()
 
     def settle(self) -> None:
         self._keep(protocol.settle(self.ledger))
@@ -540,15 +568,128 @@ def test_functions_leave_the_ledger_that_they_are_given_alone(replicas: int):
     ledger = gate.ledger
     copy = Ledger(*[np.copy(value) for value in ledger])
     me = np.array([False, True, False])
-    protocol.enter(ledger, me, 1, replicas)
-    protocol.offer(ledger, me, 1, 0, 5, replicas)
-    protocol.leave(ledger, me, 1, replicas)
+    protocol.admit(ledger, np.arange(3), 1, 7, 1)
+    protocol.enter(ledger, me, 101, 1, replicas)
+    protocol.offer(ledger, me, 2, 1, 0, 5, replicas)
+    protocol.leave(ledger, me, 2, 1, replicas)
+    protocol.expire(ledger, me)
     protocol.advance(ledger)
     protocol.close_run(ledger, False)
     protocol.open_run(ledger, np.int64(3))
     protocol.settle(ledger)
     for old, new in zip(copy, ledger, strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+# --- Places, leases and lives
+
+
+def test_who_comes_gets_the_place_of_its_own_number():
+    gate = Gate(3, 2)
+    assert [gate.admit(worker, life=10 + worker) for worker in (2, 0, 1)] == [2, 0, 1]
+    assert gate.ledger.holder.tolist() == [0, 1, 2]
+    assert gate.ledger.life.tolist() == [10, 11, 12]
+
+
+def test_a_spare_worker_waits_until_a_place_is_free():
+    gate = Gate(2, 1)
+    assert [gate.admit(worker, life=10 + worker) for worker in (0, 1)] == [0, 1]
+    assert gate.admit(2, life=12) == NO_PLACE
+    gate.expire(1)
+    assert gate.admit(2, life=12) == 1
+    assert gate.admit(1, life=13) == NO_PLACE  # It has come back too late, and is the spare one.
+
+
+def test_who_comes_first_takes_the_lowest_place_if_its_own_does_not_exist():
+    gate = Gate(2, 1)
+    assert gate.admit(5, life=10) == 0
+    assert gate.admit(0, life=11) == 1
+
+
+def test_nobody_is_admitted_to_a_run_that_is_over():
+    gate = Gate(2, 1)
+    assert gate.admit(0, life=10, run=7) == STOP
+    gate.close()
+    assert gate.admit(0, life=10) == STOP
+    assert gate.ledger.life.tolist() == [0, 0]
+
+
+def test_a_worker_that_is_started_again_gets_its_place_back_at_once():
+    gate = Gate(2, 2)
+    assert gate.admit(1, life=10) == 1
+    assert gate.enter(1, life=10) == 0
+    assert gate.admit(1, life=11) == 1
+    assert gate.enter(1, life=11) == 0
+    assert gate.count(1) == {"lost": 1}
+    assert gate.enter(1, life=10) == EXPELLED  # The earlier life, should it still be there.
+    assert gate.ledger.life[1] == 11
+
+
+def test_when_a_lease_ends_what_was_under_way_is_lost():
+    gate = Gate(3, 2)
+    gate.enter_all()
+    assert gate.expire(1) == [WAIT] * 3
+    assert gate.count(1) == {"lost": 1}
+    assert gate.ledger.status[1] == ABSENT
+    assert gate.ledger.life[1] == 0
+
+
+def test_who_waits_for_a_token_when_its_lease_ends_is_told():
+    gate = Gate(3, 2)
+    gate.enter_all()
+    for worker in range(3):
+        gate.offer(worker)
+    assert gate.expire(2) == [WAIT, WAIT, EXPELLED]
+    assert gate.count(2) == {"late": 1}
+    assert gate.advance() == [1, 1, WAIT]
+
+
+def test_what_is_delivered_is_used_though_the_lease_has_ended():
+    gate = Gate(2, 2)
+    gate.enter_all()
+    gate.offer(0)
+    gate.expire(0)
+    assert gate.ledger.status[0] == DELIVERED
+    assert gate.offer(1)[2]
+    assert gate.advance() == [1, 1]
+    assert gate.count(0) == {"accepted": 1}
+    gate.expire(0)  # Now it is due to compute, and does not.
+    assert gate.count(0) == {"accepted": 1, "lost": 1}
+
+
+def test_what_a_thawed_worker_sends_is_refused_and_counted():
+    gate = Gate(3, 2)
+    gate.enter_all()
+    entry = int(gate.ledger.entry[1])
+    gate.expire(1)
+    assert gate.offer(1, entry=entry) == (DUPLICATE, EXPELLED, False)
+    assert gate.count(1) == {"lost": 1, "duplicate": 1}
+    assert gate.ledger.status[1] == ABSENT
+    assert gate.enter(1) == 0  # It may come in as new.
+
+
+def test_a_thawed_worker_disturbs_no_later_life_at_its_place():
+    gate = Gate(2, 2)
+    gate.enter_all()
+    entry = int(gate.ledger.entry[1])
+    gate.expire(1)
+    gate.admit(7, life=50)
+    assert gate.enter(1, life=50) == 0
+    assert gate.offer(1, entry=entry) == (DUPLICATE, EXPELLED, False)
+    assert gate.ledger.status[1] == COMPUTING
+    assert gate.offer(1, ticket=9)[0] == ACCEPTED
+
+
+def test_a_place_whose_data_are_read_stays_so_in_the_run():
+    gate = Gate(3, 2)
+    gate.enter_all()
+    gate.leave(2)
+    gate.expire(2)
+    assert gate.ledger.status[2] == LEFT
+    gate.close()
+    gate.open()
+    gate.expire(2)
+    assert gate.ledger.life[2] == 0
 
 
 # --- Gradients that are older than the update

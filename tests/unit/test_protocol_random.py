@@ -1,7 +1,7 @@
-"""The rules of the gate under random schedules of workers that compute, die, return and leave.
+"""The rules of the gate under random schedules of workers that compute, die, freeze, return and leave.
 
-The actors do what worker.py, engine.py and TensorFlow's coordinator do; a model that is told of
-accepted gradients only, and knows nothing of worker states, says what the gate must answer.
+The actors do what agent.py, worker.py and engine.py do; a model that is told of accepted gradients
+only, and knows nothing of the states of places, says what the gate must answer.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from tf_backup.protocol import (
     COMPUTING,
     DELIVERED,
     DUPLICATE,
+    EXPELLED,
     LATE,
     LEFT,
+    NO_PLACE,
     STALE,
     STOP,
     WAIT,
@@ -32,7 +34,7 @@ from tf_backup.protocol import (
 )
 
 SCHEDULES, BLOCKS, EVENTS = 2000, 10, 60
-TENSORS = protocol.Arrays(where=tf.where, sum=tf.reduce_sum)
+TENSORS = protocol.Arrays(where=tf.where, sum=tf.reduce_sum, min=tf.reduce_min)
 SLOTS = protocol.VECTORS
 BOUNDS = (0, 1, 2, 5, ANY_STALENESS)
 
@@ -42,31 +44,35 @@ Call = tuple[str, Ledger, tuple[Any, ...], Any]
 
 @dataclasses.dataclass
 class Actor:
-    """A worker task: what its process does, and the loops that the coordinator has for it."""
+    """A worker's process: what it does, and what it knows."""
 
-    batches: int  # Left in this run.
     speed: int  # To compute.
-    loops: list[int] = dataclasses.field(default_factory=list)  # Runs; the coordinator keeps them.
-    todo: list[int] = dataclasses.field(default_factory=list)  # Of these, not begun or in work.
     alive: bool = True
+    frozen: bool = False
+    life: int = 0
+    place: int = -1
+    entry: int = 0
+    run: int = 0  # That it works for, or has finished.
     doing: str = "nothing"  # or "computing" or "waiting"
     step: int = -1
-    inbox: list[int] = dataclasses.field(default_factory=list)  # Its token queue.
-    awaited: bool = False  # The gate has told it to wait, and not handed it a token since.
     last_offer: tuple[int, int] | None = None  # Run and step, until the answer is acted upon.
     computed: int = -1  # The last step that this entry has worked on.
 
-    @property
-    def useful(self) -> bool:
-        """Whether it can contribute to the present run, now or when it is told to."""
-        return self.alive and self.batches > 0 and bool(self.todo)
+
+@dataclasses.dataclass
+class Place:
+    """What lies on the servers for a place, and what the model knows of it."""
+
+    batches: int = 0  # Left in this run.
+    inbox: list[tuple[int, int]] = dataclasses.field(default_factory=list)  # Entries and tokens.
+    awaited: bool = False  # Its entry was told to wait, and was not handed a token since.
 
 
 @dataclasses.dataclass(frozen=True)
 class Admitted:
     """A gradient that was accepted and awaits its update."""
 
-    worker: int
+    place: int
     ticket: int
     step: int  # That it was computed at.
 
@@ -81,16 +87,25 @@ class Cluster:
         self.bound = bound
         self.haste = int(rng.choice([1, 4, 8]))  # The chief's, to make the update.
         self.ledger = protocol.new_ledger(self.size)
-        self.actors = [Actor(0, int(rng.choice([1, 4, 8]))) for _ in range(self.size)]
+        spares = int(rng.integers(0, 3))
+        self.actors = [Actor(int(rng.choice([1, 4, 8]))) for _ in range(self.size + spares)]
+        self.places = [Place() for _ in range(self.size)]
+        self.lives = 0
+        for actor in self.actors:
+            self.begin_life(actor)
         self.updates = 0
         self.queue: list[Admitted] = []  # First come, first used.
-        self.used = np.zeros([self.size], np.int64)  # How many gradients of each worker.
+        self.used = np.zeros([self.size], np.int64)  # How many gradients of each place.
         self.ages: list[int] = []  # Of the gradients that were used.
-        self.left: set[int] = set()  # Who has told that it has no more data for this run.
+        self.left: set[int] = set()  # Which places have told that they have no more data.
         self.complete: list[tuple[int, int]] = []  # (run, step) as they were announced.
         self.tickets = 0
         self.calls: list[Call] = []
         self.history: list[Event] = []
+
+    def begin_life(self, actor: Actor) -> None:
+        self.lives += 1
+        actor.life, actor.doing, actor.run, actor.last_offer = self.lives, "nothing", 0, None
 
     # ---- What can happen ----------------------------------------------------------------------
 
@@ -101,16 +116,23 @@ class Cluster:
             if not actor.alive:
                 events += [("revive", who)] * failures
                 continue
+            if actor.frozen:
+                events += [("thaw", who)] * failures
+                continue
+            place = self.places[actor.place]
             if actor.doing == "computing":
-                events += [("offer" if actor.batches else "leave", who)] * actor.speed
+                events += [("offer" if place.batches else "leave", who)] * actor.speed
             elif actor.doing == "waiting":
-                events += [("take", who)] * (3 if actor.inbox else 0)
-            elif actor.todo:
+                events += [("take", who)] * (3 if self.token_for(actor) else 0)
+            elif self.ledger.open and actor.run != self.ledger.run:
                 events += [("enter", who)] * 3
             if failures:
                 events += [("die", who)] * int(self.rng.random() < 0.2)
-            if failures and actor.last_offer and not actor.inbox and self.rng.random() < 0.1:
+                events += [("freeze", who)] * int(self.rng.random() < 0.1)
+            if failures and actor.last_offer and not place.inbox and self.rng.random() < 0.1:
                 events.append(("repeat", who))
+        if self.gone().any():
+            events += [("expire", 0)] * (3 if failures else 1)
         if self.ledger.open and self.full:
             events += [("update", 0)] * self.haste
             events += [("last_update", 0)] * int(failures and self.rng.random() < 0.3)
@@ -125,7 +147,7 @@ class Cluster:
         """Lets an event happen."""
         self.history.append(event)
         name, who = event
-        if name in ("update", "last_update", "close", "open", "settle"):
+        if name in ("update", "last_update", "close", "open", "settle", "expire"):
             getattr(self, name)()
         else:
             getattr(self, name)(who, self.actors[who])
@@ -134,35 +156,44 @@ class Cluster:
     # ---- Workers ------------------------------------------------------------------------------
 
     def enter(self, who: int, actor: Actor) -> None:
-        run, before = actor.todo[0], int(self.ledger.entries)
-        actor.inbox, actor.awaited, actor.last_offer, actor.computed = [], False, None, -1
-        self.left.discard(who)
-        if run == self.ledger.run:
-            actor.batches = self.draw_batches()  # A new iterator.
-        self.ledger, then = self.call("enter", self.me(who), run, self.replicas)
+        """A worker asks for a place in the run at hand, and enters if it gets one."""
+        run, before = int(self.ledger.run), int(self.ledger.entries)
+        free = self.ledger.life == 0
+        mine = ~free & (self.ledger.holder == who)
+        numbers = np.arange(self.size)
+        self.ledger, place = self.call("admit", numbers, np.int64(who), np.int64(actor.life), run)
+        if not free.any() and not mine.any():
+            assert place == NO_PLACE
+            return
+        right = numbers[mine] if mine.any() else numbers[free & (numbers == who)]
+        assert place == (right if len(right) else numbers[free])[0]
+        actor.run, actor.place, actor.computed = run, int(place), -1
+        mine = self.places[actor.place]
+        delivered = self.waiting(actor.place)
+        self.left.discard(actor.place)
+        mine.batches = self.draw_batches()  # A new iterator.
+        self.ledger, then = self.call(
+            "enter", self.me(actor.place), np.int64(actor.life), run, self.replicas
+        )
         assert self.ledger.entries == before + 1
-        if run != self.ledger.run or not self.ledger.open:
-            assert then == STOP
-        elif self.waiting(who) or self.full:
-            assert then == WAIT
-        else:
-            assert then == self.ledger.step
+        actor.entry = before + 1
+        assert then == (WAIT if delivered or self.full else self.ledger.step)
+        mine.awaited = False
         self.act(actor, int(then))
-        # Delivered, and between two loops that it runs again: a token waits for it meanwhile.
-        actor.awaited |= self.waiting(who)
 
     def offer(self, who: int, actor: Actor) -> None:
-        run, step = actor.todo[0], actor.step
-        actor.batches -= run == self.ledger.run
-        right, flag = self.right_verdict(who, run, step)
-        assert right != DUPLICATE  # Of workers that live, nobody offers twice.
+        run, step, place = actor.run, actor.step, actor.place
+        self.places[place].batches -= run == self.ledger.run
+        right, flag = self.right_verdict(actor, run, step)
         actor.last_offer = (run, step)
-        verdict, then, complete = self.call_offer(who, run, step)
+        verdict, then, complete = self.call_offer(actor, run, step)
         assert (verdict, complete) == (right, flag)
         if verdict == ACCEPTED:
-            self.queue.append(Admitted(who, self.tickets, step))
+            self.queue.append(Admitted(place, self.tickets, step))
         if run != self.ledger.run or not self.ledger.open:
             assert then == STOP
+        elif not self.valid(actor):
+            assert (verdict, then) == (DUPLICATE, EXPELLED)
         elif verdict == STALE and not self.full:
             assert then == self.ledger.step
         else:
@@ -174,41 +205,70 @@ class Cluster:
         assert actor.last_offer is not None
         run, step = actor.last_offer
         home = run != self.ledger.run or not self.ledger.open
-        verdict, then, complete = self.call_offer(who, run, step)
-        assert (verdict, then) == ((STALE, STOP) if home else (DUPLICATE, WAIT))
+        verdict, then, complete = self.call_offer(actor, run, step)
+        again = WAIT if self.valid(actor) else EXPELLED
+        assert (verdict, then) == ((STALE, STOP) if home else (DUPLICATE, again))
         assert not complete
 
     def leave(self, who: int, actor: Actor) -> None:
-        run = actor.todo[0]
-        self.ledger, exhausted = self.call("leave", self.me(who), run, self.replicas)
-        if run == self.ledger.run and self.ledger.open:
-            self.left.add(who)
+        run, valid = actor.run, self.valid(actor)
+        self.ledger, exhausted = self.call(
+            "leave", self.me(actor.place), np.int64(actor.entry), run, self.replicas
+        )
+        if run == self.ledger.run and self.ledger.open and valid:
+            self.left.add(actor.place)
         few = self.size - len(self.left) < self.replicas
         assert exhausted == (few and bool(self.ledger.open))
         self.act(actor, STOP)
 
     def take(self, who: int, actor: Actor) -> None:
-        self.act(actor, actor.inbox.pop(0))
+        token = self.token_for(actor)
+        assert token is not None
+        inbox = self.places[actor.place].inbox
+        older = [each for each in inbox if each[0] < actor.entry]
+        self.places[actor.place].inbox = [each for each in inbox if each not in older]
+        if token[0] > actor.entry:
+            self.act(actor, EXPELLED)  # It stays there for the later entry.
+        else:
+            self.places[actor.place].inbox.remove(token)
+            self.act(actor, token[1])
+
+    def token_for(self, actor: Actor) -> tuple[int, int] | None:
+        """Returns the token that a waiting worker finds; it throws older ones away."""
+        inbox = self.places[actor.place].inbox
+        return next((token for token in inbox if token[0] >= actor.entry), None)
 
     def die(self, who: int, actor: Actor) -> None:
         actor.alive, actor.doing = False, "nothing"
 
     def revive(self, who: int, actor: Actor) -> None:
-        """The coordinator runs all loops again that it still has, the oldest first."""
-        actor.alive, actor.todo = True, list(actor.loops)
+        actor.alive, actor.frozen = True, False
+        self.begin_life(actor)
+
+    def freeze(self, who: int, actor: Actor) -> None:
+        actor.frozen = True
+
+    def thaw(self, who: int, actor: Actor) -> None:
+        actor.frozen = False
 
     def act(self, actor: Actor, then: int) -> None:
         """A worker does what it is told."""
-        actor.doing = "waiting" if then == WAIT else "nothing" if then == STOP else "computing"
+        ends = then in (STOP, EXPELLED)
+        actor.doing = "waiting" if then == WAIT else "nothing" if ends else "computing"
         if then >= 0:
             assert then > actor.computed  # Or it would draw the same random numbers again.
             actor.computed = then
         actor.step = then
-        actor.awaited = then == WAIT
+        if then == WAIT and self.valid(actor):
+            self.places[actor.place].awaited = True
         if then != WAIT:
             actor.last_offer = None
-        if then == STOP:
-            actor.todo.pop(0)
+        if then == EXPELLED:
+            actor.run = 0  # It asks for a place again.
+
+    def valid(self, actor: Actor) -> bool:
+        """Returns whether a worker's entry has not ended."""
+        return bool(self.ledger.entry[actor.place] == actor.entry)
 
     # ---- The chief ----------------------------------------------------------------------------
 
@@ -228,14 +288,14 @@ class Cluster:
     def take_from_queue(self) -> None:
         """Checks that the update is made of the N gradients that were accepted first."""
         ledger, made_of = self.ledger, self.queue[: self.replicas]
-        assert len({each.worker for each in made_of}) == self.replicas
-        assert np.flatnonzero(protocol.used(ledger)).tolist() == sorted(e.worker for e in made_of)
+        assert len({each.place for each in made_of}) == self.replicas
+        assert np.flatnonzero(protocol.used(ledger)).tolist() == sorted(e.place for e in made_of)
         for each in made_of:
             staleness = self.updates - each.step
-            assert ledger.ticket[each.worker] == each.ticket
-            assert ledger.staleness[each.worker] == staleness
+            assert ledger.ticket[each.place] == each.ticket
+            assert ledger.staleness[each.place] == staleness
             assert 0 <= staleness <= self.bound
-            self.used[each.worker] += 1
+            self.used[each.place] += 1
             self.ages.append(staleness)
         self.queue = self.queue[self.replicas :]
         self.updates += 1
@@ -248,39 +308,58 @@ class Cluster:
     def open(self) -> None:
         self.ledger = self.call("open_run", np.int64(self.ledger.step))
         self.left = set()
-        run = int(self.ledger.run)
-        for actor in self.actors:
-            # What is done is dropped; a dead worker's loops are not done.
-            actor.loops = [run for run in actor.loops if not actor.alive or run in actor.todo]
-            actor.loops.append(run)
-            actor.todo += [run] * actor.alive
-            actor.batches = self.draw_batches()
+        for place in self.places:
+            place.batches = self.draw_batches()
+
+    def gone(self) -> np.ndarray:
+        """Returns at which places the holder is dead, frozen or in another life ([places] bool)."""
+        lives = {actor.life for actor in self.actors if actor.alive and not actor.frozen}
+        return np.array([life > 0 and life not in lives for life in self.ledger.life.tolist()])
+
+    def expire(self) -> None:
+        gone = self.gone()
+        before = self.ledger
+        self.ledger, tokens = self.call("expire", gone)
+        for number, (place, mine) in enumerate(zip(self.places, tokens.tolist(), strict=True)):
+            ends = bool(gone[number]) and not self.waiting(number)
+            ends = ends and int(before.status[number]) != LEFT
+            told = ends and place.awaited
+            assert mine == (EXPELLED if told else WAIT)
+            place.inbox += [(int(before.entry[number]), EXPELLED)] * told
+            place.awaited &= not ends
+            assert not ends or self.ledger.life[number] == 0
 
     def settle(self) -> None:
         self.ledger = self.call("settle")
-        for actor in self.actors:
-            actor.loops = []
-            actor.todo = actor.todo[:1] if actor.doing != "nothing" else []
 
     def hand_out(self, tokens: np.ndarray, token: int) -> None:
         """Everybody gets a token who waits, not for an own gradient to be used; nobody else."""
-        for who, (actor, mine) in enumerate(zip(self.actors, tokens.tolist(), strict=True)):
-            if self.waiting(who):
+        for number, (place, mine) in enumerate(zip(self.places, tokens.tolist(), strict=True)):
+            if self.waiting(number):
                 assert mine == WAIT
                 continue
-            assert mine == (token if actor.awaited else WAIT)
-            actor.awaited = False
-            actor.inbox += [mine] * (mine != WAIT)
+            assert mine == (token if place.awaited else WAIT)
+            place.awaited = False
+            place.inbox += [(int(self.ledger.entry[number]), mine)] * (mine != WAIT)
 
     # ---- What must always hold ----------------------------------------------------------------
+
+    @property
+    def useful(self) -> int:
+        """How many places can contribute to the present run, now or when they are told to."""
+        there = [actor for actor in self.actors if actor.alive and not actor.frozen]
+        home = [a for a in there if a.doing == "nothing" and a.run == self.ledger.run]
+        able = len(there) - len(home)
+        with_data = sum(p.batches > 0 for n, p in enumerate(self.places) if n not in self.left)
+        return min(able, with_data)
 
     @property
     def full(self) -> bool:
         return len(self.queue) >= self.replicas
 
-    def waiting(self, who: int) -> bool:
-        """Returns whether a worker has a gradient in the queue."""
-        return any(each.worker == who for each in self.queue)
+    def waiting(self, place: int) -> bool:
+        """Returns whether a gradient of a place is in the queue."""
+        return any(each.place == place for each in self.queue)
 
     def check(self) -> None:
         ledger = self.ledger
@@ -289,7 +368,7 @@ class Cluster:
         ended = ledger.accepted + ledger.late + ledger.stale + ledger.duplicate + ledger.lost
         assert (ledger.begun == ended + under_way).all()
         assert all((getattr(ledger, name) >= 0).all() for name in SLOTS)
-        assert np.flatnonzero(delivered).tolist() == sorted(each.worker for each in self.queue)
+        assert np.flatnonzero(delivered).tolist() == sorted(each.place for each in self.queue)
         assert self.bound > 0 or len(self.queue) <= self.replicas
         assert ledger.accepted.sum() == self.replicas * self.updates
         assert (ledger.accepted == self.used).all()
@@ -302,11 +381,11 @@ class Cluster:
         assert not ledger.open or (now in self.complete) == full
         assert len(self.complete) == len(set(self.complete))
 
-    def right_verdict(self, who: int, run: int, step: int) -> tuple[int, bool]:
+    def right_verdict(self, actor: Actor, run: int, step: int) -> tuple[int, bool]:
         """Returns the verdict on an offer, and whether it completes the step."""
         if run != self.ledger.run or not self.ledger.open:
             return STALE, False
-        if self.waiting(who):
+        if self.waiting(actor.place) or not self.valid(actor):
             return DUPLICATE, False
         # Let those before it be used, N at a time: how many updates old is it then?
         staleness, before = self.updates - step, len(self.queue)
@@ -318,10 +397,11 @@ class Cluster:
 
     # ---- Plumbing -----------------------------------------------------------------------------
 
-    def call_offer(self, who: int, run: int, step: int) -> tuple[int, int, bool]:
+    def call_offer(self, actor: Actor, run: int, step: int) -> tuple[int, int, bool]:
         self.tickets += 1
+        me, entry = self.me(actor.place), np.int64(actor.entry)
         self.ledger, verdict, then, complete = self.call(
-            "offer", self.me(who), run, step, self.tickets, self.replicas, self.bound
+            "offer", me, entry, run, step, self.tickets, self.replicas, self.bound
         )
         if complete:
             self.complete.append((int(self.ledger.run), int(self.ledger.step)))
@@ -351,7 +431,7 @@ def finish_a_step(cluster: Cluster) -> None:
     """Checks that without further failures a step is completed, if N workers are of use."""
     wanted = cluster.updates + 1
     for _ in range(100 * cluster.size):
-        useful = sum(actor.useful for actor in cluster.actors)
+        useful = cluster.useful
         if not cluster.ledger.open or useful < cluster.replicas or cluster.updates == wanted:
             return
         possible = cluster.possible(failures=False)
@@ -392,7 +472,8 @@ def test_random_schedules_reach_every_verdict_state_and_event():
         seen |= {int(status) for status in cluster.ledger.status}
         exhausted = [result[1] for name, _, _, result in cluster.calls if name == "leave"]
         seen |= {"exhausted"} if any(exhausted) else set()
-    events = "enter offer repeat leave take die revive update last_update close open settle"
+    events = "enter offer repeat leave take die revive freeze thaw expire "
+    events += "update last_update close open settle"
     states = {protocol.ABSENT, COMPUTING, DELIVERED, WAITING, LEFT}
     verdicts = (ACCEPTED, LATE, STALE, DUPLICATE)
     # No bound, none late: there is room for every gradient of the run.
@@ -444,7 +525,7 @@ def some_calls(name: str) -> list[Call]:
 
 
 @pytest.mark.parametrize(
-    "name", ["enter", "offer", "leave", "open_run", "advance", "close_run", "settle"]
+    "name", ["admit", "enter", "offer", "leave", "expire", "open_run", "advance", "close_run", "settle"]
 )
 def test_rules_on_tensors_equal_rules_on_numpy(name: str):
     calls = some_calls(name)

@@ -1,0 +1,98 @@
+"""The door to private TensorFlow: a parameter-server strategy that knows no workers.
+
+Each entry says what it relies on, so that a TensorFlow release that moves it breaks one line
+here and no other file.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.distribute import parameter_server_strategy_v2
+from tensorflow.python.eager import context
+from tensorflow.python.framework import ops
+
+log = logging.getLogger(__name__)
+
+
+class Strategy(tf.distribute.ParameterServerStrategy):  # type: ignore[misc]
+    """TensorFlow's parameter-server strategy, whose process connects to the servers alone.
+
+    Scopes, variables and all else are TensorFlow's. But TensorFlow's own strategy connects to every
+    worker, and waits for those that are not there.
+
+    Relies on `_connect_to_cluster` being the only place that does, and on `_extended` being made
+    right after it.
+
+    Args:
+      resolver: the cluster, whose workers need not exist.
+    """
+
+    def __init__(self, resolver: Any) -> None:
+        super().__init__(resolver)
+        self._extended.__class__ = _Extended
+        self._extended._bytes = [0] * self._num_ps
+
+    def _connect_to_cluster(self, coordinator_name: str) -> None:
+        spec = self._cluster_resolver.cluster_spec().as_dict()
+        self._num_workers, self._num_ps = len(spec["worker"]), len(spec["ps"])
+        connect(spec, coordinator_name, 0, spec[coordinator_name][0])
+
+
+class _Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):  # type: ignore[misc]
+    """Deals variables out by their size: each to the server that has the fewest bytes.
+
+    TensorFlow deals them out in turn; then one of two servers has all matrices of a chain of layers,
+    and the other all biases. Scalars (the number of updates, a metric's total) are on the first
+    server, where the gate is.
+
+    Relies on `_resource_creator_scope`, and on `_create_variable_round_robin`, which `_create_variable` calls for a variable that
+    is to lie beside no other one.
+    """
+
+    _bytes: list[int]
+
+    def _resource_creator_scope(self) -> None:
+        """Makes no `ClusterCoordinator`, for lookup tables: there are none in models here."""
+
+    def _create_variable_round_robin(self, next_creator: Callable[..., Any], **kwargs: Any) -> Any:
+        size, scalar = _size(kwargs)
+        ps = 0 if scalar else min(range(self._num_ps), key=self._bytes.__getitem__)
+        self._bytes[ps] += size
+        with ops.colocate_with(None, ignore_existing=True):
+            with ops.device(f"/job:ps/task:{ps}/device:CPU:0"):
+                return next_creator(**kwargs)
+
+
+def _size(creation: dict[str, Any]) -> tuple[int, bool]:
+    """Returns the bytes of a variable that is about to be made, and whether it is a scalar."""
+    value, shape, dtype = (creation.get(name) for name in ("initial_value", "shape", "dtype"))
+    if not callable(value) and value is not None:
+        value = tf.convert_to_tensor(value, dtype)
+        shape, dtype = value.shape, value.dtype
+    if shape is None or dtype is None or tf.TensorShape(shape).num_elements() is None:
+        return 1, False
+    shape = tf.TensorShape(shape)
+    return int(shape.num_elements()) * int(tf.as_dtype(dtype).size), shape.rank == 0
+
+
+def connect(cluster: dict[str, list[str]], job: str, index: int, address: str) -> None:
+    """Makes this process a task that is a client of the parameter servers, and of nobody else.
+
+    Every call is awaited: as a stream, a later one could overtake an earlier one.
+
+    Args:
+      cluster: the `host:port` of the tasks, by job.
+      job: of this process.
+      index: its index in that job.
+      address: its own `host:port`, at which the servers fetch tensors.
+    """
+    os.environ["TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE"] = "False"
+    os.environ["TF_PS_DISABLE_ASYNC_EXECUTOR_GLOBALLY"] = "True"
+    spec = tf.train.ClusterSpec({"ps": cluster["ps"], job: {index: address}})
+    tf.config.experimental_connect_to_cluster(spec, job_name=job, task_index=index)
+    context.ensure_initialized()

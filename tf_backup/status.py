@@ -1,0 +1,104 @@
+"""Whether a task of the cluster lives: asked by a real call to its TensorFlow server.
+
+That something accepts connections proves nothing. A frozen process does, and so does another
+program that has the port.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+from collections.abc import Iterator
+
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # It talks when a process is started.
+
+import grpc
+from tensorflow.core.framework import device_attributes_pb2
+
+_METHOD = "/tensorflow.WorkerService/GetStatus"
+_OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms", 500))
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """What a TensorFlow server says of itself.
+
+    Attributes:
+      task: "ps 0", say.
+      incarnation: another number for each time that the server is started.
+    """
+
+    task: str
+    incarnation: int
+
+
+class Channel:
+    """A connection for asking one server, again and again.
+
+    Args:
+      address: its `host:port`.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._ask = self._channel.unary_unary(_METHOD)
+
+    def ask(self, timeout_s: float) -> Status | None:
+        """Returns the server's status; None if there is no answer in time, or not TensorFlow's."""
+        try:
+            answer = self._ask(b"", timeout=timeout_s)
+        except grpc.RpcError:
+            return None
+        return _parse(answer)
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._channel.close()
+
+
+def ask(address: str, timeout_s: float = 1.0) -> Status | None:
+    """Returns the status of the server at `host:port`; None if no TensorFlow server answers."""
+    channel = Channel(address)
+    try:
+        return channel.ask(timeout_s)
+    finally:
+        channel.close()
+
+
+def accepts(address: str, timeout_s: float = 1.0) -> bool:
+    """Returns whether anything accepts connections at `host:port`."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout_s):
+            return True
+    except OSError:
+        return False
+
+
+def _parse(answer: bytes) -> Status | None:
+    """Reads `GetStatusResponse`: device attributes, repeated, as field 1."""
+    for field in _fields(answer):
+        device = device_attributes_pb2.DeviceAttributes.FromString(field)
+        parts = dict(part.split(":", 1) for part in device.name.strip("/").split("/"))
+        if "job" in parts and "task" in parts:
+            return Status(f"{parts['job']} {parts['task']}", int(device.incarnation))
+    return None
+
+
+def _fields(message: bytes) -> Iterator[bytes]:
+    """Yields the fields of a message that has only field 1, of variable length."""
+    place = 0
+    while place < len(message):
+        if message[place] != 0x0A:
+            return
+        size, shift, place = 0, 0, place + 1
+        while True:
+            byte = message[place]
+            size |= (byte & 0x7F) << shift
+            shift, place = shift + 7, place + 1
+            if byte < 0x80:
+                break
+        yield message[place : place + size]
+        place += size
