@@ -16,9 +16,8 @@ import keras
 import tensorflow as tf
 from keras.src.backend.tensorflow import trainer as keras_trainer
 
-from tf_backup import _tf
+from tf_backup import _tf, coordinator
 from tf_backup._keras import strategy_of
-from tf_backup import coordinator
 
 Model = Any  # a keras.Model
 

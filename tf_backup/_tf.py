@@ -207,8 +207,8 @@ def tracing(servers: int) -> Iterator[None]:
 
     A function that is traced is registered on every server. TensorFlow waits for that with Python's
     lock held, for ever if a server is frozen: no signal is seen, no other thread runs. It does not
-    wait if calls travel as a stream; but then a later call may overtake an earlier one. So here they
-    do, and at the end this waits for all of them, without the lock.
+    wait if calls travel as a stream; but then a later call may overtake an earlier one. So here
+    they do, and at the end this waits for all of them, without the lock.
 
     Relies on the environment variable's being read again and again.
 

@@ -176,4 +176,3 @@ def take_until(queue: Tensor, wanted: Callable[[Tensor], Tensor]) -> Tensor:
 def put_many(queue: Tensor, elements: Tensor) -> Any:
     """Puts elements, stacked, into the queue behind a handle; returns the operation."""
     return tf.raw_ops.QueueEnqueueManyV2(handle=queue, components=[elements])
-

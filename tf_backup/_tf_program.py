@@ -23,8 +23,8 @@ def dump(name: str, function: Any, resources: Sequence[Resource]) -> tuple[bytes
 
     Args:
       name: that `load` returns.
-      function: a concrete function of tensors, which captures nothing but resources that can be opened.
-      resources: among which are those that it captures.
+      function: a concrete function of tensors.
+      resources: what it captures is among these.
 
     Raises:
       ValueError: if it captures anything else.
@@ -74,8 +74,7 @@ def load(description: bytes, graph: bytes) -> tuple[str, Callable[..., list[Tens
     wrapped = tf.compat.v1.wrap_function(rebuild, signature)
 
     def run(*args: Tensor) -> list[Tensor]:
-        results = wrapped(*args)
-        return list(results) if isinstance(results, list | tuple) else [results]
+        return list(tf.nest.flatten(wrapped(*args)))
 
     return about["name"], run
 

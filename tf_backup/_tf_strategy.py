@@ -46,12 +46,12 @@ class Strategy(tf.distribute.ParameterServerStrategy):  # type: ignore[misc]
 class _Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):  # type: ignore[misc]
     """Deals variables out by their size: each to the server that has the fewest bytes.
 
-    TensorFlow deals them out in turn; then one of two servers has all matrices of a chain of layers,
-    and the other all biases. Scalars (the number of updates, a metric's total) are on the first
-    server, where the gate is.
+    TensorFlow deals them out in turn; then one of two servers has all matrices of a chain of
+    layers, and the other all biases. Scalars (the number of updates, a metric's total) are on the
+    first server, where the gate is.
 
-    Relies on `_resource_creator_scope`, and on `_create_variable_round_robin`, which `_create_variable` calls for a variable that
-    is to lie beside no other one.
+    Relies on `_resource_creator_scope`, and on `_create_variable_round_robin`, which
+    `_create_variable` calls for a variable that is to lie beside no other one.
     """
 
     _bytes: list[int]
@@ -63,9 +63,9 @@ class _Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):
         size, scalar = _size(kwargs)
         ps = 0 if scalar else min(range(self._num_ps), key=self._bytes.__getitem__)
         self._bytes[ps] += size
-        with ops.colocate_with(None, ignore_existing=True):
-            with ops.device(f"/job:ps/task:{ps}/device:CPU:0"):
-                return next_creator(**kwargs)
+        nowhere = ops.colocate_with(None, ignore_existing=True)
+        with nowhere, ops.device(f"/job:ps/task:{ps}/device:CPU:0"):
+            return next_creator(**kwargs)
 
 
 def _size(creation: dict[str, Any]) -> tuple[int, bool]:

@@ -158,7 +158,8 @@ class Agent:
         if notice["workers"] != self._workers:
             wrong = (
                 f"TF_CONFIG of worker {self._index} has {self._workers} workers, but that of its "
-                f"chief ({notice['chief']}) has {notice['workers']}: give all tasks the same cluster."
+                f"chief ({notice['chief']}) has {notice['workers']}: give all tasks the same "
+                "cluster."
             )
         if wrong is not None:
             self._tell(None, ValueError.__name__, wrong)
@@ -237,7 +238,9 @@ class _Program:
 def _read(spec: dict[str, Any]) -> list[bytes]:
     """Returns the strings in a variable."""
     handle = open_handle(spec)
-    values: list[bytes] = tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.string).numpy().tolist()
+    values: list[bytes] = (
+        tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.string).numpy().tolist()
+    )
     return values
 
 

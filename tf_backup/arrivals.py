@@ -68,8 +68,8 @@ def _answers(index: int, address: str) -> bool:
     status = ask(address)
     if status is not None and status.task != f"ps {index}":
         raise ClusterError(
-            f"The server at {address} is {status.task}, but it should be ps {index}: all tasks must "
-            "have the same cluster in TF_CONFIG."
+            f"The server at {address} is {status.task}, but it should be ps {index}: all tasks "
+            "must have the same cluster in TF_CONFIG."
         )
     return status is not None
 

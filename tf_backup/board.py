@@ -1,13 +1,13 @@
 """What all tasks of a cluster know of each other: a few named resources on the first server.
 
-Nobody calls a worker, and nobody but the parameter servers is called. The chief writes what is to be
-done, and workers come and read it. Who lives is told by counters that each task keeps moving; so
-no clocks are compared.
+Nobody but the parameter servers is called. The chief writes what is to be done, and workers come
+and read it. Who lives is told by counters that each task keeps moving; so no clocks are compared.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -171,7 +171,7 @@ class Board:
 
         return self._locked(body)
 
-    def _look(self, generation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _look(self, generation: Tensor) -> Any:
         def body() -> tuple[Tensor, Tensor, Tensor]:
             lease = self._lease.read_value()
             mine = tf.cast(tf.equal(lease[0], generation), tf.int64)
@@ -242,7 +242,7 @@ class Board:
             with tf.control_dependencies([self._errors.put_many(told)]):
                 return tf.constant(True)
 
-    def _locked(self, body: Any) -> Any:
+    def _locked(self, body: Callable[[], Any]) -> Any:
         def on_server() -> Any:
             with tf.device(DEVICE):
                 return self._lock.holding(body)

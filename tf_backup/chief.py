@@ -5,11 +5,14 @@ Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 2 and
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from tf_backup import _tf_graph, permits, placement
+from tf_backup import _tf, _tf_graph, permits, placement
+from tf_backup._tf_cut import Cut
 from tf_backup.accumulator import Accumulator
 from tf_backup.contribution import Contribution
 from tf_backup.gate import GATE_SERVER, STOPPED, Gate
@@ -17,6 +20,9 @@ from tf_backup.objective import Objective
 from tf_backup.permits import Permits
 from tf_backup.reports import Reports
 from tf_backup.snapshot import Snapshot
+from tf_backup.tokens import DEVICE
+
+log = logging.getLogger(__name__)
 
 Tensor = Any
 
@@ -80,7 +86,7 @@ class Chief:
             return step, event, last
 
         def whole(step: Tensor) -> Tensor:
-            with tf.device(_DEVICE):
+            with tf.device(DEVICE):
                 event, last = self._next(step)
                 step, event, _ = tf.while_loop(
                     lambda step, event, last: event[0, 0] >= 0,
@@ -128,36 +134,59 @@ class Chief:
 
     def _update(self, event: Tensor, last: Tensor) -> Any:
         """Makes an update across servers; returns the next step and event."""
-        found: dict[int, Any] = {}
-        taken = []
-        for ps in self._contribution.servers:
-
-            def take(tickets: Tensor, ps: int = ps) -> tuple[Tensor, dict[int, Any]]:
-                done, values = self._take(ps, tickets)
-                with tf.control_dependencies(done):
-                    return tf.constant(True), values
-
-            done, values = _tf_graph.on_server(ps, take, event[1])
-            taken.append(done)
-            found.update(values)
-        with placement.with_its_inputs():
-            results = self._apply(self._contribution.totals(found))
-
-        def write(ps: int) -> Tensor:
-            def at_server() -> Tensor:
-                with tf.control_dependencies(self._snapshot.write(ps)):
-                    return tf.constant(True)
-
-            return _tf_graph.on_server(ps, at_server)
+        results, done = self._whole()(event)
 
         def release(event: Tensor, last: Tensor, results: Any, done: list[Tensor]) -> Any:
-            with tf.control_dependencies([*self._snapshot.write(GATE_SERVER), *done]):
+            with tf.control_dependencies(done):
                 return self._release(event, last, results)
 
         # Not before every server has taken step t out, also those that publish nothing: a
         # contribution to step t + 1 could be there already, and be cleared away with it.
-        written = [write(ps) for ps in self._snapshot.layout.servers if ps != GATE_SERVER]
-        return _tf_graph.on_server(GATE_SERVER, release, event, last, results, [*written, *taken])
+        return _tf_graph.on_server(GATE_SERVER, release, event, last, results, done)
+
+    def _whole(self) -> Callable[[Tensor], tuple[Any, list[Tensor]]]:
+        """Returns what makes an update of an event, as few functions on each server as can be."""
+        event = tf.TensorSpec([4, self._gate.policy.replicas], tf.int64)
+        traced = tf.function(
+            lambda event: self._at_servers(event)[0], autograph=False
+        ).get_concrete_function(event)
+        structure = traced.structured_outputs
+        try:
+            parts = Cut(traced)
+        except ValueError as error:
+            log.debug("An update is not cut into one function per server: %s", error)
+            return self._one_by_one
+
+        def whole(event: Tensor) -> tuple[Any, list[Tensor]]:
+            results, done = parts(event)
+            return tf.nest.pack_sequence_as(structure, results), done
+
+        return whole
+
+    def _one_by_one(self, event: Tensor) -> tuple[Any, list[Tensor]]:
+        """Makes an update across servers, operation by operation."""
+        results, written = self._at_servers(event)
+        with tf.control_dependencies(written):
+            return results, [tf.constant(True)]
+
+    def _at_servers(self, event: Tensor) -> tuple[Any, list[Any]]:
+        """Takes, updates and publishes, each where it belongs.
+
+        Returns:
+          The results, and the operations behind which all is done.
+        """
+        found: dict[int, Any] = {}
+        done: list[Any] = []
+        for ps in self._contribution.servers:
+            with tf.device(_tf.ps_device(ps)):
+                taken, values = self._take(ps, event[1])
+                found.update(values)
+                done += taken
+        with placement.with_its_inputs():
+            results = self._apply(self._contribution.totals(found))
+        for ps in self._snapshot.layout.servers:
+            done += self._snapshot.write(ps)
+        return results, done
 
     def _take(self, ps: int, tickets: Tensor) -> tuple[list[Tensor], dict[int, Any]]:
         """Takes N contributions on a server, there.
@@ -199,6 +228,3 @@ class Chief:
                 lambda: self._next(step),
             )
         return step, event, last
-
-
-_DEVICE = _tf_graph.ps_device(GATE_SERVER)

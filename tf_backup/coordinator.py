@@ -245,8 +245,8 @@ def of(strategy: Any) -> Coordinator:
     """
     if strategy not in _coordinators:
         raise ValueError(
-            "The strategy was not made by tf_backup: TensorFlow's own connects to every worker. Make "
-            "it with tf_backup.parameter_server_strategy() or LocalCluster.strategy()."
+            "The strategy was not made by tf_backup: TensorFlow's own connects to every worker. "
+            "Make it with tf_backup.parameter_server_strategy() or LocalCluster.strategy()."
         )
     return _coordinators[strategy]
 

@@ -63,9 +63,7 @@ class Dispenser:
 
         return self._locked(body)
 
-    def deliver(
-        self, worker: Tensor, life: Tensor, piece: Piece, sums: Sequence[Tensor]
-    ) -> Tensor:
+    def deliver(self, worker: Tensor, life: Tensor, piece: Piece, sums: Sequence[Tensor]) -> Tensor:
         """Counts a piece if nobody has yet; returns what `next` would.
 
         Args:

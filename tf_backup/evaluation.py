@@ -152,7 +152,7 @@ class Evaluation:
     def _piece(
         self, batch: Any, values: list[Tensor], iterator: Any
     ) -> tuple[Any, Tensor, list[Tensor]]:
-        """Adds up the results of some batches; returns the next batch, their number and the sums."""
+        """Adds up the results of some batches; returns the next one, their number and the sums."""
         compute, seed = self._measurement.compute, tf.zeros([2], tf.int64)
         zeros = [tf.zeros(spec.shape, spec.dtype) for spec in compute.structured_outputs]
         end = tf.timestamp() + pieces.PIECE_S
@@ -202,8 +202,8 @@ class Evaluation:
             watch.enough()
         if watch.time_to_report():
             log.warning(
-                "Evaluation takes %.0f s: %d of %d parts of the data are done, after %d batches; %d "
-                "worker(s) live.",
+                "Evaluation takes %.0f s: %d of %d parts of the data are done, after %d batches; "
+                "%d worker(s) live.",
                 watch.seconds,
                 int(np.sum(lanes.done)),
                 len(lanes.done),
@@ -212,6 +212,6 @@ class Evaluation:
             )
         if watch.short_s > self._stall_timeout_s:
             raise errors.WorkersLost(
-                f"No worker has been alive for {watch.short_s:.0f} s. Start them again, and run this "
-                "command again."
+                f"No worker has been alive for {watch.short_s:.0f} s. Start them again, and run "
+                "this command again."
             )

@@ -66,10 +66,10 @@ class TrainFunction:
             engine.begin(feed.pipelines(), step=int(self._wrapped.iterations))
         for turn in range(feed.count):
             ahead, last = feed.count - turn, feed.count == feed.remaining
-            if self.observed and feed.remaining is None:
-                ahead = AHEAD
-            elif self.observed:
+            if self.observed and feed.remaining is not None:
                 ahead, last = feed.remaining - turn, True
+            elif self.observed:
+                ahead = AHEAD
             results = engine.step(ahead, last)
             if results is None:
                 engine.end()

@@ -94,9 +94,7 @@ def keras_measurement(model: Model, element_spec: Any) -> Measurement:
         return model.get_metrics_result()
 
     computed = variables.traced(compute, element_spec, jit_compile=False)
-    return Measurement(
-        tensors_of(variables.read), computed, results, tensors_of(variables.tables)
-    )
+    return Measurement(tensors_of(variables.read), computed, results, tensors_of(variables.tables))
 
 
 def _gradients(

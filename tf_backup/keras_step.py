@@ -127,9 +127,7 @@ def step_measurement(model: Model, element_spec: Any) -> Measurement:
         return told.results([report / batches for report in reports])
 
     computed = variables.traced(compute, element_spec, jit_compile=False)
-    return Measurement(
-        tensors_of(variables.read), computed, results, tensors_of(variables.tables)
-    )
+    return Measurement(tensors_of(variables.read), computed, results, tensors_of(variables.tables))
 
 
 def _check_applied(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+
+Numbers = np.ndarray[Any, Any]  # int64
 
 HEARTBEAT_S = 1.0  # Between two signs of life of a worker, also while it computes.
 _SILENCE_S = 4 * HEARTBEAT_S  # Then something is wrong with it.
@@ -32,18 +35,18 @@ class Members:
         self._beats = np.zeros([workers], np.int64)
         self._seen = np.full([workers], -np.inf)
 
-    def update(self, lives: Sequence[int], beats: Sequence[int]) -> None:
-        """Takes note of the workers' lives and counts, as the board has them."""
-        lives, beats = np.array(lives, np.int64), np.array(beats, np.int64)
+    def update(self, lives: Numbers, beats: Numbers) -> None:
+        """Takes note of the workers' lives and counts ([workers] each), as the board has them."""
         moved = (beats != self._beats) | (lives != self._lives)
         seen = np.where(moved, self._clock(), self._seen)
-        self._lives, self._beats, self._seen = lives, beats, seen
+        self._lives, self._beats, self._seen = np.array(lives), np.array(beats), seen
 
     @property
     def lives(self) -> list[int]:
         """The number of each worker's life if it lives, else 0."""
         fresh = self._clock() - self._seen < self.timeout_s
-        return np.where(fresh & (self._lives > 0), self._lives, 0).tolist()
+        living = np.where(fresh & (self._lives > 0), self._lives, 0)
+        return [int(life) for life in living]
 
     @property
     def living(self) -> int:
@@ -58,14 +61,14 @@ class Members:
     @property
     def silent(self) -> list[int]:
         """The workers that have not been heard of lately, those that do not live among them."""
-        return np.flatnonzero(self._clock() - self._seen > _SILENCE_S).tolist()
+        return [int(worker) for worker in np.flatnonzero(self._clock() - self._seen > _SILENCE_S)]
 
     @property
     def left(self) -> list[bool]:
         """Which workers have said that they go."""
-        return (self._lives < 0).tolist()
+        return [bool(life < 0) for life in self._lives]
 
     @property
     def ever(self) -> list[bool]:
         """Which workers have been there at some time."""
-        return (self._lives != 0).tolist()
+        return [bool(life != 0) for life in self._lives]

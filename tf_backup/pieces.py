@@ -11,7 +11,7 @@ Like `protocol`, with operators and a few array functions only, for NumPy and Te
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 

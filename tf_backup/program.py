@@ -25,10 +25,8 @@ class Program:
       name: of the variables that hold it.
     """
 
-    def __init__(
-        self, functions: Mapping[str, Any], resources: Sequence[Any], name: Name
-    ) -> None:
-        parts = []
+    def __init__(self, functions: Mapping[str, Any], resources: Sequence[Any], name: Name) -> None:
+        parts: list[bytes] = []
         for each, function in functions.items():
             parts += _tf_program.dump(each, function, resources)
         self._name = name

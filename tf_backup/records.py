@@ -30,7 +30,6 @@ class Report(Protocol):
         """[N] how many updates old each is."""
 
 
-
 @dataclasses.dataclass(frozen=True)
 class WorkerRecord:
     """What became of one worker's contributions (or, as a total, of everybody's).

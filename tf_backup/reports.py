@@ -15,7 +15,9 @@ from tf_backup.tokens import DEVICE, GATE_SERVER
 
 Tensor = Any
 
-CAPACITY = 256  # More than the updates that are ever permitted ahead; the loop never waits for room.
+CAPACITY = (
+    256  # More than the updates that are ever permitted ahead; the loop never waits for room.
+)
 
 
 class Report(NamedTuple):
@@ -128,8 +130,8 @@ def _check(value: Any) -> None:
     dtype = tf.as_dtype(value.dtype)
     if not (_is_whole(value) or dtype.is_floating):
         raise TypeError(
-            f"a metric's result is of dtype {dtype.name}; it must be a number: the workers' part of "
-            "it is added up."
+            f"a metric's result is of dtype {dtype.name}; it must be a number: what the workers "
+            "compute of it is added up."
         )
     if not tf.TensorShape(value.shape).is_fully_defined():
         raise TypeError(
@@ -142,5 +144,3 @@ def structure_of(function: Any, reports: Sequence[Any]) -> Any:
     """Returns the structure of what a function of tensors returns, without running it."""
     traced = tf.function(function, autograph=False).get_concrete_function(list(reports))
     return traced.structured_outputs
-
-

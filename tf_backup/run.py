@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-
 from tf_backup import _tf, protocol
 from tf_backup.reports import Report
 

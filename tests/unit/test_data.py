@@ -16,8 +16,7 @@ LIMIT = 12  # Elements that are looked at of each pipeline; more than a finite o
 def pipelines(data: WorkerData) -> list[list[Any]]:
     """Returns the first elements of each worker's pipeline, run in this process."""
     return [
-        [element.numpy() for (element,) in itertools.islice(each, LIMIT)]
-        for each in opened(data)
+        [element.numpy() for (element,) in itertools.islice(each, LIMIT)] for each in opened(data)
     ]
 
 

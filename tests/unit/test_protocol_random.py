@@ -1,4 +1,4 @@
-"""The rules of the gate under random schedules of workers that compute, die, freeze, return and leave.
+"""The rules of the gate under random schedules: workers compute, die, freeze, return and leave.
 
 The actors do what agent.py, worker.py and engine.py do; a model that is told of accepted gradients
 only, and knows nothing of the states of places, says what the gate must answer.
@@ -525,7 +525,8 @@ def some_calls(name: str) -> list[Call]:
 
 
 @pytest.mark.parametrize(
-    "name", ["admit", "enter", "offer", "leave", "expire", "open_run", "advance", "close_run", "settle"]
+    "name",
+    ["admit", "enter", "offer", "leave", "expire", "open_run", "advance", "close_run", "settle"],
 )
 def test_rules_on_tensors_equal_rules_on_numpy(name: str):
     calls = some_calls(name)

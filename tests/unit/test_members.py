@@ -1,0 +1,84 @@
+"""Leases of workers, on a clock that the test moves."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tf_backup.members import HEARTBEAT_S, Members
+
+
+class Workers:
+    """Three workers, as the board shows them, and the chief's clock."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self.now = 100.0
+        self.lives, self.beats = np.zeros([3], np.int64), np.zeros([3], np.int64)
+        self.members = Members(3, timeout_s, clock=lambda: self.now)
+
+    def look(self, *beating: int) -> None:
+        for worker in beating:
+            self.beats[worker] += 1
+        self.members.update(self.lives, self.beats)
+
+
+def test_nobody_lives_at_first():
+    workers = Workers(10.0)
+    workers.look()
+    assert workers.members.lives == [0, 0, 0]
+    assert workers.members.missing == [0, 1, 2]
+    assert workers.members.ever == [False] * 3
+
+
+def test_who_registers_lives_until_its_lease_ends():
+    workers = Workers(10.0)
+    workers.lives[1] = 5
+    workers.look(1)
+    workers.now += 9.9
+    assert workers.members.lives == [0, 5, 0]
+    workers.look()
+    assert workers.members.living == 1
+    workers.now += 0.2
+    assert workers.members.lives == [0, 0, 0]
+    assert workers.members.ever == [False, True, False]
+
+
+def test_a_sign_of_life_renews_the_lease_by_the_chiefs_clock():
+    workers = Workers(10.0)
+    workers.lives[:] = [5, 6, 7]
+    for _ in range(5):
+        workers.look(0, 2)
+        workers.now += 9.0
+    assert workers.members.lives == [5, 0, 7]
+
+
+def test_who_comes_back_lives_again():
+    workers = Workers(10.0)
+    workers.lives[0] = 5
+    workers.look(0)
+    workers.now += 60.0
+    assert workers.members.missing == [0, 1, 2]
+    workers.look(0)  # It had been frozen.
+    assert workers.members.lives == [5, 0, 0]
+    workers.now += 60.0
+    workers.lives[0] = 8  # It was started again.
+    workers.look()
+    assert workers.members.lives == [8, 0, 0]
+
+
+def test_who_is_silent_for_a_while_is_told_apart_from_who_is_missing():
+    workers = Workers(30.0)
+    workers.lives[:2] = [5, 6]
+    workers.look(0, 1)
+    workers.now += 3 * HEARTBEAT_S
+    workers.look(0)
+    workers.now += 2 * HEARTBEAT_S
+    assert workers.members.silent == [1, 2]
+    assert workers.members.missing == [2]
+
+
+def test_who_has_left_does_not_live():
+    workers = Workers(10.0)
+    workers.lives[:] = [5, -1, 0]
+    workers.look(0, 1)
+    assert workers.members.lives == [5, 0, 0]
+    assert workers.members.left == [False, True, False]
