@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import tensorflow as tf
@@ -56,8 +57,6 @@ class Agent:
         connect(addresses, "worker", index, addresses["worker"][index])
         self._board = Board(self._workers)
         self._programs: dict[str, _Program] = {}
-        self._life = 0
-        self._calls = _tf.Cancelable()
 
     def work(self) -> None:
         """Does what there is to do.
@@ -80,38 +79,39 @@ class Agent:
 
     def _live(self) -> None:
         """Works from a registration to the end of that life."""
-        self._calls = _tf.Cancelable()
         self._check_fit(self._board.notice())
-        life = self._life = self._board.register(self._index)
-        stop = threading.Event()
-        heart = threading.Thread(target=self._heart, args=(life, stop), name="heart", daemon=True)
+        life = _Life(self._board.register(self._index))
+        heart = threading.Thread(target=self._heart, args=(life,), name="heart", daemon=True)
         heart.start()
         try:
             done = 0
-            while True:
+            while not life.over.is_set():
                 notice = self._board.notice()
                 if notice["dismissed"]:
-                    self._board.leave(self._index, life)
+                    self._board.leave(self._index, life.number)
                     raise Dismissed
                 job = notice["job"]
-                if job is not None and job["number"] != done:
-                    self._calls(self._do, job)
-                    done = job["number"]
+                if job is None or job["number"] == done:
+                    life.call(self._board.wait, self._index, life.number)
                 else:
-                    self._calls(self._board.wait, self._index, life)
+                    self._do(job, life)
+                    done = job["number"]
         except tf.errors.CancelledError:
-            log.info("worker %d was given up, and begins again.", self._index)
-            time.sleep(_POLL_S)
+            if not life.over.is_set():
+                raise
         finally:
-            stop.set()
+            given_up = life.over.is_set()
+            life.over.set()
             heart.join()
+        if given_up:
+            log.info("worker %d was given up, and begins again.", self._index)
 
-    def _heart(self, life: int, stop: threading.Event) -> None:
+    def _heart(self, life: _Life) -> None:
         """Shows that this worker lives; ends what it does when nobody believes it any more."""
-        while not stop.wait(HEARTBEAT_S):
+        while not life.over.wait(HEARTBEAT_S):
             try:
-                if not self._board.beat(self._index, life):
-                    self._calls.cancel()
+                if not self._board.beat(self._index, life.number):
+                    life.end()
                     return
             except tf.errors.OpError:
                 self._check()
@@ -126,14 +126,12 @@ class Agent:
 
     # ---- Jobs ---------------------------------------------------------------------------------
 
-    def _do(self, job: dict[str, Any]) -> None:
+    def _do(self, job: dict[str, Any], life: _Life) -> None:
         """Does a job; tells the chief what goes wrong."""
         try:
             program = self._program(job)
-            getattr(program, job["kind"])(self._index, self._life, job)
-        except tf.errors.CancelledError:
-            raise
-        except _GONE:
+            life.call(getattr(program, job["kind"]), self._index, life.number, job)
+        except (*_GONE, tf.errors.CancelledError):
             raise
         except tf.errors.OpError as error:
             self._tell(job["number"], type(error).__name__, gist(error))
@@ -176,6 +174,31 @@ class Agent:
             }
             self._programs[name] = _Program(job["program"])
         return self._programs[name]
+
+
+class _Life:
+    """A worker's life as others know it: from a registration until it is given up.
+
+    Args:
+      number: no other life has it.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.over = threading.Event()
+        self._call = _tf.Cancelable()
+
+    def call(self, function: Callable[..., Any], *args: Any) -> None:
+        """Calls a function that may wait for others; it is cut off at the end of this life."""
+        # A call that fails cancels whatever is called by the same one.
+        self._call = _tf.Cancelable()
+        if not self.over.is_set():
+            self._call(function, *args)
+
+    def end(self) -> None:
+        """Ends it, from another thread."""
+        self.over.set()
+        self._call.cancel()
 
 
 class _Program:

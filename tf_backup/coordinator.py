@@ -83,9 +83,9 @@ class Coordinator:
         self._board.write(self._notice)
         return self._jobs
 
-    def worker_error(self) -> dict[str, Any] | None:
-        """Returns an error that a worker has met in the job at hand."""
-        return next((error for error in self._errors if error["job"] == self._jobs), None)
+    def worker_errors(self) -> list[dict[str, Any]]:
+        """Returns the errors that workers have met in the job at hand."""
+        return [error for error in self._errors if error["job"] == self._jobs]
 
     def dismiss(self, patience_s: float) -> list[int]:
         """Tells the workers that training is done; returns those that have not heard it."""

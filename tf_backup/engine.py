@@ -257,8 +257,7 @@ class Engine:
           Whether the run is over, since those that still have data are too few, or gone.
         """
         assert self._run is not None
-        error = self._coordinator.worker_error()
-        if error is not None:
+        for error in self._coordinator.worker_errors():
             raise worker_failed(error)
         ledger = self._run.ledger
         members = self._coordinator.members
@@ -310,15 +309,15 @@ class Engine:
         while True:
             ledger = self._look_after()
             busy = ledger.status == protocol.COMPUTING
-            silent = self._coordinator.members.silent
-            away = sorted(int(w) for w in ledger.holder[busy])
-            if all(worker in silent for worker in away):
+            away = {int(worker) for worker in ledger.holder[busy]}
+            away -= {error["worker"] for error in self._coordinator.worker_errors()}
+            if away <= set(self._coordinator.members.silent):
                 return
             if time.monotonic() > deadline:
                 log.warning(
                     "Worker(s) %s have not finished their last batch within %.0f s. Training goes "
                     "on without waiting for them; their last contributions count as lost.",
-                    ", ".join(map(str, away)),
+                    ", ".join(map(str, sorted(away))),
                     HOME_TIMEOUT_S,
                 )
                 return

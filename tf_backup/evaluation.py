@@ -190,8 +190,7 @@ class Evaluation:
 
     def _look_around(self, watch: Watch) -> None:
         """Does what is to be done while an evaluation takes long."""
-        error = self._coordinator.worker_error()
-        if error is not None:
+        for error in self._coordinator.worker_errors():
             raise worker_failed(error)
         members, lanes = self._coordinator.members, self._dispenser.lanes()
         lives = set(members.lives)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import tensorflow as tf
@@ -23,8 +24,9 @@ def gist(error: BaseException) -> str:
     """Returns the line of TensorFlow's message that says what is wrong."""
     message = str(getattr(error, "message", None) or error)
     noise = (" ", "\t", "Graph execution error", "Detected at", "Additional GRPC", ":{", ":UNKNOWN")
+    noise += ("<stack traces unavailable>",)
     # Several causes are told as "2 root error(s) found." and then "  (0) ...".
     told = [line.removeprefix("  (0) ") for line in message.splitlines()]
     told = [line for line in told if not line.endswith("root error(s) found.")]
     lines = [line for line in told if line.strip() and not line.startswith(noise)]
-    return lines[0] if lines else message
+    return re.sub(r"^[A-Z_]+:\s+", "", lines[0]) if lines else message
