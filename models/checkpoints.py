@@ -104,6 +104,13 @@ class Checkpoints:
             ) from error
 
 
+def _settle(optimizer: Any) -> None:
+    """Waits until the model is that of the optimizer's `iterations`, where updates run ahead."""
+    while optimizer is not None:
+        getattr(optimizer, "settle", lambda: None)()
+        optimizer = vars(optimizer).get("inner_optimizer")
+
+
 class Saving(keras.callbacks.Callback):
     """Saves after every epoch's last update, from time to time in between, and on interruption.
 
@@ -115,6 +122,8 @@ class Saving(keras.callbacks.Callback):
       every_s: seconds between two in the middle of an epoch.
       start: updates whose weights the model has.
     """
+
+    runs_behind = True  # Between two savings, training need not wait for this.
 
     def __init__(self, checkpoints: Checkpoints, every_s: float, start: int) -> None:
         super().__init__()
@@ -136,5 +145,6 @@ class Saving(keras.callbacks.Callback):
             self._save()
 
     def _save(self) -> None:
+        _settle(self.model.optimizer)
         self._checkpoints.save(self.model)
         self._saved, self._saved_at = int(self.model.optimizer.iterations), time.monotonic()

@@ -20,6 +20,8 @@ class Clock(keras.callbacks.Callback):
       seconds: spent on updates.
     """
 
+    runs_behind = True  # It looks at its watch, and at nothing else.
+
     def __init__(self) -> None:
         super().__init__()
         self.seconds = 0.0
@@ -90,6 +92,8 @@ class Lines(keras.callbacks.Callback):
       updates: of the whole training.
       every_s: seconds between two lines.
     """
+
+    runs_behind = True  # What it says of progress need not be exact to the update.
 
     def __init__(self, updates: int, every_s: float = 10.0) -> None:
         super().__init__()

@@ -26,6 +26,8 @@ from typing import Any
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is imported.
 
+from scripts import early  # noqa: F401, I001
+
 from absl import app, flags
 
 from scripts import console, exits
@@ -199,7 +201,7 @@ def main(argv: Sequence[str]) -> None:
         exits.end(f"evaluate.py takes flags only, not {argv[1]!r}; see --help.", exits.WRONG)
     console.set_up()
     with exits.told("", "evaluate.py"):
-        exits.at_sigterm()
+        exits.at_signals()
         check_flags()
         if FLAGS.watch:
             wait_for_training()

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import flags
 
@@ -27,14 +27,27 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, which ends a training as Ctrl-C does."""
 
 
-def at_sigterm() -> None:
-    """Lets SIGTERM raise `Terminated` from here on."""
+_told: list[type[KeyboardInterrupt]] = []  # By signals, so far.
 
-    def terminate(signum: int, frame: FrameType | None) -> None:
-        del signum, frame
-        raise Terminated
 
-    signal.signal(signal.SIGTERM, terminate)
+def at_signals() -> None:
+    """Lets SIGTERM raise `Terminated` from here on, and Ctrl-C `KeyboardInterrupt`.
+
+    Whatever else is raised afterwards comes of that: C++ that a signal interrupts may raise an
+    error of its own, and one of twenty interrupts ended as if a flag were wrong.
+    """
+
+    def tell(kind: type[KeyboardInterrupt]) -> Any:
+        def handler(signum: int, frame: FrameType | None) -> None:
+            del signum, frame
+            _told.append(kind)
+            raise kind
+
+        handler.raises = True  # type: ignore[attr-defined]  # It may be called again.
+        return handler
+
+    signal.signal(signal.SIGTERM, tell(Terminated))
+    signal.signal(signal.SIGINT, tell(KeyboardInterrupt))
 
 
 def end(message: str, code: int) -> NoReturn:
@@ -79,28 +92,34 @@ def told(go_on: str, command: str = "train.py") -> Iterator[None]:
     """
     try:
         yield
-    except Terminated:
-        end(f"Told to end.{go_on}", TOLD_TO_END)
-    except KeyboardInterrupt:
-        end(f"Interrupted.{go_on}", FAILED)
-    except (TfBackupError, ValueError, OSError) as error:
-        log.debug("", exc_info=True)
+    except (Exception, KeyboardInterrupt) as error:
+        kind = _told[0] if _told else type(error)
+        if issubclass(kind, Terminated):
+            end(f"Told to end.{go_on}", TOLD_TO_END)
+        if issubclass(kind, KeyboardInterrupt):
+            end(f"Interrupted.{go_on}", FAILED)
+        _end_with(error, go_on, command)
+
+
+def _end_with(error: BaseException, go_on: str, command: str) -> NoReturn:
+    """Ends this process with a line and a code; raises what is a mistake of the program's."""
+    import tensorflow as tf
+
+    from tf_backup.failures import GONE, gist
+
+    if isinstance(error, (TfBackupError, ValueError, OSError)):
+        log.debug("", exc_info=error)
         end(f"{command}: {error}", _code(error))
-    except Exception as error:
-        import tensorflow as tf
-
-        from tf_backup.failures import GONE, gist
-
-        if not isinstance(error, tf.errors.OpError):
-            raise
-        log.debug("", exc_info=True)
-        said = f"{command}: TensorFlow raised {type(error).__name__}: {gist(error)}"
-        if isinstance(error, GONE):
-            said += (
-                ". A task of the cluster went, or did not find another one: each must be there for "
-                f"all others at its address in TF_CONFIG.{go_on}"
-            )
-        end(said, _code(error))
+    if not isinstance(error, tf.errors.OpError):
+        raise error
+    log.debug("", exc_info=error)
+    said = f"{command}: TensorFlow raised {type(error).__name__}: {gist(error)}"
+    if isinstance(error, GONE):
+        said += (
+            ". A task of the cluster went, or did not find another one: each must be there for "
+            f"all others at its address in TF_CONFIG.{go_on}"
+        )
+    end(said, _code(error))
 
 
 def _code(error: BaseException) -> int:

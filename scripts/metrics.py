@@ -25,6 +25,8 @@ class Metrics(keras.callbacks.Callback):
       port: that is served at.
     """
 
+    runs_behind = True  # What it tells need not be exact to the update.
+
     def __init__(self, port: int, refresh_s: float = REFRESH_S) -> None:
         super().__init__()
         self._refresh_s = refresh_s

@@ -36,6 +36,8 @@ from typing import Any
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is imported.
 
+from scripts import early  # noqa: F401, I001
+
 from absl import app, flags
 
 import tf_backup
@@ -235,7 +237,7 @@ def main(argv: Sequence[str]) -> None:
         exits.end(f"train.py takes flags only, not {argv[1]!r}; see --help.", exits.WRONG)
     console.set_up()
     with exits.told(_how_to_go_on()):
-        exits.at_sigterm()  # Before TensorFlow's import: process 1 of a pod ignores it otherwise.
+        exits.at_signals()  # Before TensorFlow's import: process 1 of a pod ignores it otherwise.
         if FLAGS.show_recipe:
             show(recipes.find(FLAGS.model, FLAGS.recipe))
             return
@@ -285,10 +287,13 @@ def _begin(settings: Settings) -> None:
         policy, workers = settings.policy, len(config.addresses["worker"])
         policy.check_cluster(workers)
         if policy.workers < workers:
-            raise ValueError(
-                f"replicas ({policy.replicas}) + backups ({policy.backups}) is less than the "
-                f"{workers} workers in the cluster: the last {workers - policy.workers} would "
-                "never work. Raise backups, or start fewer workers."
+            log.info(
+                "replicas (%d) + backups (%d) is less than the workers in the cluster (%d): %d of "
+                "them will be spare, and work when others are lost.",
+                policy.replicas,
+                policy.backups,
+                workers,
+                workers - policy.workers,
             )
 
 

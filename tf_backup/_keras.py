@@ -43,8 +43,9 @@ def only_look(callbacks: Any) -> bool:
     """Returns whether callbacks do no more, in training, than look at what they are given.
 
     Between two updates they change nothing then, and read nothing else. So it is of those without
-    batch hooks, of those that say `async_safe`, and of some of Keras' own. Relies on the mark of
-    default hooks, by which Keras, too, decides what may run beside training.
+    batch hooks, of those that say so (`async_safe` is Keras' word for it, `runs_behind` ours, for
+    those that call the optimizer's `settle` before they read more), and of some of Keras' own.
+    Relies on the mark of default hooks, by which Keras, too, decides what may run beside training.
 
     Args:
       callbacks: as `fit` has them: None, one, or a list; or a CallbackList.
@@ -55,7 +56,8 @@ def only_look(callbacks: Any) -> bool:
 
 def _only_looks(callback: Any) -> bool:
     kind = type(callback)
-    if getattr(callback, "async_safe", False) or kind in _LOOKERS:
+    says_so = getattr(callback, "async_safe", False) or getattr(callback, "runs_behind", False)
+    if says_so or kind in _LOOKERS:
         return True
     if kind in _SAVERS and callback.save_freq == "epoch":
         return True

@@ -113,6 +113,7 @@ def _install_fit(trainer: Any, hooks: Hooks) -> None:
                 history = fit(self, *args, **kwargs)
                 failed = False
             finally:
+                coordinator.of(strategy_of(self)).servers.forget_signal()
                 hooks.end_fit(self, failed)
         return history
 

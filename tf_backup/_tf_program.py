@@ -74,7 +74,8 @@ def load(description: bytes, graph: bytes) -> tuple[str, Callable[..., list[Tens
     wrapped = tf.compat.v1.wrap_function(rebuild, signature)
 
     def run(*args: Tensor) -> list[Tensor]:
-        return list(tf.nest.flatten(wrapped(*args)))
+        results: list[Tensor] = tf.nest.flatten(wrapped(*args))
+        return results
 
     return about["name"], run
 

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from tf_backup import _tf, errors
 from tf_backup.board import FREE, Board
+from tf_backup.failures import GONE
 from tf_backup.members import Members
 from tf_backup.servers import Servers
 
@@ -25,9 +26,6 @@ LEASE_S = 10.0  # How long a chief that is not heard of keeps its servers.
 _BEAT_S = 0.5
 _POLL_S = 0.1
 _CONTAINER = "tf-backup.{generation}"
-
-# What TensorFlow raises when a task is gone.
-GONE = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 
 _coordinators: weakref.WeakKeyDictionary[Any, Coordinator] = weakref.WeakKeyDictionary()
 
@@ -105,7 +103,12 @@ class Coordinator:
         return _tf.tracing(len(self.addresses["ps"]))
 
     def check(self, cause: BaseException | None = None) -> None:
-        """Raises an error if a server is lost, or this chief's time is over."""
+        """Raises an error if a server is lost, or this chief's time is over.
+
+        In the main thread, also raises what a signal should have raised.
+        """
+        if threading.current_thread() is threading.main_thread():
+            self.servers.repeat_signal()
         if self.servers.lost is not None:
             raise errors.ParameterServerLost(
                 f"{self.servers.lost} Start it again, then run this command again; it goes on from "

@@ -164,6 +164,7 @@ class Engine:
         """
         assert self._run is not None
         with self._coordinator.told_plainly():
+            self._coordinator.check()
             self._grant(ahead, last)
             report = self._await_report()
             if report is None:

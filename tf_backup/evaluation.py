@@ -13,7 +13,7 @@ from tf_backup import _tf, _tf_graph, coordinator, errors, pieces, runs
 from tf_backup._tf_named import Boxed, Name
 from tf_backup.data import WorkerData
 from tf_backup.dispenser import Dispenser
-from tf_backup.failures import worker_failed
+from tf_backup.failures import GONE, worker_failed
 from tf_backup.objective import Measurement
 from tf_backup.pieces import Piece
 from tf_backup.program import Program
@@ -83,7 +83,7 @@ class Evaluation:
                     lambda: calls(self._dispenser.await_end),
                     meanwhile=lambda: self._look_around(watch),
                 )
-            except coordinator.GONE:
+            except GONE:
                 raise
             except Exception:
                 self._dispenser.close()

@@ -9,6 +9,9 @@ import tensorflow as tf
 
 from tf_backup import errors
 
+# What TensorFlow raises when a task is gone.
+GONE = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
+
 
 def worker_failed(told: dict[str, Any]) -> errors.WorkerFailed:
     """Returns the error that a worker has told of, with TensorFlow's own as its cause."""
@@ -23,8 +26,16 @@ def worker_failed(told: dict[str, Any]) -> errors.WorkerFailed:
 def gist(error: BaseException) -> str:
     """Returns the line of TensorFlow's message that says what is wrong."""
     message = str(getattr(error, "message", None) or error)
-    noise = (" ", "\t", "Graph execution error", "Detected at", "Additional GRPC", ":{", ":UNKNOWN")
-    noise += ("<stack traces unavailable>",)
+    noise = (
+        " ",
+        "\t",
+        "Graph execution error",
+        "Detected at",
+        "<stack traces",
+        "Additional GRPC",
+        ":{",
+        ":UNKNOWN",
+    )
     # Several causes are told as "2 root error(s) found." and then "  (0) ...".
     told = [line.removeprefix("  (0) ") for line in message.splitlines()]
     told = [line for line in told if not line.endswith("root error(s) found.")]

@@ -192,6 +192,7 @@ class LocalCluster:
         for process in self._processes.values():
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGCONT)  # One that is stopped would not hear the first.
         deadline = time.monotonic() + END_TIMEOUT_S
         for process in self._processes.values():
             try:

@@ -41,6 +41,9 @@ class Source(Protocol):
     def contributions(self) -> Contributions:
         """Returns what became of every contribution since it was made."""
 
+    def settle(self) -> None:
+        """Waits until no update is under way."""
+
 
 class _Account:
     """The accounts of one source, which may be gone: then, what it told last."""
@@ -52,6 +55,11 @@ class _Account:
     def living_workers(self) -> int | None:
         source = self._source()
         return None if source is None else source.living_workers
+
+    def settle(self) -> None:
+        source = self._source()
+        if source is not None:
+            source.settle()
 
     def read(self) -> Contributions:
         source = self._source()
@@ -136,6 +144,16 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):  # type: ignore[misc]
     def living_workers(self) -> int | None:
         """How many of the N + b workers live, as far as is known; None when nothing trains."""
         return self._accounts[-1].living_workers() if self._accounts else None
+
+    def settle(self) -> None:
+        """Waits until no update is under way, so that the model is that of `iterations` updates.
+
+        For callbacks that say `runs_behind = True`: training does not wait for them after every
+        update, and the updates whose logs they get may be behind the model. Others need not call
+        it.
+        """
+        for account in self._accounts:
+            account.settle()
 
     def report_to(self, source: Source) -> None:
         """Adds a new source of accounts.

@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 POLL_S = 1.0  # Between two questions to a server that is well.
 _ANSWER_S = 2.0  # How long an answer may take before it counts as none; not yet as a loss.
 _CUT_S = 0.2  # Between two cuts: TensorFlow connects again.
-_SIGNAL_GRACE_S = 1.0  # For the main thread to see a signal by itself.
+_HURRY_S = 0.3  # The same after a signal: somebody wants this process to end.
+_SIGNAL_GRACE_S = 1.0  # For a signal's exception to reach those that it is for.
 _REPORT_S = 10.0  # A server that is silent for longer is talked about.
 
 
@@ -53,6 +54,7 @@ class Servers:
         self._waker.setblocking(False)
         self._closed = False
         self._interrupted = 0.0  # Until when a server that does not answer is let go of.
+        self._signal: tuple[int, float] | None = None  # The last one, and when it came.
         self._signals: int | None = None
         if watch_signals and threading.current_thread() is threading.main_thread():
             self._signals = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
@@ -91,8 +93,9 @@ class Servers:
 
         For when a call has failed already.
         """
+        hurry = time.monotonic() < self._interrupted
         for index, address in enumerate(self.addresses):
-            status = ask(address, _ANSWER_S)
+            status = ask(address, _HURRY_S if hurry else _ANSWER_S)
             if status is None:
                 self._lost.setdefault(
                     index,
@@ -101,6 +104,26 @@ class Servers:
                 )
             else:
                 self._restarted(index, status)
+
+    def repeat_signal(self) -> None:
+        """Raises what a signal should have raised, if that went lost; in the main thread.
+
+        An exception that a signal raises while Python collects garbage, or C++ calls Python, is
+        ignored: one of twenty interrupts had no effect. Only handlers that raise are called again:
+        Python's own for Ctrl-C, and those with an attribute `raises`.
+        """
+        if self._signal is None or time.monotonic() - self._signal[1] < _SIGNAL_GRACE_S:
+            return
+        number, self._signal = self._signal[0], None
+        handler: Any = signal.getsignal(number)
+        if callable(handler) and (
+            handler is signal.default_int_handler or getattr(handler, "raises", False)
+        ):
+            handler(number, None)
+
+    def forget_signal(self) -> None:
+        """Says that the last signal has had its effect."""
+        self._signal = None
 
     def interrupt(self, seconds: float = 5.0) -> None:
         """Lets calls fail, for so long, that wait for a server that does not answer now."""
@@ -114,7 +137,7 @@ class Servers:
         address = self.addresses[index]
         while not self._closed:
             hurry = time.monotonic() < self._interrupted
-            status = self._channels[index].ask(0.4 if hurry else _ANSWER_S)
+            status = self._channels[index].ask(_HURRY_S if hurry else _ANSWER_S)
             now = time.monotonic()
             if status is not None:
                 if index in self._lost or self._restarted(index, status):
@@ -172,8 +195,9 @@ class Servers:
             if self._signals is not None and self._signals >= 0:  # Somebody else listens, too.
                 with contextlib.suppress(OSError):
                     os.write(self._signals, numbers)
-            if any(number in (signal.SIGINT, signal.SIGTERM) for number in numbers):
+            for number in set(numbers) & {signal.SIGINT, signal.SIGTERM}:
                 self.interrupt()
+                self._signal = number, time.monotonic()
 
 
 class Connections:

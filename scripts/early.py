@@ -1,0 +1,18 @@
+"""Ends a command that is interrupted while it still imports; to be imported first."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType
+
+
+def _end(signum: int, frame: FrameType | None) -> None:
+    del frame
+    told = signum == signal.SIGTERM
+    os.write(2, b"Told to end.\n" if told else b"Interrupted.\n")
+    os._exit(143 if told else 1)
+
+
+signal.signal(signal.SIGINT, _end)
+signal.signal(signal.SIGTERM, _end)
