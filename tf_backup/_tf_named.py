@@ -100,10 +100,10 @@ class NamedVariable(resource_variable_ops.BaseResourceVariable):  # type: ignore
         """Returns what `open_handle` needs, as JSON can hold it."""
         return self.named.spec()
 
-    def exists(self) -> bool:
-        """Returns whether somebody has given it a value."""
+    def exists(self) -> Tensor:
+        """Returns whether somebody has given it a value ([] bool)."""
         with tf.device(ps_device(self.named.ps)):
-            return bool(tf.raw_ops.VarIsInitializedOp(resource=self.named.handle))
+            return tf.raw_ops.VarIsInitializedOp(resource=self.handle)
 
 
 class NamedQueue(Named):
@@ -201,6 +201,12 @@ class NamedLock(Named):
             released = tf.raw_ops.ConsumeMutexLock(mutex_lock=held)
         with tf.control_dependencies([released]):
             return tf.nest.map_structure(tf.identity, results)
+
+
+def read_strings(spec: dict[str, Any]) -> list[bytes]:
+    """Returns the strings in a variable, from its `spec`."""
+    handle = open_handle(spec)
+    return list(tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.string).numpy().tolist())
 
 
 def _make(op: str, attributes: dict[str, Any]) -> Tensor:

@@ -74,8 +74,7 @@ def load(description: bytes, graph: bytes) -> tuple[str, Callable[..., list[Tens
     wrapped = tf.compat.v1.wrap_function(rebuild, signature)
 
     def run(*args: Tensor) -> list[Tensor]:
-        results: list[Tensor] = tf.nest.flatten(wrapped(*args))
-        return results
+        return [*tf.nest.flatten(wrapped(*args))]
 
     return about["name"], run
 

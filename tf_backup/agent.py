@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import tensorflow as tf
 
 from tf_backup import _tf, _tf_data, _tf_program, arrivals, pieces, protocol
-from tf_backup._tf_named import open_handle
+from tf_backup._tf_named import read_strings
 from tf_backup._tf_strategy import connect
 from tf_backup.board import Board
 from tf_backup.data import open_pipeline
@@ -52,7 +52,8 @@ class Agent:
     ) -> None:
         self._index = index
         self._workers = len(addresses["worker"])
-        arrivals.wait_for(addresses["ps"])
+        with arrivals.present(addresses["worker"][index]):  # Probes see already that it lives.
+            arrivals.wait_for(addresses["ps"])
         self._servers = Servers(addresses["ps"], server_timeout_s)
         connect(addresses, "worker", index, addresses["worker"][index])
         self._board = Board(self._workers)
@@ -209,7 +210,7 @@ class _Program:
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
-        parts = _read(spec)
+        parts = read_strings(spec)
         self._functions = dict(map(_tf_program.load, parts[::2], parts[1::2]))
         self._iterator: tuple[tuple[int, int], Any] | None = None
 
@@ -233,7 +234,7 @@ class _Program:
     def evaluate(self, worker: int, life: int, job: dict[str, Any]) -> None:
         """Computes pieces of an evaluation, until all is done."""
         me = [tf.constant(number, tf.int64) for number in (worker, life, job["run"])]
-        graphs = _read(job["data"]["graphs"])
+        graphs = read_strings(job["data"]["graphs"])
         then = self._functions["next"](*me)[0]
         while True:
             lane, start = (int(number) for number in then)
@@ -252,19 +253,10 @@ class _Program:
         key = (data["number"], place)
         if self._iterator is None or self._iterator[0] != key:
             self._iterator = None
-            graphs = _read(data["graphs"])
+            graphs = read_strings(data["graphs"])
             dataset = open_pipeline(data, graphs[place % len(graphs)], place)
             self._iterator = key, iter(dataset)
         return self._iterator[1]
-
-
-def _read(spec: dict[str, Any]) -> list[bytes]:
-    """Returns the strings in a variable."""
-    handle = open_handle(spec)
-    values: list[bytes] = (
-        tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.string).numpy().tolist()
-    )
-    return values
 
 
 def start_anew() -> NoReturn:

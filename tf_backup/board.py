@@ -75,7 +75,7 @@ class Board:
     @property
     def exists(self) -> bool:
         """Whether there has been a chief since the first server started."""
-        return self._notice.exists()
+        return bool(self._notice.exists())
 
     def notice(self) -> dict[str, Any]:
         """Returns what the chief has written."""
@@ -153,9 +153,8 @@ class Board:
                 return tf.identity(new[0])
 
         def body() -> Tensor:
-            exists = tf.raw_ops.VarIsInitializedOp(resource=self._lease.handle)
             nobody = tf.constant([0, FREE, 0], tf.int64)
-            lease = tf.cond(exists, self._lease.read_value, lambda: nobody)
+            lease = tf.cond(self._lease.exists(), self._lease.read_value, lambda: nobody)
             unchanged = tf.reduce_all(tf.equal(lease[:2], seen))
             return tf.cond(unchanged, lambda: anew(lease), lambda: np.int64(0))
 
@@ -203,7 +202,7 @@ class Board:
             lives = tf.where(mine, life, members[0])
             done = [
                 self._lease.assign(tf.stack([lease[0], lease[1], life]), read_value=False),
-                self._members.assign(tf.stack([lives, members[1] + 1]), read_value=False),
+                self._members.assign(tf.stack([lives, members[1]]), read_value=False),
             ]
             with tf.control_dependencies(done):
                 return tf.identity(life)

@@ -16,6 +16,7 @@ import tensorflow as tf
 from tf_backup import _tf, coordinator, errors, gate, protocol, reports, runs
 from tf_backup._tf_named import Boxed, Name
 from tf_backup.accumulator import Accumulator
+from tf_backup.care import Care
 from tf_backup.chief import Chief
 from tf_backup.contribution import Contribution
 from tf_backup.data import Pipelines
@@ -102,7 +103,7 @@ class Engine:
         self._granted = 0  # Permits whose updates have not been returned yet ...
         self._last = False  # ... and whether one of them is for the run's last update.
         self._run: Run | None = None
-        self._gone: set[int] = set()
+        self._care = Care(self._gate, self._coordinator)
         self._watch = Watch()
 
     @property
@@ -145,7 +146,10 @@ class Engine:
             number = int(self._gate.open_run(tf.constant(self._step, tf.int64)))
             start = tf.constant(self._step, tf.int64)
             self._run = Run(
-                lambda: self._loop(start), self._reports.read, self._books.note, self._look_after
+                lambda: self._loop(start),
+                self._reports.read,
+                self._books.note,
+                self._care.look_after,
             )
             self._coordinator.announce(self._program.job("train", data, run=number))
 
@@ -271,44 +275,22 @@ class Engine:
         if np.any(left) and usable < self.policy.replicas:
             return True
         if self._watch.time_to_report():
-            self._report(ledger)
+            self._care.explain(self._step, self._watch.seconds, ledger)
         if self._watch.short_s > self._stall_timeout_s:
             raise errors.WorkersLost(
                 f"Step {self._step} needs {self.policy.replicas} workers, but only "
                 f"{members.living} of {self.policy.workers} have been alive for "
-                f"{self._watch.short_s:.0f} s. Missing: {self._names(members.missing)}. Start them "
-                "again and run this command again; it goes on from the last checkpoint if it "
-                "saves them."
+                f"{self._watch.short_s:.0f} s. Missing: {self._care.names(members.missing)}. "
+                "Start them again and run this command again; it goes on from the last checkpoint "
+                "if it saves them."
             )
         return False
-
-    def _report(self, ledger: protocol.Ledger) -> None:
-        """Says why step t takes so long."""
-        members = self._coordinator.members
-        held = ledger.life > 0
-        inside = int(np.sum(ledger.status == protocol.DELIVERED))
-        parts = [f"{inside} of {self.policy.replicas} gradients are in"]
-        silent = members.silent
-        busy = [int(w) for w in ledger.holder[held & (ledger.status == protocol.COMPUTING)]]
-        computing = [worker for worker in busy if worker not in silent]
-        if computing:
-            parts.append(f"worker(s) {', '.join(map(str, computing))} computing")
-        quiet = sorted(set(silent) - set(members.missing))
-        if quiet:
-            parts.append(f"not heard of: {self._names(quiet)}")
-        if members.missing:
-            parts.append(f"missing: {self._names(members.missing)}")
-        log.warning("Step %d takes %.0f s: %s.", self._step, self._watch.seconds, "; ".join(parts))
-
-    def _names(self, workers: list[int]) -> str:
-        addresses = self._coordinator.addresses["worker"]
-        return ", ".join(f"worker {i} ({addresses[i]})" for i in workers)
 
     def _await_home(self) -> None:
         """Waits until no worker computes for this engine any more, or is worth waiting for."""
         deadline = time.monotonic() + HOME_TIMEOUT_S
         while True:
-            ledger = self._look_after()
+            ledger = self._care.look_after()
             busy = ledger.status == protocol.COMPUTING
             away = {int(worker) for worker in ledger.holder[busy]}
             away -= {error["worker"] for error in self._coordinator.worker_errors()}
@@ -323,40 +305,3 @@ class Engine:
                 )
                 return
             time.sleep(_HOME_POLL_S)
-
-    # ---- Who lives ----------------------------------------------------------------------------
-
-    def _expire(self, ledger: protocol.Ledger) -> None:
-        """Gives up the places of workers whose lease has ended, or who began another life."""
-        lives = self._coordinator.members.lives
-        gone = [
-            int(life) if life > 0 and lives[int(holder)] != life else 0
-            for holder, life in zip(ledger.holder, ledger.life, strict=True)
-        ]
-        if any(gone):
-            self._gate.expire(tf.constant(gone, tf.int64))
-
-    def _look_after(self) -> protocol.Ledger:
-        """Does what is to be done from time to time; in a thread of its own during a run."""
-        ledger = gate.unpacked(self._gate.tick().numpy())
-        self._expire(ledger)
-        self._notice_deaths()
-        return ledger
-
-    def _notice_deaths(self) -> None:
-        """Says who is gone, and who is back."""
-        members = self._coordinator.members
-        gone = {worker for worker in members.missing if members.ever[worker]}
-        if gone == self._gone:
-            return
-        names = [self._names([worker]) for worker in range(len(members.lives))]
-        for worker in sorted(gone - self._gone):
-            log.warning(
-                "Lost %s. %d workers are left; an update takes %d.",
-                names[worker],
-                members.living,
-                self.policy.replicas,
-            )
-        for worker in sorted(self._gone - gone):
-            log.warning("%s is back.", names[worker].capitalize())
-        self._gone = gone

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_backup import _tf_graph, protocol
+from tf_backup import _tf_graph, places, protocol
 from tf_backup._tf_named import Name, NamedLock, NamedQueue, NamedVariable
 from tf_backup.policy import BackupPolicy
 from tf_backup.protocol import Ledger
@@ -70,8 +70,8 @@ class Gate:
         """Returns the place of a worker ([]), `protocol.NO_PLACE` or `STOP`."""
 
         def body() -> Tensor:
-            places = tf.range(self.policy.workers, dtype=tf.int64)
-            ledger, place = protocol.admit(self._read(), places, worker, life, run, _TENSORS)
+            indices = tf.range(self.policy.workers, dtype=tf.int64)
+            ledger, place = places.admit(self._read(), indices, worker, life, run, _TENSORS)
             with tf.control_dependencies([self._write(ledger)]):
                 return tf.identity(place)
 
@@ -85,7 +85,7 @@ class Gate:
         """
 
         def body() -> Tensor:
-            ledger, then = protocol.enter(
+            ledger, then = places.enter(
                 self._read(), self._me(place), life, run, self.policy.replicas, _TENSORS
             )
             with tf.control_dependencies([self._write(ledger)]):
@@ -210,7 +210,7 @@ class Gate:
         def rule(ledger: Ledger) -> tuple[Ledger, Tensor]:
             # Meanwhile another life may have come.
             mask = (gone > 0) & tf.equal(gone, ledger.life)
-            return protocol.expire(ledger, mask, _TENSORS)
+            return places.expire(ledger, mask, _TENSORS)
 
         return self._release(rule)
 
@@ -268,12 +268,12 @@ class Gate:
     def _announce(self, ledger: Ledger, complete: Tensor) -> Any:
         """Tells the chief that step t is complete, and what it is made of, if it is."""
         replicas = self.policy.replicas
-        places = tf.where(protocol.used(ledger))[:, 0]
-        places = tf.concat([places, tf.zeros([replicas], tf.int64)], axis=0)[:replicas]
-        tickets = tf.gather(ledger.ticket, places)
-        staleness = tf.gather(ledger.staleness, places)
+        whose = tf.where(protocol.used(ledger))[:, 0]
+        whose = tf.concat([whose, tf.zeros([replicas], tf.int64)], axis=0)[:replicas]
+        tickets = tf.gather(ledger.ticket, whose)
+        staleness = tf.gather(ledger.staleness, whose)
         step = tf.fill([replicas], ledger.step)
-        return self._tell(tf.stack([step, tickets, places, staleness]), complete)
+        return self._tell(tf.stack([step, tickets, whose, staleness]), complete)
 
     def _sign(self, code: int, when: Tensor) -> Any:
         """Puts an event that is only a sign into the chief's queue, if `when` ([] bool)."""

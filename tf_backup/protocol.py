@@ -5,7 +5,7 @@ nowhere else, with operators and the two array functions of `Arrays` only, so th
 it with tensors on a parameter server, and the tests run the very same lines on NumPy.
 
 There are N + b places. A worker process is admitted to one, and enters it once for each run that
-it works in (a run is one epoch's training). What happens at a place in one run:
+it works in (a run is one epoch's training): see `places`. What happens at a place in one run:
 
     ABSENT --enter--> COMPUTING --offer: accepted--> DELIVERED --advance, when used--> COMPUTING
                        |  ^  |                                                            ^
@@ -14,9 +14,8 @@ it works in (a run is one epoch's training). What happens at a place in one run:
                        +------- late, or stale while t is full ---> WAITING ----advance---+
 
 A place belongs to one life of a worker, and everything that the worker sends names its entry.
-When its lease ends, `expire` gives the place back: what it had under way is lost, and what it sends
-afterwards, should it have been frozen only, is refused. The same worker, started again, or a spare
-one may then be admitted.
+When its lease ends, so does the entry: what it had under way is lost, and what it sends afterwards,
+should it have been frozen only, is refused.
 
 A worker offers a gradient when it lies on every parameter server already. To be accepted is
 hence to be delivered: nothing can be admitted and then not come, and no admission is ever
@@ -107,77 +106,6 @@ def new_ledger(places: int) -> Ledger:
     return Ledger(**scalars, **vectors)
 
 
-def admit(
-    ledger: Ledger, places: Array, worker: Array, life: Array, run: Array, xp: Arrays = NUMPY
-) -> tuple[Ledger, Array]:
-    """Gives a worker a place: that of its earlier life, of its own index, or the first free one.
-
-    Args:
-      ledger: the state before.
-      places: [places] 0, 1, 2 ...
-      worker: [] the worker's index in the cluster.
-      life: [] the number of the worker's life, above 0; no other life has it.
-      run: [] the run that it wants to work for.
-      xp: the array functions.
-
-    Returns:
-      The state after, and the place; NO_PLACE if none is free, STOP if the run is over.
-    """
-    none = np.int64(2**62)
-    free = ledger.life == 0
-    rank = xp.where(free, places, places * 0 + none)
-    rank = xp.where(free & (places == worker), np.int64(-1), rank)
-    rank = xp.where(~free & (ledger.holder == worker), np.int64(-2), rank)
-    best = xp.min(rank)
-    welcome = (run == ledger.run) & (ledger.open == 1)
-    me = (rank == best) & (best < none) & welcome
-    ledger = ledger._replace(
-        holder=xp.where(me, worker, ledger.holder), life=xp.where(me, life, ledger.life)
-    )
-    place = xp.where(best < none, xp.sum(xp.where(me, places, places * 0)), np.int64(NO_PLACE))
-    return ledger, xp.where(welcome, place, np.int64(STOP))
-
-
-def enter(
-    ledger: Ledger, me: Array, life: Array, run: Array, replicas: int, xp: Arrays = NUMPY
-) -> tuple[Ledger, Array]:
-    """A worker starts its loop at its place, for the first time in a run or once more.
-
-    What was under way there is lost, unless it was delivered already.
-
-    Args:
-      ledger: the state before.
-      me: [places] bool, true for the worker's place.
-      life: [] the number of the worker's life.
-      run: [] the run that it wants to work for.
-      replicas: N.
-      xp: the array functions.
-
-    Returns:
-      The state after, whose `entries` no other entry has, and what the worker is to do next.
-    """
-    mine = _at(ledger.status, me, xp)
-    current = (run == ledger.run) & (ledger.open == 1)
-    my_place = _at(ledger.life, me, xp) == life
-    me = me & my_place
-    welcome = current & my_place
-    go = welcome & (mine != DELIVERED) & ~_full(ledger, replicas, xp)
-    status = xp.where(welcome, np.int64(WAITING), np.int64(ABSENT))
-    # What is delivered stays so.
-    status = xp.where(mine == DELIVERED, np.int64(DELIVERED), status)
-    status = xp.where(go, np.int64(COMPUTING), status)
-    ledger = ledger._replace(
-        entries=ledger.entries + 1,
-        entry=xp.where(me, ledger.entries + 1, ledger.entry),
-        status=xp.where(me, status, ledger.status),
-        begun=ledger.begun + _one(me & go, xp),
-        lost=ledger.lost + _one(me & (mine == COMPUTING), xp),
-    )
-    then = xp.where(my_place, np.int64(WAIT), np.int64(EXPELLED))
-    then = xp.where(current, then, np.int64(STOP))
-    return ledger, xp.where(go, ledger.step, then)
-
-
 def offer(
     ledger: Ledger,
     me: Array,
@@ -206,13 +134,12 @@ def offer(
       The state after, the verdict, what the worker is to do next, and whether this completed
       the step ([] bool): it is true exactly once per step.
     """
-    mine = _at(ledger.status, me, xp)
-    valid = _at(ledger.entry, me, xp) == entry
+    mine = at(ledger.status, me, xp)
+    valid = at(ledger.entry, me, xp) == entry
     under_way = valid & (mine == COMPUTING)
     welcome = (run == ledger.run) & (ledger.open == 1)
-    inside = _inside(ledger, xp)
-    full = inside >= replicas
-    due = ledger.step + inside // replicas
+    queued = inside(ledger, xp)
+    due = ledger.step + queued // replicas
     wanted = welcome & (due - step <= max_staleness)
     current = welcome & (step == ledger.step)
     accept = under_way & wanted
@@ -224,7 +151,7 @@ def offer(
     duplicate = ~under_way & welcome
     # A stale worker goes on at once with the current step, if that still wants gradients;
     # if not, an update is about to be made.
-    again = stale & welcome & ~full
+    again = stale & welcome & (queued < replicas)
     waits = xp.where(mine == ABSENT, np.int64(WAITING), mine)
     status = xp.where(under_way, np.int64(WAITING), waits)
     status = xp.where(welcome | (mine == DELIVERED), status, np.int64(ABSENT))
@@ -236,10 +163,10 @@ def offer(
         ticket=xp.where(me & accept, ticket, ledger.ticket),
         due=xp.where(me & accept, due, ledger.due),
         staleness=xp.where(me & accept, due - step, ledger.staleness),
-        begun=ledger.begun + _one(me & (again | duplicate), xp),
-        late=ledger.late + _one(me & late, xp),
-        stale=ledger.stale + _one(me & stale, xp),
-        duplicate=ledger.duplicate + _one(me & duplicate, xp),
+        begun=ledger.begun + one(me & (again | duplicate), xp),
+        late=ledger.late + one(me & late, xp),
+        stale=ledger.stale + one(me & stale, xp),
+        duplicate=ledger.duplicate + one(me & duplicate, xp),
     )
     verdict = xp.where(duplicate, np.int64(DUPLICATE), np.int64(STALE))
     verdict = xp.where(late, np.int64(LATE), verdict)
@@ -247,7 +174,7 @@ def offer(
     then = xp.where(valid, np.int64(WAIT), np.int64(EXPELLED))
     then = xp.where(welcome, then, np.int64(STOP))
     then = xp.where(again, ledger.step, then)
-    return ledger, verdict, then, accept & (inside + 1 == replicas)
+    return ledger, verdict, then, accept & (queued + 1 == replicas)
 
 
 def leave(
@@ -263,14 +190,14 @@ def leave(
     status = xp.where(run == ledger.run, np.int64(LEFT), np.int64(ABSENT))
     ledger = ledger._replace(
         status=xp.where(me & (ledger.status != DELIVERED), status, ledger.status),
-        begun=ledger.begun - _one(begun, xp),
+        begun=ledger.begun - one(begun, xp),
     )
     return ledger, exhausted(ledger, replicas, xp)
 
 
 def complete(ledger: Ledger, replicas: int, xp: Arrays = NUMPY) -> Array:
     """Returns whether step t has its N contributions and awaits its update ([] bool)."""
-    return (ledger.open == 1) & _full(ledger, replicas, xp)
+    return (ledger.open == 1) & full(ledger, replicas, xp)
 
 
 def used(ledger: Ledger) -> Array:
@@ -280,34 +207,8 @@ def used(ledger: Ledger) -> Array:
 
 def exhausted(ledger: Ledger, replicas: int, xp: Arrays = NUMPY) -> Array:
     """Returns whether too few places have data left to complete step t ([] bool)."""
-    remaining = xp.sum(_one(ledger.status != LEFT, xp))
+    remaining = xp.sum(one(ledger.status != LEFT, xp))
     return (remaining < replicas) & (ledger.open == 1)
-
-
-def expire(ledger: Ledger, gone: Array, xp: Arrays = NUMPY) -> tuple[Ledger, Array]:
-    """The leases of some workers have ended, or they were started again: their entries end.
-
-    What is delivered whole is still used. A place without more data in this run stays as it is.
-
-    Args:
-      ledger: the state before.
-      gone: [places] bool, true where the holder is gone.
-      xp: the array functions.
-
-    Returns:
-      The state after, and [places] the token for each place: EXPELLED for who waits for one (should
-      it be frozen only, it finds out), else WAIT.
-    """
-    under_way = gone & (ledger.status == COMPUTING)
-    idle = gone & (ledger.status == WAITING)
-    ends = gone & (ledger.status != DELIVERED) & (ledger.status != LEFT)
-    ledger = ledger._replace(
-        life=xp.where(ends, np.int64(0), ledger.life),
-        entry=xp.where(ends, np.int64(0), ledger.entry),
-        status=xp.where(ends, np.int64(ABSENT), ledger.status),
-        lost=ledger.lost + _one(under_way, xp),
-    )
-    return ledger, xp.where(idle, np.int64(EXPELLED), np.int64(WAIT))
 
 
 def open_run(ledger: Ledger, step: Array, xp: Arrays = NUMPY) -> Ledger:
@@ -337,7 +238,7 @@ def advance(ledger: Ledger, xp: Arrays = NUMPY) -> tuple[Ledger, Array]:
     ledger = _make_update(ledger, xp)
     ledger = ledger._replace(
         status=xp.where(idle, np.int64(COMPUTING), ledger.status),
-        begun=ledger.begun + _one(idle, xp),
+        begun=ledger.begun + one(idle, xp),
     )
     return ledger, xp.where(idle, ledger.step, np.int64(WAIT))
 
@@ -360,7 +261,7 @@ def close_run(ledger: Ledger, updated: bool, xp: Arrays = NUMPY) -> tuple[Ledger
     under_way = ledger.status == COMPUTING
     ledger = ledger._replace(
         open=ledger.open * 0,
-        stale=ledger.stale + _one(in_vain, xp),
+        stale=ledger.stale + one(in_vain, xp),
         status=xp.where(under_way, np.int64(COMPUTING), np.int64(ABSENT)),
     )
     return ledger, xp.where(idle, np.int64(STOP), np.int64(WAIT))
@@ -371,7 +272,7 @@ def settle(ledger: Ledger, xp: Arrays = NUMPY) -> Ledger:
     under_way = ledger.status == COMPUTING
     return ledger._replace(
         status=xp.where(under_way, np.int64(ABSENT), ledger.status),
-        lost=ledger.lost + _one(under_way, xp),
+        lost=ledger.lost + one(under_way, xp),
     )
 
 
@@ -379,25 +280,25 @@ def _make_update(ledger: Ledger, xp: Arrays) -> Ledger:
     """Counts the contributions that are used as accepted and advances t by one."""
     return ledger._replace(
         step=ledger.step + 1,
-        accepted=ledger.accepted + _one(used(ledger), xp),
+        accepted=ledger.accepted + one(used(ledger), xp),
     )
 
 
-def _full(ledger: Ledger, replicas: int, xp: Arrays) -> Array:
+def full(ledger: Ledger, replicas: int, xp: Arrays) -> Array:
     """Returns whether step t has its N contributions ([] bool)."""
-    return _inside(ledger, xp) >= replicas
+    return inside(ledger, xp) >= replicas
 
 
-def _inside(ledger: Ledger, xp: Arrays) -> Array:
+def inside(ledger: Ledger, xp: Arrays) -> Array:
     """Returns how many contributions wait to be used ([])."""
-    return xp.sum(_one(ledger.status == DELIVERED, xp))
+    return xp.sum(one(ledger.status == DELIVERED, xp))
 
 
-def _at(vector: Array, me: Array, xp: Arrays) -> Array:
+def at(vector: Array, me: Array, xp: Arrays) -> Array:
     """Returns the entry of `vector` where the mask `me` is true (it is true once)."""
     return xp.sum(xp.where(me, vector, vector * 0))
 
 
-def _one(mask: Array, xp: Arrays) -> Array:
+def one(mask: Array, xp: Arrays) -> Array:
     """Turns a boolean array into int64 zeros and ones."""
     return xp.where(mask, np.int64(1), np.int64(0))

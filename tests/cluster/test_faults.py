@@ -25,6 +25,7 @@ def run(timeout_s: float = 240.0, **plan: Any) -> tuple[dict[str, Any], str]:
         "server_timeout_s": 5.0,
         "stall_timeout_s": 60.0,
         "updates": 200,
+        "finish": False,
         **plan,
     }
     process = start("-m", "tests.cluster.programs.faults", json.dumps(plan))

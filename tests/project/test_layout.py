@@ -21,37 +21,16 @@ MAX_LINES = 320
 
 # A module imports from lower levels, and from its own level where that makes no cycle.
 LEVELS = [
-    {"chatter", "errors", "policy", "protocol", "records", "delays", "pod"},
-    {"_tf", "_tf_graph", "_tf_data", "cluster", "placement"},
-    {
-        "packing",
-        "objective",
-        "snapshot",
-        "tables",
-        "contribution",
-        "accumulator",
-        "tokens",
-        "gate",
-        "data",
-        "server",
-        "runs",
-        "watch",
-        "failures",
-        "arrivals",
-        "departures",
-    },
-    {"worker", "chief", "evaluation", "local_task"},
-    {
-        "engine",
-        "optimizer",
-        "_keras",
-        "_keras_seams",
-        "_keras_data",
-        "keras_variables",
-        "keras_objective",
-        "keras_step",
-        "feed",
-    },
+    {"chatter", "errors", "policy", "protocol", "places", "pieces", "members", "watch"}
+    | {"records", "delays", "pod"},
+    {"_tf", "_tf_named", "_tf_graph", "_tf_data", "_tf_program", "_tf_cut", "_tf_strategy"}
+    | {"cluster", "placement", "status", "servers"},
+    {"packing", "objective", "snapshot", "tables", "contribution", "accumulator"}
+    | {"tokens", "gate", "permits", "reports", "dispenser", "data", "program"}
+    | {"failures", "board", "coordinator", "runs", "arrivals", "departures"},
+    {"worker", "chief", "care", "agent", "evaluation", "run", "server", "local_task"},
+    {"engine", "optimizer", "_keras", "_keras_seams", "_keras_data"}
+    | {"keras_variables", "keras_objective", "keras_step", "feed"},
     {"fit", "training_loop", "local_cluster", "strategy"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
@@ -183,11 +162,13 @@ def test_imports_have_no_cycle() -> None:
 def test_worker_and_chief_meet_only_on_the_servers() -> None:
     assert "chief" not in own_imports("worker")
     assert "worker" not in own_imports("chief")
+    assert not {"chief", "coordinator", "engine"} & own_imports("agent")
 
 
 def test_environment_is_read_in_one_place() -> None:
-    # The two others prepare the environment of a server's process.
-    assert uses(r"os\.(environ|getenv)") <= {"cluster", "server", "local_cluster"}
+    # The others prepare the environment of TensorFlow, gRPC or a server's process.
+    others = {"_tf", "_tf_strategy", "status", "server", "local_cluster"}
+    assert uses(r"os\.(environ|getenv)") <= {"cluster", *others}
 
 
 @pytest.mark.parametrize("module", sorted({*MODULES} - {"cluster"}))
@@ -210,8 +191,10 @@ def test_only_cluster_reads_tf_config(module: str) -> None:
 def test_one_door_to_private_tensorflow() -> None:
     assert uses(r"(tf|tensorflow)\.raw_ops\b|tensorflow\.python\b") == {
         "_tf",
-        "_tf_graph",
         "_tf_data",
+        "_tf_graph",
+        "_tf_named",
+        "_tf_strategy",
     }
 
 

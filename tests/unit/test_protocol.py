@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tf_backup import protocol
+from tf_backup import places, protocol
 from tf_backup.protocol import (
     ABSENT,
     ACCEPTED,
@@ -40,8 +40,8 @@ class Gate:
             self.open(step)
 
     def admit(self, worker: int, life: int, run: int | None = None) -> int:
-        places = np.arange(len(self.ledger.status))
-        ledger, place = protocol.admit(self.ledger, places, worker, life, self._run(run))
+        indices = np.arange(len(self.ledger.status))
+        ledger, place = places.admit(self.ledger, indices, worker, life, self._run(run))
         self._keep(ledger)
         return int(place)
 
@@ -50,7 +50,7 @@ class Gate:
         if life is None:
             life = int(self.ledger.life[worker]) or 100 + worker
             self.admit(worker, life, run)
-        ledger, then = protocol.enter(
+        ledger, then = places.enter(
             self.ledger, self._me(worker), life, self._run(run), self.replicas
         )
         self._keep(ledger)
@@ -100,7 +100,7 @@ class Gate:
 
     def expire(self, *workers: int) -> list[int]:
         gone = np.isin(np.arange(len(self.ledger.status)), workers)
-        ledger, tokens = protocol.expire(self.ledger, gone)
+        ledger, tokens = places.expire(self.ledger, gone)
         self._keep(ledger)
         return tokens.tolist()
 
@@ -568,11 +568,11 @@ def test_functions_leave_the_ledger_that_they_are_given_alone(replicas: int):
     ledger = gate.ledger
     copy = Ledger(*[np.copy(value) for value in ledger])
     me = np.array([False, True, False])
-    protocol.admit(ledger, np.arange(3), 1, 7, 1)
-    protocol.enter(ledger, me, 101, 1, replicas)
+    places.admit(ledger, np.arange(3), 1, 7, 1)
+    places.enter(ledger, me, 101, 1, replicas)
     protocol.offer(ledger, me, 2, 1, 0, 5, replicas)
     protocol.leave(ledger, me, 2, 1, replicas)
-    protocol.expire(ledger, me)
+    places.expire(ledger, me)
     protocol.advance(ledger)
     protocol.close_run(ledger, False)
     protocol.open_run(ledger, np.int64(3))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_backup import protocol
+from tf_backup import places, protocol
 from tf_backup.protocol import (
     ACCEPTED,
     ANY_STALENESS,
@@ -40,6 +40,10 @@ BOUNDS = (0, 1, 2, 5, ANY_STALENESS)
 
 Event = tuple[str, int]
 Call = tuple[str, Ledger, tuple[Any, ...], Any]
+
+
+def rule(name: str) -> Any:
+    return getattr(places, name, None) or getattr(protocol, name)
 
 
 @dataclasses.dataclass
@@ -408,7 +412,7 @@ class Cluster:
         return int(verdict), int(then), bool(complete)
 
     def call(self, name: str, *args: Any) -> Any:
-        result = getattr(protocol, name)(self.ledger, *args)
+        result = rule(name)(self.ledger, *args)
         self.calls.append((name, self.ledger, args, result))
         return result
 
@@ -490,9 +494,8 @@ def test_random_schedules_reach_every_verdict_state_and_event():
 def in_tensorflow(name: str, updated: bool | None, workers: int) -> Any:
     """Returns a rule as the gate runs it: a `tf.function` of int64 tensors."""
     del workers  # One function for each shape, lest TensorFlow warns of tracing again.
-    rule = getattr(protocol, name)
     last = () if updated is None else (updated,)
-    return tf.function(lambda *args: rule(*args, *last, TENSORS), autograph=False)
+    return tf.function(lambda *args: rule(name)(*args, *last, TENSORS), autograph=False)
 
 
 def tensors(value: Any) -> Any:
@@ -534,8 +537,8 @@ def test_rules_on_tensors_equal_rules_on_numpy(name: str):
     for _, ledger, args, expected in calls:
         updated = args[0] if name == "close_run" else None
         arguments = () if name == "close_run" else tensors(args)
-        rule = in_tensorflow(name, updated, len(ledger.status))
-        result = rule(tensors(ledger), *arguments)
+        traced = in_tensorflow(name, updated, len(ledger.status))
+        result = traced(tensors(ledger), *arguments)
         tf.nest.assert_same_structure(expected, result)
         pairs = zip(tf.nest.flatten(expected), tf.nest.flatten(result), strict=True)
         for right, mine in pairs:

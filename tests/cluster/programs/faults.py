@@ -8,7 +8,8 @@ The one argument is JSON:
     faults                  a list of [update, what, job, index], in order of their updates; `what`
                             is kill, freeze, thaw or start
     in_validation           the same, done when a validation begins: a list of [what, job, index]
-    finish                  whether to go on until every worker has contributed after the last fault
+    finish                  whether every worker that is started again is awaited: the next fault
+                            comes, and training ends, when it has contributed
 
 Prints one JSON object: what happened, and the longest pause between two updates.
 """
@@ -54,7 +55,7 @@ class Faults(keras.callbacks.Callback):  # type: ignore[misc]
         super().__init__()
         self.local, self.plan = local, plan
         self.faults = list(plan.get("faults", []))
-        self.times = [time.monotonic()]
+        self.times: list[float] = []
         self.done: list[tuple[float, int, Any]] = []
         self.restarts: list[dict[str, Any]] = []
         self.evaluations: list[float] = []
@@ -76,15 +77,17 @@ class Faults(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.times.append(time.monotonic())
-        made = len(self.times) - 1
-        while self.faults and self.faults[0][0] <= made:
-            self.do(*self.faults.pop(0)[1:])
+        made = len(self.times)
         for restart in self.restarts:
-            back = self.accepted(restart["worker"]) > restart["before"]
+            # One may have lain on the server still.
+            back = self.accepted(restart["worker"]) > restart["before"] + 1
             if "back_s" not in restart and back:
                 restart["back_s"] = time.monotonic() - restart["since"]
         all_back = all("back_s" in restart for restart in self.restarts)
-        if self.plan.get("finish") and not self.faults and all_back:
+        while self.faults and self.faults[0][0] <= made and (all_back or not self.plan["finish"]):
+            self.do(*self.faults.pop(0)[1:])
+            all_back = all("back_s" in restart for restart in self.restarts)
+        if self.plan["finish"] and not self.faults and all_back:
             self.model.stop_training = made > self.plan["updates"]
 
     def on_test_begin(self, logs: Any = None) -> None:
@@ -121,7 +124,7 @@ def main() -> None:
         faults = Faults(local, plan)
         for seconds, *fault in plan.get("later", []):
             later(seconds, faults, fault)
-        updates = 100_000 if plan.get("finish") else plan["updates"]
+        updates = 100_000 if plan["finish"] else plan["updates"]
         validate = {"validation_data": validation} if "in_validation" in plan else {}
         result: dict[str, Any] = {"error": None}
         begin = time.monotonic()
