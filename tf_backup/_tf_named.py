@@ -6,10 +6,11 @@ here and no other file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+from tensorflow.python.eager import context
 from tensorflow.python.ops import handle_data_util, resource_variable_ops
 
 from tf_backup._tf import ps_device
@@ -188,15 +189,17 @@ class NamedLock(Named):
     def __init__(self, ps: int, name: Name, owner: bool = True) -> None:
         super().__init__(ps, "MutexV2", name.attributes(), owner)
 
-    def holding(self, body: Any) -> Any:
+    def holding(self, body: Callable[[], Any], branches: bool = False) -> Any:
         """Returns what `body()` returns, called in a graph when nobody else holds the lock.
+
+        Nothing in the body may wait. If it has `branches` (tf.cond), it is slower.
 
         Relies on a lock's ending with the tensor that stands for it. The body is one function:
         what it assigns may not move out of the lock.
         """
         held = tf.raw_ops.MutexLock(mutex=self.handle)
         with tf.control_dependencies([held]):
-            results = tf.function(body, autograph=False)()
+            results = (tf.function(body, autograph=False) if branches else in_one_thread(body))()
         with tf.control_dependencies(tf.nest.flatten(results)):
             released = tf.raw_ops.ConsumeMutexLock(mutex_lock=held)
         with tf.control_dependencies([released]):
@@ -207,6 +210,29 @@ def read_strings(spec: dict[str, Any]) -> list[bytes]:
     """Returns the strings in a variable, from its `spec`."""
     handle = open_handle(spec)
     return list(tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.string).numpy().tolist())
+
+
+def in_one_thread(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function for graphs: one operation, whose own operations run in one thread.
+
+    Two hundred operations on a few numbers cost several times as much when a pool of threads deals
+    them out. There can be no branches and loops in it. Relies on TensorFlow's options for calls of
+    functions.
+    """
+    whole = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+
+    def call(*args: Any) -> Any:
+        concrete = whole.get_concrete_function(*args)
+        options = context.context().function_call_options
+        before, options.executor_type = options.executor_type, "SINGLE_THREADED_EXECUTOR"
+        context.context().function_call_options = options
+        try:
+            return concrete(*args)
+        finally:
+            options.executor_type = before
+            context.context().function_call_options = options
+
+    return call
 
 
 def _make(op: str, attributes: dict[str, Any]) -> Tensor:

@@ -74,9 +74,9 @@ def load(description: bytes, graph: bytes) -> tuple[str, Callable[..., list[Tens
     wrapped = tf.compat.v1.wrap_function(rebuild, signature)
 
     def run(*args: Tensor) -> list[Tensor]:
-        return [*tf.nest.flatten(wrapped(*args))]
+        return list(tf.nest.flatten(wrapped(*args)))
 
-    return about["name"], run
+    return str(about["name"]), run
 
 
 def _shape(tensor: Tensor) -> list[int | None] | None:

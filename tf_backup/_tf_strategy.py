@@ -60,24 +60,24 @@ class _Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):
         """Makes no `ClusterCoordinator`, for lookup tables: there are none in models here."""
 
     def _create_variable_round_robin(self, next_creator: Callable[..., Any], **kwargs: Any) -> Any:
-        size, scalar = _size(kwargs)
+        spec = _spec(kwargs.get("initial_value"), kwargs.get("dtype"))
+        scalar = spec.shape.rank == 0
         ps = 0 if scalar else min(range(self._num_ps), key=self._bytes.__getitem__)
-        self._bytes[ps] += size
+        self._bytes[ps] += int(spec.shape.num_elements() or 1) * int(spec.dtype.size)
         nowhere = ops.colocate_with(None, ignore_existing=True)
         with nowhere, ops.device(f"/job:ps/task:{ps}/device:CPU:0"):
             return next_creator(**kwargs)
 
 
-def _size(creation: dict[str, Any]) -> tuple[int, bool]:
-    """Returns the bytes of a variable that is about to be made, and whether it is a scalar."""
-    value, shape, dtype = (creation.get(name) for name in ("initial_value", "shape", "dtype"))
-    if not callable(value) and value is not None:
-        value = tf.convert_to_tensor(value, dtype)
-        shape, dtype = value.shape, value.dtype
-    if shape is None or dtype is None or tf.TensorShape(shape).num_elements() is None:
-        return 1, False
-    shape = tf.TensorShape(shape)
-    return int(shape.num_elements()) * int(tf.as_dtype(dtype).size), shape.rank == 0
+def _spec(value: Any, dtype: Any) -> tf.TensorSpec:
+    """Returns the shape and dtype of a variable's first value, or of what a function returns.
+
+    The value itself is made on the server: a large table would take long on its way there.
+    """
+    if not callable(value):
+        return tf.TensorSpec.from_tensor(tf.convert_to_tensor(value, dtype))
+    with tf.Graph().as_default():
+        return tf.TensorSpec.from_tensor(tf.convert_to_tensor(value(), dtype))
 
 
 def connect(cluster: dict[str, list[str]], job: str, index: int, address: str) -> None:

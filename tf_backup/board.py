@@ -244,6 +244,6 @@ class Board:
     def _locked(self, body: Callable[[], Any]) -> Any:
         def on_server() -> Any:
             with tf.device(DEVICE):
-                return self._lock.holding(body)
+                return self._lock.holding(body, branches=True)
 
         return _tf_graph.on_server(GATE_SERVER, on_server)

@@ -352,6 +352,6 @@ def test_bad_input_is_refused_and_the_cluster_stays_usable(strategy: Any) -> Non
     model = compiled(strategy)
     with pytest.raises(tf_backup.WorkerFailed, match="Worker"):
         model.fit(X, Y + 7, batch_size=8, verbose=0)  # No such class.
-    with pytest.raises(tf_backup.WorkerFailed, match="worker"):
+    with pytest.raises(tf_backup.WorkerFailed, match="Worker"):
         model.evaluate(X, Y + 7, batch_size=8, verbose=0)
     model.fit(X, Y, batch_size=8, steps_per_epoch=1, verbose=0)

@@ -8,6 +8,7 @@ import pytest
 
 from tf_backup import arrivals, watch
 from tf_backup.errors import ClusterError
+from tf_backup.status import Status
 
 
 class Street:
@@ -16,14 +17,16 @@ class Street:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, opens: dict[str, int]) -> None:
         self.now = 0.0
         self.looks: list[str] = []
-        monkeypatch.setattr(arrivals, "answers", lambda address: self._look(address))
+        monkeypatch.setattr(arrivals, "ask", self._look)
+        monkeypatch.setattr(arrivals, "accepts", lambda address: False)
         monkeypatch.setattr(arrivals.time, "sleep", self._sleep)
         monkeypatch.setattr(watch.time, "monotonic", lambda: self.now)
         self._opens = opens
 
-    def _look(self, address: str) -> bool:
+    def _look(self, address: str) -> Status | None:
         self.looks.append(address)
-        return self.now >= self._opens[address]
+        index = list(self._opens).index(address)
+        return Status(f"ps {index}", 7) if self.now >= self._opens[address] else None
 
     def _sleep(self, seconds: float) -> None:
         assert seconds == arrivals.POLL_S
@@ -32,7 +35,7 @@ class Street:
 
 def test_who_is_there_is_not_asked_again(monkeypatch, caplog):
     street = Street(monkeypatch, {"a:1": 0, "b:2": 2, "c:3": 0})
-    arrivals.wait_for({"worker": ["a:1", "b:2"], "ps": ["c:3"]})
+    arrivals.wait_for(["a:1", "b:2", "c:3"])
     assert street.looks == ["a:1", "b:2", "c:3", "b:2", "b:2"]
     assert not caplog.records
 
@@ -40,10 +43,10 @@ def test_who_is_there_is_not_asked_again(monkeypatch, caplog):
 def test_it_says_who_is_missing(monkeypatch, caplog):
     Street(monkeypatch, {"a:1": 0, "b:2": 25, "c:3": 15})
     with caplog.at_level(logging.WARNING):
-        arrivals.wait_for({"worker": ["a:1", "b:2"], "ps": ["c:3"]})
+        arrivals.wait_for(["a:1", "b:2", "c:3"])
     assert [record.message for record in caplog.records] == [
-        "Waiting for worker 1 (b:2), ps 0 (c:3) since 10 s.",
-        "Waiting for worker 1 (b:2) since 20 s.",
+        "Waiting for ps 1 (b:2), ps 2 (c:3) since 10 s.",
+        "Waiting for ps 1 (b:2) since 20 s.",
     ]
 
 
@@ -51,23 +54,39 @@ def test_it_does_not_name_hundreds(monkeypatch, caplog):
     tasks = [f"host{index}:1" for index in range(200)]
     Street(monkeypatch, dict.fromkeys(tasks, 11))
     with caplog.at_level(logging.WARNING):
-        arrivals.wait_for({"worker": tasks})
+        arrivals.wait_for(tasks)
     (record,) = caplog.records
-    assert record.message.startswith("Waiting for worker 0 (host0:1), worker 1 (host1:1)")
-    assert record.message.endswith("worker 4 (host4:1) and 195 more since 10 s.")
+    assert record.message.startswith("Waiting for ps 0 (host0:1), ps 1 (host1:1)")
+    assert record.message.endswith("ps 4 (host4:1) and 195 more since 10 s.")
 
 
 def test_it_does_not_wait_for_ever(monkeypatch):
     Street(monkeypatch, {"a:1": 0, "b:2": 10**9})
-    with pytest.raises(ClusterError, match=r"after 1801 s: there is no worker 1 \(b:2\)\. Start"):
-        arrivals.wait_for({"worker": ["a:1", "b:2"]})
+    with pytest.raises(ClusterError, match=r"after 1801 s: there is no ps 1 \(b:2\)\. Start"):
+        arrivals.wait_for(["a:1", "b:2"])
+
+
+def test_another_program_in_the_place_of_a_server_is_told_of(monkeypatch, caplog):
+    Street(monkeypatch, {"a:1": 11})
+    monkeypatch.setattr(arrivals, "accepts", lambda address: True)
+    with caplog.at_level(logging.WARNING):
+        arrivals.wait_for(["a:1"])
+    assert "Something listens at a:1, but does not answer as TensorFlow's" in caplog.text
+
+
+def test_another_task_in_the_place_of_a_server_is_refused(monkeypatch):
+    monkeypatch.setattr(arrivals, "ask", lambda address: Status("worker 3", 7))
+    with pytest.raises(ClusterError, match="The server at a:1 is worker 3, but it should be ps 0"):
+        arrivals.wait_for(["a:1"])
 
 
 def test_it_waits_and_then_ends(monkeypatch):
     opened = threading.Event()
-    monkeypatch.setattr(arrivals, "answers", lambda address: opened.is_set())
+    status = Status("ps 0", 7)
+    monkeypatch.setattr(arrivals, "ask", lambda address: status if opened.is_set() else None)
+    monkeypatch.setattr(arrivals, "accepts", lambda address: False)
     monkeypatch.setattr(arrivals, "POLL_S", 0.01)
-    waiting = threading.Thread(target=arrivals.wait_for, args=({"ps": ["a:1"]},), daemon=True)
+    waiting = threading.Thread(target=arrivals.wait_for, args=(["a:1"],), daemon=True)
     waiting.start()
     waiting.join(0.1)
     assert waiting.is_alive()
@@ -81,10 +100,10 @@ def test_a_chief_that_waits_can_be_seen():
         port = free.getsockname()[1]
     with arrivals.present(f"chief:{port}"):
         for _ in range(300):  # More than wait in a socket's queue: 200 workers look twice a minute.
-            assert arrivals.answers(f"localhost:{port}")
+            assert arrivals.accepts(f"localhost:{port}")
         with (
             pytest.raises(ClusterError, match=f"Cannot listen at port {port}, which TF_CONFIG"),
             arrivals.present(f"chief:{port}"),
         ):
             pass
-    assert not arrivals.answers(f"localhost:{port}")
+    assert not arrivals.accepts(f"localhost:{port}")

@@ -108,11 +108,22 @@ def test_elements_keep_their_structure():
     batches = {"x": tf.zeros([4, 2]), "y": tf.constant(["a", "b", "c", "d"])}
     dataset = tf.data.Dataset.from_tensor_slices(batches).batch(2, drop_remainder=True)
     data = WorkerData(dataset, workers=1)
-    function, args = data.functions(lambda iterator: iterator.get_next())[0]
-    batch = function(*args)
     assert data.element_spec == dataset.element_spec
-    assert batch["x"].shape == [2, 2]
-    assert batch["y"].numpy().tolist() == [b"a", b"b"]
+    (pipeline,) = opened(data)
+    x, y = next(iter(pipeline))  # Flat, as the iterator that the workers' program takes has them.
+    assert x.shape == [2, 2]
+    assert y.numpy().tolist() == [b"a", b"b"]
+
+
+def test_the_first_elements_of_a_part_can_be_left_out():
+    data = WorkerData(tf.data.Dataset.range(9), workers=2, repeat=False)
+    parts = [[int(element) for (element,) in part] for part in opened(data, skip=2)]
+    assert parts == [[4, 6, 8], [5, 7]]
+
+
+def test_pipelines_that_are_started_again_have_another_number():
+    data = WorkerData(tf.data.Dataset.range(9), workers=2)
+    assert data.start().number != data.start().number
 
 
 def test_the_name_of_a_python_operation_is_data_like_any_other():

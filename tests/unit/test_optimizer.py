@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 import tf_backup
-from tf_backup import _tf, fit, optimizer
+from tf_backup import _tf, coordinator, fit, optimizer
 from tf_backup.optimizer import SyncReplicasWithBackup
 from tf_backup.policy import BackupPolicy
 from tf_backup.records import Contributions, WorkerRecord
@@ -394,6 +394,7 @@ def parameter_servers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(_tf, "is_parameter_server_strategy", lambda strategy: True)
     monkeypatch.setattr(_tf, "worker_count", lambda strategy: cluster["workers"])
     monkeypatch.setattr(_tf, "has_variable_partitioner", lambda strategy: cluster["partitioner"])
+    monkeypatch.setattr(coordinator, "of", lambda strategy: cluster.get("coordinator"))
     return cluster
 
 

@@ -1,10 +1,13 @@
 import dataclasses
+import threading
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tf_backup import protocol
+from tf_backup.policy import BackupPolicy
 from tf_backup.records import NOTHING, Books, Contributions, WorkerRecord
 
 ONE = WorkerRecord(0, computed=15, accepted=5, late=4, stale=3, duplicate=2, lost=1)
@@ -133,7 +136,7 @@ class Updates:
 
     def __init__(self) -> None:
         self.made = 0
-        self.books = Books(2, self.read)
+        self.books = Books(BackupPolicy(2, 0), self.read)
 
     def read(self) -> protocol.Ledger:
         count = [self.made, self.made]
@@ -146,25 +149,35 @@ class Updates:
         return [record.staleness for record in records]
 
 
-def test_books_count_an_update_when_it_is_made():
+def report(step: int, places: list[int], staleness: list[int]) -> Any:
+    return SimpleNamespace(step=step, places=places, staleness=staleness)
+
+
+def test_an_update_is_counted_when_it_is_made():
     updates = Updates()
-    updates.books.announce([0, 1], [0, 2])
+    updates.books.note(report(0, [0, 1], [0, 2]))  # Told just before.
     assert updates.staleness() == [{}, {}]
     updates.made = 1
-    updates.books.made()
     assert updates.staleness() == [{0: 1}, {2: 1}]
-    updates.books.announce([1, 0], [1, 0])
+    updates.books.note(report(1, [1, 0], [1, 0]))
     updates.made = 2
-    updates.books.made()
     assert updates.staleness() == [{0: 2}, {1: 1, 2: 1}]
 
 
-def test_books_follow_the_ledger_when_a_call_is_cut_off():
+def test_the_end_of_a_run_counts_nothing():
     updates = Updates()
-    updates.books.announce([0, 1], [5, 5])  # It is not made: training ended.
+    updates.books.note(report(-1, [-1, -1], [-1, -1]))
     assert updates.staleness() == [{}, {}]
-    updates.books.announce([0, 1], [0, 2])  # It is made, but nobody says so.
+
+
+def test_a_report_that_is_on_its_way_is_waited_for():
+    updates = Updates()
     updates.made = 1
-    assert updates.staleness() == [{0: 1}, {2: 1}]
-    updates.books.made()  # Said too late: it is counted.
-    assert updates.staleness() == [{0: 1}, {2: 1}]
+    found: list[Any] = []
+    reading = threading.Thread(target=lambda: found.append(updates.staleness()), daemon=True)
+    reading.start()
+    reading.join(0.1)
+    assert reading.is_alive()
+    updates.books.note(report(0, [0, 1], [0, 2]))
+    reading.join(10)
+    assert found == [[{0: 1}, {2: 1}]]
