@@ -64,9 +64,10 @@ def load(description: bytes, graph: bytes) -> tuple[str, Callable[..., list[Tens
         known = dict(zip(names, args, strict=True))
         for each in about["captured"]:
             known[each["tensor"]] = open_handle(each["resource"])
-        return tf.import_graph_def(
+        results: list[Tensor] = tf.import_graph_def(
             definition, input_map=known, return_elements=about["outputs"], name=""
         )
+        return results
 
     signature = [
         tf.TensorSpec(each["shape"], tf.as_dtype(each["dtype"])) for each in about["inputs"]
