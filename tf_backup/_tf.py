@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.eager import cancellation, context
 from tensorflow.python.ops import resource_variable_ops, script_ops
 
@@ -199,6 +200,36 @@ def running_here(strategy: Strategy) -> Iterator[None]:
 # ---- Calls --------------------------------------------------------------------------------------
 
 _STREAMING = "TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE"
+
+
+@contextlib.contextmanager
+def calls_as_written(one_thread: bool = False) -> Iterator[None]:
+    """Lets functions that are called in a graph run as they are, unchanged by Grappler.
+
+    What the project writes is written well. For each client, a server spent seconds on improving
+    its functions, most of the time that a small training takes to begin.
+
+    Relies on TensorFlow's options for calls of functions.
+
+    Args:
+      one_thread: whether their operations run one after the other, in one thread; they may have no
+        branches and loops.
+    """
+    options = context.context().function_call_options
+    before = options.executor_type, _config(options)
+    config = _config(options)
+    if os.environ.get("XG","0")=="0": config.graph_options.rewrite_options.disable_meta_optimizer = True
+    options.config_proto_serialized = config
+    if one_thread and os.environ.get("XT","1")=="1":
+        options.executor_type = "SINGLE_THREADED_EXECUTOR"
+    try:
+        yield
+    finally:
+        options.executor_type, options.config_proto_serialized = before
+
+
+def _config(options: Any) -> Any:
+    return config_pb2.ConfigProto.FromString(options.config_proto_serialized)
 
 
 @contextlib.contextmanager

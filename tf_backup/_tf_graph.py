@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 from tensorflow.python.ops import resource_variable_ops
 
-from tf_backup._tf import ps_device
+from tf_backup._tf import calls_as_written, ps_device
 from tf_backup._tf_named import Name
 
 Tensor = Any  # a tf.Tensor
@@ -110,7 +110,7 @@ def on_server(ps: int, function: Callable[..., Any], *args: Any) -> Any:
     workers' loop became 6.
     """
     whole = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
-    with tf.device(ps_device(ps)):
+    with tf.device(ps_device(ps)), calls_as_written():
         return whole(*args)
 
 

@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-from tensorflow.python.eager import context
 from tensorflow.python.ops import handle_data_util, resource_variable_ops
 
-from tf_backup._tf import ps_device
+from tf_backup._tf import calls_as_written, ps_device
 
 Tensor = Any  # a tf.Tensor
 
@@ -222,15 +221,8 @@ def in_one_thread(function: Callable[..., Any]) -> Callable[..., Any]:
     whole = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
 
     def call(*args: Any) -> Any:
-        concrete = whole.get_concrete_function(*args)
-        options = context.context().function_call_options
-        before, options.executor_type = options.executor_type, "SINGLE_THREADED_EXECUTOR"
-        context.context().function_call_options = options
-        try:
-            return concrete(*args)
-        finally:
-            options.executor_type = before
-            context.context().function_call_options = options
+        with calls_as_written(one_thread=True):
+            return whole(*args)
 
     return call
 

@@ -74,7 +74,8 @@ def contributions_on_servers(model: Any) -> dict[int, int]:
     for ps, specs in accumulator._specs.items():
         with tf.device(f"/job:ps/task:{ps}/device:CPU:0"):
             dtypes = [spec.dtype for spec in specs]
-            sizes[ps] = int(tf.raw_ops.MapSize(dtypes=dtypes, shared_name=accumulator._name))
+            name = accumulator._name.attributes()
+            sizes[ps] = int(tf.raw_ops.MapSize(dtypes=dtypes, **name))
     return sizes
 
 

@@ -5,44 +5,47 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 import tf_backup
-from tests.cluster.processes import free_addresses, start, wait_until
-from tf_backup import arrivals, departures
-from tf_backup.failures import answers
+from tests.cluster.processes import free_addresses, start
+from tf_backup import arrivals
 
 BY_SIGNAL, ABANDONED = 3, 4
 SOON_S = 20.0  # A server wakes after 30 s, to look for the chief: what told it to end must wake it.
 
 
 class Servers:
-    """Tasks of a cluster whose chief is this test."""
+    """Tasks of a cluster: a chief, two workers, a parameter server."""
 
     def __init__(self) -> None:
         chief, *workers, ps = free_addresses(4)
         self.addresses = {"chief": [chief], "worker": workers, "ps": [ps]}
         self.processes: list[subprocess.Popen[str]] = []
 
+    def run(self, job: str, index: int, program: str) -> subprocess.Popen[str]:
+        """Starts a program as a task."""
+        task = {"type": job, "index": index}
+        config = json.dumps({"cluster": self.addresses, "task": task})
+        begin = "import logging, tf_backup\nlogging.basicConfig(level=logging.INFO)\n"
+        process = start("-c", begin + program, TF_CONFIG=config)
+        self.processes.append(process)
+        return process
+
     def start(
         self, job: str, index: int, before: str = "pass", **arguments: Any
     ) -> subprocess.Popen[str]:
         """Starts a task that does something `before`, and waits until it serves."""
         arguments = {"status": BY_SIGNAL, "abandoned": ABANDONED, **arguments}
-        program = (
-            "import logging, tf_backup; logging.basicConfig(level=logging.INFO); "
-            f"{before}\ntf_backup.serve(**{arguments!r})"
-        )
-        task = {"type": job, "index": index}
-        config = json.dumps({"cluster": self.addresses, "task": task})
-        process = start("-c", program, TF_CONFIG=config)
-        self.processes.append(process)
-        wait_until(lambda: answers(self.addresses[job][index]) or process.poll() is not None)
+        process = self.run(job, index, f"{before}\ntf_backup.serve(**{arguments!r})")
+        assert process.stderr is not None
+        said: list[str] = []
+        while "serves at" not in (line := process.stderr.readline()):
+            assert process.poll() is None, "".join(said)
+            said.append(line)
         return process
 
 
@@ -55,43 +58,42 @@ def servers() -> Iterator[Servers]:
         process.communicate()
 
 
-def check(process: subprocess.Popen[str], code: int, reason: str) -> None:
+def check(process: subprocess.Popen[str], code: int, reason: str) -> str:
     _, log = process.communicate(timeout=60)
     assert process.returncode == code, log[-3000:]
     assert reason in log
+    return log
 
 
-def test_tasks_end_when_told_that_training_is_done(
-    servers: Servers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+# Workers that have registered are told at once; patience is for those that have not.
+DISMISS = """
+import time
+from tf_backup import coordinator, departures
+strategy = tf_backup.parameter_server_strategy()
+while 1 in coordinator.of(strategy).members.missing:
+    time.sleep(0.1)
+departures.PATIENCE_S = 5.0
+tf_backup.dismiss()
+"""
+
+
+def test_tasks_end_when_told_that_training_is_done(servers: Servers) -> None:
     there = [servers.start("ps", 0), servers.start("worker", 1)]
-    task = {"type": "chief", "index": 0}
-    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": servers.addresses, "task": task}))
-    monkeypatch.setattr(departures, "PATIENCE_S", 0.0)
-    tf_backup.dismiss()
+    chief = servers.run("chief", 0, DISMISS)
+    missed = f"worker 0 ({servers.addresses['worker'][0]})"
+    check(chief, 0, f"But not {missed}: down.")
     for process in there:
         check(process, 0, "ends: training is done.")
-    missed = f"worker 0 ({servers.addresses['worker'][0]})"
-    assert f"But not {missed}: down." in caplog.text
 
 
-def test_a_task_that_is_started_again_is_told_then(
-    servers: Servers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked, answers_then = threading.Event(), departures.answers
-
-    def answers_now(address: str) -> bool:
-        found = answers_then(address)
-        asked.set()
-        return found
-
-    monkeypatch.setattr(departures, "answers", answers_now)
-    with ThreadPoolExecutor(1) as pool:
-        missed = pool.submit(departures.dismiss, {"ps": servers.addresses["ps"]})
-        assert asked.wait(60)
-        process = servers.start("ps", 0)
+def test_tasks_that_come_later_are_told_then(servers: Servers) -> None:
+    chief = servers.run("chief", 0, "print('now', flush=True)\ntf_backup.dismiss()")
+    assert chief.stdout is not None
+    assert chief.stdout.readline() == "now\n"
+    there = [servers.start("worker", 1), servers.start("ps", 0), servers.start("worker", 0)]
+    assert "But not" not in check(chief, 0, "have been told that training is done.")
+    for process in there:
         check(process, 0, "ends: training is done.")
-        assert missed.result(60) == []
 
 
 def test_only_the_chief_may_dismiss(monkeypatch: pytest.MonkeyPatch, servers: Servers) -> None:
@@ -111,10 +113,10 @@ def test_a_signal_ends_a_task(servers: Servers) -> None:
 
 CATCHES = """
 import signal, threading, time
-from tf_backup.failures import answers
+from tf_backup.status import accepts
 
 def catch():
-    while not answers({address!r}):
+    while not accepts({address!r}):
         time.sleep(0.01)
     time.sleep(1)  # Until the main thread waits.
     signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
