@@ -248,26 +248,29 @@ class _Program:
             iterator = iter(dataset)
             handle = _tf_data.resource_of(iterator)
             then = self._functions["pieces"](*me, *tf.unstack(then), handle)[0]
-            _let_go(iterator)
+            kept = [iterator]
             del iterator, handle
+            _let_go(kept)
 
     def _open(self, data: dict[str, Any], place: int) -> Any:
         """Returns the iterator of a place, which goes on from run to run."""
         key = (data["number"], place)
         if self._iterator is None or self._iterator[0] != key:
-            _let_go(self._iterator)
-            self._iterator = None
+            kept, self._iterator = [self._iterator], None
+            _let_go(kept)
             graphs = read_strings(data["graphs"])
             dataset = open_pipeline(data, graphs[place % len(graphs)], place)
             self._iterator = key, iter(dataset)
         return self._iterator[1]
 
 
-def _let_go(thing: Any) -> None:
-    """Lets go of an iterator in a thread of its own: its end may wait a second for its threads."""
-    kept = [thing]
-    del thing
-    threading.Thread(target=kept.clear, daemon=True).start()
+def _let_go(iterators: list[Any]) -> None:
+    """Lets go of iterators in a thread of its own: their end may wait seconds for their threads.
+
+    Args:
+      iterators: whose last reference is in this list.
+    """
+    threading.Thread(target=iterators.clear, daemon=True).start()
 
 
 def start_anew() -> NoReturn:
