@@ -218,9 +218,9 @@ def calls_as_written(one_thread: bool = False) -> Iterator[None]:
     options = context.context().function_call_options
     before = options.executor_type, _config(options)
     config = _config(options)
-    if os.environ.get("XG","0")=="0": config.graph_options.rewrite_options.disable_meta_optimizer = True
+    config.graph_options.rewrite_options.disable_meta_optimizer = True
     options.config_proto_serialized = config
-    if one_thread and os.environ.get("XT","1")=="1":
+    if one_thread:
         options.executor_type = "SINGLE_THREADED_EXECUTOR"
     try:
         yield
