@@ -1,174 +1,170 @@
-"""Gradients per second: tf_backup beside its peers, on one local cluster, in turns.
+"""Gradients per second: tf_backup beside its peers, on processes of this machine, in turns.
 
-  one_device       plain Keras in this process: the ceiling
-  stock_async      TensorFlow's asynchronous parameter-server step: a closure per gradient
-  tf_backup        synchronous SGD with backup workers: computed gradients, the late ones included
-  tf_backup_async  asynchronous SGD: every gradient is an update
+Every system trains the same models, with the same optimizer (SGD) and batch size, on W workers
+(default: 3) and each number of parameter servers. A worker's batch is in memory, and always the
+same: reading it costs nothing. tf_backup and keras_fit are driven by `compile` and `fit` (a turn is
+a whole `fit`, with its beginning and end), the others by a step in plain TensorFlow with the same
+arithmetic. One system moves at a time; each has a turn in every round.
 
-The model is a chain of square dense layers, whose many variables are what transport costs
-depend on. Timings of a busy machine are noisy: they take turns, and the ratios of a round
-are what to compare.
+What counts is gradients used per second: N times the updates per second. Gradients that came too
+late are not used. The timings of a busy machine are noisy: compare ratios within a round. Beside
+the speed are measured: bytes on the loopback interface, bytes through the chief's connections, CPU
+time, and peak memory since the start of each process.
 
-Example (two minutes on two cores):
+Every operation may use one thread (--intra_op), in every process: workers that share a few cores
+are fastest with that. Processes that serve others run W + 2 operations at once (4 at least), the
+others TensorFlow's default, one for each core. one_device then computes on about one core, and W
+workers on as many as there are.
 
-  python scripts/benchmark.py --csv=results/benchmark.csv
+{catalogue}
+
+Examples:
+
+  python scripts/benchmark.py                                      # all: an hour on two cores
+  python scripts/benchmark.py --csv=speed.csv --picture=speed.svg
+  python scripts/benchmark.py --models=dense --ps=1 --systems=tf_backup,stock_async
+  python scripts/benchmark.py --models=cnn --systems=tf_backup_full_sync --slow_worker
+  python scripts/benchmark.py --smoke                              # does all run? a few minutes
+  python scripts/benchmark.py --read=speed.csv --picture=speed.png # measures nothing
+
+Ctrl-C ends all processes; the CSV file has what was measured until then. Exit codes: 0 if all was
+measured, 2 when flags are wrong, 1 for all else.
 """
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import os
 import sys
-import time
-from collections.abc import Callable, Sequence
-from typing import Any
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is imported.
 
 from absl import app, flags
 
-from scripts import console
+from scripts import console, exits
+from scripts.benchmarks import architectures, catalogue, picture, rows, tables, turns
+from scripts.benchmarks.progress import Progress
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("layers", 61, "Dense layers of the model, each a matrix and a bias.")
-flags.DEFINE_integer("units", 64, "Width of each layer.")
-flags.DEFINE_integer("batch_size", 8, "Examples in one worker's batch.")
-flags.DEFINE_integer("workers", 3, "Worker processes; N is one less, b is 1.")
-flags.DEFINE_integer("ps_tasks", 1, "Parameter-server processes.")
-flags.DEFINE_integer("steps", 100, "Gradients (tf_backup: updates) in one measurement.")
-flags.DEFINE_integer("rounds", 3, "How often each is measured.")
+flags.DEFINE_list("models", list(architectures.ALL), "Models to train.")
+flags.DEFINE_list("systems", list(catalogue.DEFAULT), "Systems to compare.")
+flags.DEFINE_list("ps", ["1", "2"], "Numbers of parameter servers.")
+flags.DEFINE_integer("workers", 3, "W, the number of workers; 2 or more.", lower_bound=2)
+flags.DEFINE_integer("rounds", 3, "Turns of each system in each setting.", lower_bound=1)
+flags.DEFINE_float("seconds", 10.0, "How long a turn is to take.", lower_bound=0.1)
+flags.DEFINE_integer("steps", None, "Updates in a turn, instead of --seconds.", lower_bound=1)
+flags.DEFINE_integer("intra_op", 1, "Threads that one operation may use.", lower_bound=1)
+flags.DEFINE_bool(
+    "slow_worker",
+    False,
+    "Also measure W + 1 workers, the last of them ten times slower, with N = W and b = 1: beside "
+    "tf_backup_full_sync, which is the W healthy workers alone.",
+)
+flags.DEFINE_bool(
+    "smoke",
+    False,
+    "One round of --steps=3 of the dense model on one parameter server, unless other flags say "
+    "else: shows that all systems run, and not how fast.",
+)
 flags.DEFINE_string("csv", None, "Where to write the measurements.")
+flags.DEFINE_string("markdown", None, "Where to write the tables that are printed.")
+flags.DEFINE_string("picture", None, "Where to draw a picture: .svg, .png or .pdf.")
+flags.DEFINE_string("read", None, "A CSV file of an earlier call to show, instead of measuring.")
+
+_SMOKE = {"models": ["dense"], "ps": ["1"], "rounds": 1, "steps": 3}
+
+__doc__ = __doc__.format(
+    catalogue="\n".join(
+        f"{title}\n" + "\n".join(f"  {each.name:<23}{each.summary}" for each in known.values())
+        for title, known in (("Systems:", catalogue.ALL), ("\nModels:", architectures.ALL))
+    )
+)
 
 
-def new_model() -> Any:
-    """Returns a chain of dense layers: [batch, units] to [batch, units]."""
-    import keras
+def plan() -> turns.Plan:
+    """Return what the flags say to measure.
 
-    layers = [keras.layers.Dense(FLAGS.units, activation="tanh") for _ in range(FLAGS.layers)]
-    return keras.Sequential([keras.Input((FLAGS.units,)), *layers])
-
-
-def batches(context: Any = None) -> Any:
-    """Returns the same batch for ever."""
-    import tensorflow as tf
-
-    del context
-    shape = [FLAGS.batch_size, FLAGS.units]
-    return tf.data.Dataset.from_tensors((tf.ones(shape), tf.zeros(shape))).repeat()
-
-
-def one_device() -> Callable[[], float]:
-    """Returns a function that measures plain Keras, in gradients per second."""
-    import keras
-
-    model = new_model()
-    model.compile(keras.optimizers.SGD(0.01), "mse")
-    data = batches()
-
-    def measure() -> float:
-        begin = time.monotonic()
-        model.fit(data, steps_per_epoch=FLAGS.steps, shuffle=False, verbose=0)
-        return FLAGS.steps / (time.monotonic() - begin)
-
-    return measure
+    Raises:
+      ValueError: naming the flag, its value and what it may be.
+    """
+    if FLAGS.smoke:
+        for name, value in _SMOKE.items():
+            FLAGS.set_default(name, value)
+    systems = _known("systems", FLAGS.systems, catalogue.ALL)
+    if FLAGS.slow_worker:
+        systems += [catalogue.HEALTHY, catalogue.SLOW]
+    for count in FLAGS.ps:
+        if not count.isdigit() or count == "0":
+            raise ValueError(f"--ps has {count!r}; it must be numbers of at least 1, as in 1,2.")
+    return turns.Plan(
+        models=_known("models", FLAGS.models, architectures.ALL),
+        ps=[int(count) for count in FLAGS.ps],
+        systems=[name for name in catalogue.ALL if name in systems],
+        rounds=FLAGS.rounds,
+        workers=FLAGS.workers,
+        seconds=FLAGS.seconds,
+        steps=FLAGS.steps,
+        intra_op=FLAGS.intra_op,
+    )
 
 
-def stock_async(strategy: Any) -> Callable[[], float]:
-    """Returns a function that measures TensorFlow's own step, in gradients per second."""
-    import keras
-    import tensorflow as tf
-
-    coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
-    with strategy.scope():
-        model = new_model()
-        optimizer = keras.optimizers.SGD(0.01)
-        optimizer.build(model.trainable_variables)
-    loss_function = keras.losses.MeanSquaredError()
-    iterator = iter(coordinator.create_per_worker_dataset(batches))
-
-    @tf.function
-    def step(iterator: Any) -> None:
-        x, y = next(iterator)
-
-        def replica() -> None:
-            with tf.GradientTape() as tape:
-                loss = loss_function(y, model(x, training=True))
-            gradients = tape.gradient(loss, model.trainable_variables)
-            optimizer.apply(gradients, model.trainable_variables)
-
-        strategy.run(replica)
-
-    def measure() -> float:
-        begin = time.monotonic()
-        for _ in range(FLAGS.steps):
-            coordinator.schedule(step, args=(iterator,))
-        coordinator.join()
-        return FLAGS.steps / (time.monotonic() - begin)
-
-    return measure
-
-
-def with_backups(strategy: Any, replicas: int, max_staleness: int | None) -> Callable[[], float]:
-    """Returns a function that measures tf_backup, in gradients per second."""
-    import keras
-
-    import tf_backup
-
-    with strategy.scope():
-        model = new_model()
-        optimizer = tf_backup.wrap(
-            keras.optimizers.SGD(0.01),
-            replicas,
-            FLAGS.workers - replicas,
-            max_staleness=max_staleness,
+def _known(flag: str, names: Sequence[str], known: Iterable[str]) -> list[str]:
+    """Return names, checked to be known and some."""
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise ValueError(
+            f"--{flag} has {unknown[0] if unknown else ''!r}; it must be some of: "
+            f"{', '.join(known)}."
         )
-        model.compile(optimizer, "mse")
+    return list(names)
 
-    def measure() -> float:
-        before = optimizer.contributions.total.computed
-        begin = time.monotonic()
-        model.fit(batches, steps_per_epoch=FLAGS.steps, verbose=0)
-        seconds = time.monotonic() - begin
-        return (optimizer.contributions.total.computed - before) / seconds
 
-    return measure
+@contextlib.contextmanager
+def csv_path() -> Iterator[str]:
+    """Give the file to write to, which is deleted afterwards if nobody asked for it."""
+    if FLAGS.csv:
+        yield FLAGS.csv
+        return
+    with tempfile.TemporaryDirectory(prefix="tf_backup_") as folder:
+        yield os.path.join(folder, "benchmark.csv")
+
+
+def measure(path: str) -> list[str]:
+    """Measure what the flags say, and write it to a CSV file; return what failed."""
+    todo = plan()
+    with rows.writing(path) as write:
+        return turns.run(todo, write, Progress(todo.measurements))
+
+
+def show(path: str) -> None:
+    """Print, write and draw what is in a CSV file."""
+    text = tables.report(rows.read(path))
+    print(text)
+    if FLAGS.markdown:
+        with open(FLAGS.markdown, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+    if FLAGS.picture:
+        picture.draw(path, FLAGS.picture)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command."""
-    del argv
+    """Run the command."""
+    if len(argv) > 1:
+        exits.end(f"benchmark.py takes flags only, not {argv[1]!r}; see --help.", exits.WRONG)
     console.set_up()
-    import tensorflow as tf
-
-    import tf_backup
-
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    strategy = tf_backup.parameter_server_strategy(FLAGS.workers, FLAGS.ps_tasks)
-    peers = {
-        "one_device": one_device(),
-        "stock_async": stock_async(strategy),
-        "tf_backup": with_backups(strategy, FLAGS.workers - 1, max_staleness=0),
-        "tf_backup_async": with_backups(strategy, 1, max_staleness=None),
-    }
-    for measure in peers.values():
-        measure()  # Traces, and connects workers with servers.
-    rows = []
-    for turn in range(FLAGS.rounds):
-        rates = {name: measure() for name, measure in peers.items()}
-        rows.append({"round": turn, **{name: f"{rate:.1f}" for name, rate in rates.items()}})
-        ours = [name for name in rates if name.startswith("tf_backup")]
-        ratios = [f"{name}/stock_async {rates[name] / rates['stock_async']:.2f}" for name in ours]
-        print(
-            "  ".join([*(f"{name} {rate:.1f}/s" for name, rate in rates.items()), *ratios]),
-            flush=True,
-        )
-    if FLAGS.csv:
-        with open(FLAGS.csv, "w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+    with exits.told("", "benchmark.py"):
+        exits.at_sigterm()
+        if FLAGS.read:
+            show(FLAGS.read)
+            return
+        with csv_path() as path:
+            failures = measure(path)
+            show(path)
+    if failures:
+        exits.end("\nNot measured:\n" + "\n".join(failures), exits.FAILED)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=exits.parse)

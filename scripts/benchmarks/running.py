@@ -1,0 +1,114 @@
+"""A system that is up: its processes, and measurements of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from scripts.benchmarks import counters
+from scripts.benchmarks.processes import Task
+from scripts.benchmarks.spec import Spec
+
+_START_S = 300.0  # A busy machine may import TensorFlow for a minute in each of six processes.
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What a system did in one turn.
+
+    Attributes:
+      updates: made.
+      seconds: that they took.
+      wire_bytes: carried by the loopback interface.
+      coordinator_bytes: through the chief's TCP connections; None without a chief.
+      cpu_s: CPU time of the processes of each role that there is, in seconds.
+      other_cpu_s: CPU time of all else on the machine.
+      peak_mib: most memory that a process of each role has held since it was started.
+    """
+
+    updates: int
+    seconds: float
+    wire_bytes: int
+    coordinator_bytes: int | None
+    cpu_s: dict[str, float]
+    other_cpu_s: float
+    peak_mib: dict[str, int]
+
+    @property
+    def updates_per_s(self) -> float:
+        """Updates per second."""
+        return self.updates / self.seconds
+
+
+class RunningSystem:
+    """Processes that train together.
+
+    Args:
+      specs: of the processes to start; those that measure come first.
+
+    Raises:
+      TaskFailed: if one of them does not get ready.
+    """
+
+    def __init__(self, specs: Sequence[Spec]) -> None:
+        self._tasks: list[Task] = []
+        self._pids: dict[str, list[int]] = {}
+        try:
+            for spec in specs:
+                self._tasks.append(Task(spec))
+            for task in self._tasks:
+                ready = task.receive(_START_S)
+                for role, pids in {task.spec.job: [task.pid], **ready["children"]}.items():
+                    self._pids.setdefault(role, []).extend(pids)
+        except BaseException:
+            self.end()
+            raise
+
+    def measure(self, steps: int, timeout_s: float) -> Measurement:
+        """Make updates.
+
+        Args:
+          steps: how many; a system whose workers keep no common step may make a few more.
+          timeout_s: how long it may take.
+
+        Raises:
+          TaskFailed: if a process fails or takes too long.
+        """
+        first, *others = (task for task in self._tasks if task.spec.program != "server")
+        machine_s, cpu_s = counters.machine_cpu_seconds(), self._cpu_s()
+        wire = counters.loopback_bytes()
+        for task in (first, *others):
+            task.send(measure=steps)
+        reply = first.receive(timeout_s)
+        wire = counters.loopback_bytes() - wire
+        cpu_s = {role: seconds - cpu_s[role] for role, seconds in self._cpu_s().items()}
+        machine_s = counters.machine_cpu_seconds() - machine_s
+        for task in others:
+            task.send(stop=True)
+        for task in others:
+            task.receive(timeout_s)
+        return Measurement(
+            updates=reply["updates"],
+            seconds=reply["seconds"],
+            wire_bytes=wire,
+            coordinator_bytes=reply["bytes"] if first.spec.job == "chief" else None,
+            cpu_s=cpu_s,
+            other_cpu_s=max(0.0, machine_s - sum(cpu_s.values())),
+            peak_mib={
+                role: max(counters.peak_mib(pid) for pid in pids)
+                for role, pids in self._pids.items()
+            },
+        )
+
+    def end(self) -> None:
+        """End all processes."""
+        for task in self._tasks:
+            task.let_end()
+        for task in self._tasks:
+            task.end()
+
+    def _cpu_s(self) -> dict[str, float]:
+        return {
+            role: sum(counters.cpu_seconds(pid) for pid in pids)
+            for role, pids in self._pids.items()
+        }

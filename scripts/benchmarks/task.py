@@ -1,0 +1,61 @@
+"""A process of the benchmark: `python -m scripts.benchmarks.task SPEC`.
+
+It runs one module of `systems/`, says that it is ready, measures whenever its parent says so, and
+ends with it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import time
+import traceback
+from typing import Any
+
+from scripts.benchmarks import sockets
+from scripts.benchmarks.channel import Channel
+from scripts.benchmarks.spec import Spec
+
+
+def main() -> None:
+    """Run the process."""
+    channel = Channel()
+    spec = Spec.from_json(sys.argv[1])
+    status = 0
+    try:
+        serve(spec, channel)
+    except KeyboardInterrupt:
+        pass
+    except Exception as error:
+        status = 1
+        traceback.print_exc()
+        channel.reply(error=f"{type(error).__name__}: {error}")
+    sys.stderr.flush()
+    os._exit(status)  # Threads of TensorFlow's servers would outlive sys.exit.
+
+
+def serve(spec: Spec, channel: Channel) -> None:
+    """Start the process' part of its system, and measure until the parent wants no more."""
+    program = importlib.import_module(f"scripts.benchmarks.systems.{spec.program}")
+    with program.start(spec) as peer:
+        channel.reply(ready=True, children=peer.children)
+        while (command := channel.next()) is not None:
+            channel.reply(**measure(peer, command["measure"], channel))
+
+
+def measure(peer: Any, steps: int, channel: Channel) -> dict[str, Any]:
+    """Return what a peer did, in how many seconds and with how many bytes."""
+    bytes_before = sockets.total_bytes()
+    begin = time.monotonic()
+    updates = peer.measure(steps, channel.stop)
+    seconds = time.monotonic() - begin
+    return {
+        "updates": updates,
+        "seconds": seconds,
+        "bytes": sockets.total_bytes() - bytes_before,
+    }
+
+
+if __name__ == "__main__":
+    main()

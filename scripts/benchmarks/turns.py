@@ -1,0 +1,170 @@
+"""The benchmark itself: systems take turns, round after round."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from scripts.benchmarks import architectures, catalogue
+from scripts.benchmarks.environment import Environment
+from scripts.benchmarks.processes import TaskFailed
+from scripts.benchmarks.progress import Progress
+from scripts.benchmarks.rows import Row
+from scripts.benchmarks.running import Measurement, RunningSystem
+from scripts.benchmarks.stage import Stage
+
+_TRACE_STEPS = 3
+_WARM_S = 1.0  # Of measurements that only find out how fast a system is.
+_PATIENCE_S = 600.0  # A large model is traced for minutes on a busy machine.
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+      models: names of architectures.
+      ps: numbers of parameter servers.
+      systems: names of systems.
+      rounds: turns of each system in each setting.
+      workers: number of workers.
+      seconds: how long a turn is to take.
+      steps: updates of a turn instead; None: by `seconds`.
+      intra_op: threads that one operation may use.
+    """
+
+    models: Sequence[str]
+    ps: Sequence[int]
+    systems: Sequence[str]
+    rounds: int
+    workers: int
+    seconds: float
+    steps: int | None
+    intra_op: int
+
+    @property
+    def measurements(self) -> int:
+        """How many there are to make."""
+        return len(self.models) * len(self.ps) * len(self.systems) * self.rounds
+
+
+def run(plan: Plan, write: Callable[[Row], None], progress: Progress) -> list[str]:
+    """Measure everything.
+
+    Args:
+      plan: what.
+      write: called with each row.
+      progress: told of each measurement.
+
+    Returns:
+      What failed, a line each; the rest of the plan was measured all the same.
+    """
+    environment = Environment.here(plan.intra_op)
+    failures: list[str] = []
+    for model in plan.models:
+        for ps in plan.ps:
+            failures += _Setting(plan, model, ps, environment).run(write, progress)
+    return failures
+
+
+class _Setting:
+    """All rounds of one model and number of parameter servers."""
+
+    def __init__(self, plan: Plan, model: str, ps: int, environment: Environment) -> None:
+        self._plan, self._model, self._ps = plan, model, ps
+        self._environment = environment
+        self._rates: dict[str, float] = {}  # Updates per second, as last seen.
+        self._stage = Stage(self._start, self._needed_gib)
+
+    def run(self, write: Callable[[Row], None], progress: Progress) -> list[str]:
+        """Measure it; return what failed."""
+        failed: dict[str, str] = {}
+        with self._stage:
+            for turn in range(self._plan.rounds):
+                for name in self._plan.systems:
+                    if name in failed:
+                        continue
+                    what = f"{self._model}, {self._ps} ps, round {turn + 1}, {name}"
+                    progress.begin(what)
+                    try:
+                        row = self._row(name, turn, self._measure(name))
+                    except TaskFailed as error:
+                        self._stage.end(name)
+                        failed[name] = f"{what}: {error}"
+                        progress.end(f"failed: {error}")
+                        progress.skip(self._plan.rounds - turn - 1)
+                        continue
+                    write(row)
+                    progress.end(f"{row.gradients_per_s:.1f} gradients/s")
+        return list(failed.values())
+
+    def _measure(self, name: str) -> Measurement:
+        """Let a system take a turn; before its first one, find out how fast it is."""
+        fresh = not self._stage.is_up(name)
+        system = self._stage.running(name)
+        if fresh:
+            self._warm_up(name, system)
+        steps = self._plan.steps or max(10, round(self._rates[name] * self._plan.seconds))
+        return self._updates(name, system, steps)
+
+    def _warm_up(self, name: str, system: RunningSystem) -> None:
+        """Trace, and connect workers with servers; then see how fast the system is."""
+        seen = self._updates(name, system, _TRACE_STEPS)
+        steps = 10
+        while self._plan.steps is None and seen.seconds < _WARM_S:
+            seen = self._updates(name, system, steps)
+            steps *= 4
+
+    def _updates(self, name: str, system: RunningSystem, steps: int) -> Measurement:
+        """Make updates, and note how fast."""
+        expected_s = steps / self._rates[name] if name in self._rates else 0.0
+        measured = system.measure(steps, _PATIENCE_S + 10 * expected_s)
+        self._rates[name] = measured.updates_per_s
+        return measured
+
+    def _start(self, name: str) -> RunningSystem:
+        plan = self._plan
+        slow_s = self._slow_s(catalogue.ALL[name].slowdown)
+        return RunningSystem(
+            catalogue.ALL[name].specs(self._model, plan.workers, self._ps, plan.intra_op, slow_s)
+        )
+
+    def _slow_s(self, slowdown: float) -> float:
+        """Return how much later a batch is to come, for the worker to be so many times slower.
+
+        Raises:
+          TaskFailed: if nobody knows how fast the others are.
+        """
+        if slowdown == 1.0:
+            return 0.0
+        if catalogue.HEALTHY not in self._rates:
+            raise TaskFailed(f"needs {catalogue.HEALTHY}, to be slower than its workers.")
+        return (slowdown - 1.0) / self._rates[catalogue.HEALTHY]
+
+    def _needed_gib(self, name: str) -> float:
+        processes = catalogue.ALL[name].process_count(self._plan.workers, self._ps)
+        return processes * architectures.ALL[self._model].process_gib
+
+    def _row(self, name: str, turn: int, measured: Measurement) -> Row:
+        system = catalogue.ALL[name]
+        return Row(
+            model=self._model,
+            ps=self._ps,
+            system=name,
+            round=turn,
+            workers=system.workers(self._plan.workers),
+            replicas=system.replicas(self._plan.workers),
+            slowdown=system.slowdown,
+            updates=measured.updates,
+            seconds=measured.seconds,
+            wire_bytes=measured.wire_bytes,
+            coordinator_bytes=measured.coordinator_bytes,
+            chief_cpu_s=measured.cpu_s.get("chief"),
+            worker_cpu_s=measured.cpu_s["worker"],
+            ps_cpu_s=measured.cpu_s.get("ps"),
+            other_cpu_s=measured.other_cpu_s,
+            chief_peak_mib=measured.peak_mib.get("chief"),
+            worker_peak_mib=measured.peak_mib["worker"],
+            ps_peak_mib=measured.peak_mib.get("ps"),
+            environment=self._environment,
+        )
