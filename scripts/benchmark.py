@@ -36,8 +36,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -73,6 +72,7 @@ flags.DEFINE_string("markdown", None, "Where to write the tables that are printe
 flags.DEFINE_string("picture", None, "Where to draw a picture: .svg, .png or .pdf.")
 flags.DEFINE_string("read", None, "A CSV file of an earlier call to show, instead of measuring.")
 
+_NAME = "benchmark.py"
 _SMOKE = {"models": ["dense"], "ps": ["1"], "rounds": 1, "steps": 3}
 
 __doc__ = __doc__.format(
@@ -121,32 +121,48 @@ def _known(flag: str, names: Sequence[str], known: Iterable[str]) -> list[str]:
     return list(names)
 
 
-@contextlib.contextmanager
-def csv_path() -> Iterator[str]:
-    """Give the file to write to, which is deleted afterwards if nobody asked for it."""
-    if FLAGS.csv:
-        yield FLAGS.csv
+def check_outputs() -> None:
+    """Check, before an hour of measurements, that their results can be written and drawn.
+
+    Raises:
+      ImportError: if there is to be a picture, and matplotlib is not installed.
+      OSError: if a file cannot be written.
+      ValueError: if a picture has no CSV file to be drawn from, or a format that is not known.
+    """
+    if FLAGS.picture:
+        if not (FLAGS.csv or FLAGS.read):
+            raise ValueError("--picture is drawn from a CSV file: give --csv or --read, too.")
+        picture.check(FLAGS.picture)
+    for path in filter(None, (FLAGS.csv, FLAGS.markdown, FLAGS.picture)):
+        with open(path, "a", encoding="utf-8"):
+            pass
+
+
+def measure(todo: turns.Plan) -> tuple[list[rows.Row], list[str]]:
+    """Measure; return the rows, which are in the CSV file, too, and what failed."""
+    found: list[rows.Row] = []
+    with rows.writing(FLAGS.csv) if FLAGS.csv else contextlib.nullcontext(None) as write:
+
+        def note(row: rows.Row) -> None:
+            found.append(row)
+            if write is not None:
+                write(row)
+
+        failures = turns.run(todo, note, Progress(todo.measurements))
+    return found, failures
+
+
+def show(found: Sequence[rows.Row]) -> None:
+    """Print, write and draw results."""
+    if not found:
         return
-    with tempfile.TemporaryDirectory(prefix="tf_backup_") as folder:
-        yield os.path.join(folder, "benchmark.csv")
-
-
-def measure(path: str) -> list[str]:
-    """Measure what the flags say, and write it to a CSV file; return what failed."""
-    todo = plan()
-    with rows.writing(path) as write:
-        return turns.run(todo, write, Progress(todo.measurements))
-
-
-def show(path: str) -> None:
-    """Print, write and draw what is in a CSV file."""
-    text = tables.report(rows.read(path))
+    text = tables.report(found)
     print(text)
     if FLAGS.markdown:
         with open(FLAGS.markdown, "w", encoding="utf-8") as file:
             file.write(text + "\n")
     if FLAGS.picture:
-        picture.draw(path, FLAGS.picture)
+        picture.draw(FLAGS.csv or FLAGS.read, FLAGS.picture)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -154,14 +170,19 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         exits.end(f"benchmark.py takes flags only, not {argv[1]!r}; see --help.", exits.WRONG)
     console.set_up()
-    with exits.told("", "benchmark.py"):
+    failures: list[str] = []
+    with exits.told("", _NAME), exits.preparing(_NAME):
         exits.at_sigterm()
-        if FLAGS.read:
-            show(FLAGS.read)
-            return
-        with csv_path() as path:
-            failures = measure(path)
-            show(path)
+        try:
+            check_outputs()
+            todo = plan()
+            if FLAGS.read:
+                found = rows.read(FLAGS.read)
+            else:
+                found, failures = measure(todo)
+        except ValueError as error:
+            exits.end(f"{_NAME}: {error}", exits.WRONG)
+        show(found)
     if failures:
         exits.end("\nNot measured:\n" + "\n".join(failures), exits.FAILED)
 

@@ -203,7 +203,7 @@ ALL = {
             outputs=1,
             ids=_TABLE_ROWS,
             classes=False,
-            process_gib=1.2,
+            process_gib=1.5,
         ),
     )
 }

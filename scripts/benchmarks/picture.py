@@ -7,7 +7,26 @@ from typing import Any
 from scripts.benchmarks import catalogue, rows
 from scripts.benchmarks.summary import Summary
 
+FORMATS = (".svg", ".png", ".pdf")
+
 _OURS, _PEERS, _CEILING = "#1f77b4", "#b0b0b0", "#404040"
+
+
+def check(path: str) -> None:
+    """Check that a picture can be drawn.
+
+    Args:
+      path: of the picture.
+
+    Raises:
+      ImportError: if matplotlib is not installed.
+      ValueError: if its format is not known.
+    """
+    import matplotlib
+
+    del matplotlib
+    if not path.endswith(FORMATS):
+        raise ValueError(f"--picture is {path!r}; it must end with {' or '.join(FORMATS)}.")
 
 
 def draw(csv_path: str, path: str) -> None:
@@ -15,12 +34,12 @@ def draw(csv_path: str, path: str) -> None:
 
     Args:
       csv_path: the file that `rows.Writer` wrote.
-      path: of the picture; its ending (.svg, .png, .pdf) says in which format.
+      path: of the picture; its ending is one of FORMATS.
 
     Raises:
       ImportError: if matplotlib is not installed.
       OSError: if a file cannot be read or written.
-      ValueError: if the format or the CSV file is not known.
+      ValueError: if the CSV file is not one of the benchmark's.
     """
     import matplotlib
 

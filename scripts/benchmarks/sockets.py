@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import struct
 
 _COUNTS = struct.Struct("QQ")  # tcpi_bytes_acked and tcpi_bytes_received, of struct tcp_info,
@@ -21,10 +22,12 @@ def total_bytes() -> int:
 def _bytes_of(descriptor: int) -> int:
     """Return the bytes that went through a descriptor; 0 if it is no TCP connection."""
     try:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            return 0
         with socket.socket(fileno=os.dup(descriptor)) as connection:
             if connection.family not in (socket.AF_INET, socket.AF_INET6):
                 return 0
             info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
     except OSError:
-        return 0  # No socket, or closed meanwhile.
+        return 0  # Closed meanwhile, or UDP.
     return sum(_COUNTS.unpack_from(info, _OFFSET))

@@ -8,7 +8,7 @@ from types import TracebackType
 from scripts import memory
 from scripts.benchmarks.running import RunningSystem
 
-_RESERVE_GIB = 2.0  # For all else on the machine.
+_RESERVE_GIB = 4.0  # For all else on the machine.
 
 
 class Stage:

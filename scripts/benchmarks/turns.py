@@ -13,7 +13,7 @@ from scripts.benchmarks.rows import Row
 from scripts.benchmarks.running import Measurement, RunningSystem
 from scripts.benchmarks.stage import Stage
 
-_TRACE_STEPS = 3
+_FIRST_STEPS = 3
 _WARM_S = 1.0  # Of measurements that only find out how fast a system is.
 _PATIENCE_S = 600.0  # A large model is traced for minutes on a busy machine.
 
@@ -104,15 +104,16 @@ class _Setting:
         system = self._stage.running(name)
         if fresh:
             self._warm_up(name, system)
-        steps = self._plan.steps or max(10, round(self._rates[name] * self._plan.seconds))
+        steps = self._plan.steps or max(5, round(self._rates[name] * self._plan.seconds))
         return self._updates(name, system, steps)
 
     def _warm_up(self, name: str, system: RunningSystem) -> None:
         """Trace, and connect workers with servers; then see how fast the system is."""
-        seen = self._updates(name, system, _TRACE_STEPS)
-        steps = 10
-        while self._plan.steps is None and seen.seconds < _WARM_S:
-            seen = self._updates(name, system, steps)
+        steps = _FIRST_STEPS
+        self._updates(name, system, steps)
+        while self._plan.steps is None:
+            if self._updates(name, system, steps).seconds >= _WARM_S:
+                return
             steps *= 4
 
     def _updates(self, name: str, system: RunningSystem, steps: int) -> Measurement:
