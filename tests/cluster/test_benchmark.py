@@ -33,12 +33,13 @@ def marked(mark: str) -> list[int]:
     return found
 
 
+@pytest.mark.timeout(600)
 def test_all_programs_run(tmp_path: Path) -> None:
     table, report = tmp_path / "speed.csv", tmp_path / "speed.md"
     flags = ["--smoke", "--workers=2", f"--systems={','.join(SYSTEMS)}"]
     mark = uuid.uuid4().hex
     process = start(SCRIPT, *flags, f"--csv={table}", f"--markdown={report}", **{MARK: mark})
-    out, err = process.communicate(timeout=280)
+    out, err = process.communicate(timeout=570)
     assert process.returncode == 0, err[-3000:]
     assert not marked(mark)
 

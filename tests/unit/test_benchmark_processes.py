@@ -169,20 +169,21 @@ def test_a_system_that_failed_is_ended() -> None:
 
 
 def test_bytes_of_this_process_are_counted_and_no_socket_is_kept() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with socket.create_connection(server.getsockname()) as client:
-            connection, _ = server.accept()
-            with connection:
-                before = sockets.total_bytes(), counters.loopback_bytes()
-                files = os.listdir("/proc/self/fd")
-                client.sendall(b"x" * 10_000)
-                received = 0
-                while received < 10_000:
-                    received += len(connection.recv(10_000))
-                # Both ends are in this process; the last bytes may not be acknowledged yet.
-                assert 10_000 <= sockets.total_bytes() - before[0] <= 20_000
-                assert counters.loopback_bytes() - before[1] >= 10_000
-                assert os.listdir("/proc/self/fd") == files
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as client,
+        server.accept()[0] as connection,
+    ):
+        before = sockets.total_bytes(), counters.loopback_bytes()
+        files = os.listdir("/proc/self/fd")
+        client.sendall(b"x" * 10_000)
+        received = 0
+        while received < 10_000:
+            received += len(connection.recv(10_000))
+        # Both ends are in this process; the last bytes may not be acknowledged yet.
+        assert 10_000 <= sockets.total_bytes() - before[0] <= 20_000
+        assert counters.loopback_bytes() - before[1] >= 10_000
+        assert os.listdir("/proc/self/fd") == files
 
 
 def test_cpu_time_and_memory_are_those_of_the_process() -> None:

@@ -13,6 +13,11 @@ from tests.unit.benchmark_rows import peer, row
 DENSE = Setting("dense", 1)
 
 
+def cells(line: str) -> list[str]:
+    """Returns the cells of a line of a table."""
+    return [cell.strip() for cell in line.split("|")[1:-1]]
+
+
 def test_only_used_gradients_count() -> None:
     found = row(replicas=3, updates=50, seconds=2.0)
     assert (found.gradients, found.gradients_per_s, found.updates_per_s) == (150, 75.0, 25.0)
@@ -108,26 +113,23 @@ def test_the_speeds_have_a_column_for_each_system() -> None:
 def test_the_ratios_have_a_row_for_each_of_ours() -> None:
     found = [row(), row(system="tf_backup_async", replicas=1), peer(), peer(system="stock_async")]
     lines = tables.ratios(Summary(found)).splitlines()
-    assert lines[0].split() == "| | system | / stock_async | / all_reduce |".split()
-    assert [line.split()[5] for line in lines[2:]] == ["tf_backup", "tf_backup_async"]
-    assert lines[2].split()[-4:] == ["2.50", "|", "2.50", "|"]
+    assert cells(lines[0]) == ["", "system", "/ stock_async", "/ all_reduce"]
+    assert [cells(line)[1] for line in lines[2:]] == ["tf_backup", "tf_backup_async"]
+    assert cells(lines[2])[2:] == ["2.50", "2.50"]
 
 
 def test_a_slow_worker_is_compared_with_healthy_ones() -> None:
     healthy = row(system="tf_backup_full_sync", replicas=3)
     slow = row(system="tf_backup_slow_worker", replicas=3, seconds=5.0)
     report = tables.report([healthy, slow])
-    assert (
-        "| dense, 1 ps |                         75.0 |                  60.0 |  0.80 |" in report
-    )
+    assert ["dense, 1 ps", "75.0", "60.0", "0.80"] in map(cells, report.splitlines())
     assert "slower" not in tables.report([healthy])
 
 
 def test_costs_are_those_of_a_gradient() -> None:
     lines = tables.costs(Summary([row(), peer()])).splitlines()
-    cells = [[cell.strip() for cell in line.split("|")[2:-1]] for line in lines[2:]]
-    assert cells[0] == "tf_backup 25.0 2.00 0.02 2.50 20.0 5.00 700 1,650 690".split()
-    assert cells[1] == "all_reduce 20.0 5.00 - - 50.0 - - 1,650 -".split()
+    assert " ".join(cells(lines[2])[1:]) == "tf_backup 25.0 2.00 0.02 2.50 20.0 5.00 700 1,650 690"
+    assert " ".join(cells(lines[3])[1:]) == "all_reduce 20.0 5.00 - - 50.0 - - 1,650 -"
 
 
 def test_the_report_says_where_and_how_noisy() -> None:
