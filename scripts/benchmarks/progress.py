@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TextIO
+
+from scripts.benchmarks.processes import TaskFailed
 
 
 class Progress:
@@ -23,16 +26,18 @@ class Progress:
         self._total, self._out, self._clock = total, out, clock
         self._begin, self._done = clock(), 0
 
-    def begin(self, what: str) -> None:
-        """Say what comes now."""
-        self._out.write(f"{self._done + 1} of {self._total}{self._left()}: {what} ... ")
-        self._out.flush()
-
-    def end(self, result: str) -> None:
-        """Say what came out."""
-        self._done += 1
-        self._out.write(f"{result}\n")
-        self._out.flush()
+    @contextlib.contextmanager
+    def of(self, what: str) -> Iterator[Callable[[str], None]]:
+        """Say what is measured; give a function to say what came out, or say that it failed."""
+        self._write(f"{self._done + 1} of {self._total}{self._left()}: {what} ... ")
+        try:
+            yield self._write
+        except TaskFailed as error:
+            self._write(f"failed: {error}")
+            raise
+        finally:
+            self._done += 1
+            self._write("\n")
 
     def skip(self, count: int) -> None:
         """Take measurements off the list."""
@@ -45,3 +50,7 @@ class Progress:
         each_s = (self._clock() - self._begin) / self._done
         left_s = each_s * (self._total - self._done)
         return f", {left_s / 60:.0f} min left" if left_s >= 90 else f", {left_s:.0f} s left"
+
+    def _write(self, text: str) -> None:
+        self._out.write(text)
+        self._out.flush()

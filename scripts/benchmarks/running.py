@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from scripts.benchmarks import counters
-from scripts.benchmarks.processes import Task
+from scripts.benchmarks.processes import Task, TaskFailed
 from scripts.benchmarks.spec import Spec
 
 _START_S = 300.0  # A busy machine may import TensorFlow for a minute in each of six processes.
@@ -74,6 +74,12 @@ class RunningSystem:
         Raises:
           TaskFailed: if a process fails or takes too long.
         """
+        try:
+            return self._measure(steps, timeout_s)
+        except OSError as error:  # Of a process that is not there any more.
+            raise TaskFailed(f"a process ended: {error}") from error
+
+    def _measure(self, steps: int, timeout_s: float) -> Measurement:
         first, *others = (task for task in self._tasks if task.spec.program != "server")
         machine_s, cpu_s = counters.machine_cpu_seconds(), self._cpu_s()
         wire = counters.loopback_bytes()

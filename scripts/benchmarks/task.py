@@ -41,7 +41,8 @@ def serve(spec: Spec, channel: Channel) -> None:
     with program.start(spec) as peer:
         channel.reply(ready=True, children=peer.children)
         while (command := channel.next()) is not None:
-            channel.reply(**measure(peer, command["measure"], channel))
+            for name, value in command.items():
+                channel.reply(**_COMMANDS[name](peer, value, channel))
 
 
 def measure(peer: Any, steps: int, channel: Channel) -> dict[str, Any]:
@@ -55,6 +56,9 @@ def measure(peer: Any, steps: int, channel: Channel) -> dict[str, Any]:
         "seconds": seconds,
         "bytes": sockets.total_bytes() - bytes_before,
     }
+
+
+_COMMANDS = {"measure": measure}
 
 
 if __name__ == "__main__":

@@ -85,17 +85,16 @@ class _Setting:
                     if name in failed:
                         continue
                     what = f"{self._model}, {self._ps} ps, round {turn + 1}, {name}"
-                    progress.begin(what)
                     try:
-                        row = self._row(name, turn, self._measure(name))
+                        with progress.of(what) as say:
+                            row = self._row(name, turn, self._measure(name))
+                            say(f"{row.gradients_per_s:.1f} gradients/s")
                     except TaskFailed as error:
                         self._stage.end(name)
                         failed[name] = f"{what}: {error}"
-                        progress.end(f"failed: {error}")
                         progress.skip(self._plan.rounds - turn - 1)
-                        continue
-                    write(row)
-                    progress.end(f"{row.gradients_per_s:.1f} gradients/s")
+                    else:
+                        write(row)
         return list(failed.values())
 
     def _measure(self, name: str) -> Measurement:

@@ -198,12 +198,15 @@ def test_cpu_time_and_memory_are_those_of_the_process() -> None:
 def test_progress_says_what_runs_and_how_long_it_will() -> None:
     out, now = io.StringIO(), iter([0.0, 10.0, 210.0])
     progress = Progress(4, out, lambda: next(now))
-    for what, result in (("a", "1.0/s"), ("b", "failed"), ("c", "3.0/s")):
-        progress.begin(what)
-        progress.end(result)
-        progress.skip(result == "failed")
+    with progress.of("a") as say:
+        say("1.0/s")
+    with pytest.raises(TaskFailed), progress.of("b"):
+        raise TaskFailed("It died.")
+    progress.skip(1)
+    with pytest.raises(KeyboardInterrupt), progress.of("c"):
+        raise KeyboardInterrupt
     assert out.getvalue().splitlines() == [
         "1 of 4: a ... 1.0/s",
-        "2 of 4, 30 s left: b ... failed",
-        "3 of 3, 2 min left: c ... 3.0/s",
+        "2 of 4, 30 s left: b ... failed: It died.",
+        "3 of 3, 2 min left: c ... ",
     ]
