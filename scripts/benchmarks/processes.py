@@ -27,9 +27,10 @@ class Task:
 
     Args:
       spec: what it is to be.
+      folder: where it may leave temporary files, for the caller to delete.
     """
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, folder: str) -> None:
         self.spec = spec
         self._log = os.memfd_create("log")  # A file without a name, which nobody has to delete.
         self._received = b""
@@ -40,7 +41,7 @@ class Task:
             stderr=self._log,
             bufsize=0,
             cwd=_ROOT,
-            env=_environment(),
+            env=_environment(folder),
             start_new_session=True,  # Ctrl-C is the parent's to handle.
         )
 
@@ -116,8 +117,8 @@ class Task:
         return TaskFailed(f"{self._name} ended with status {self._process.returncode}.{said}")
 
 
-def _environment() -> dict[str, str]:
-    """Return the environment of a benchmark process."""
+def _environment(folder: str) -> dict[str, str]:
+    """Return the environment of a benchmark process with such a temporary folder."""
     path = os.environ.get("PYTHONPATH")
     result = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
     return result | {
@@ -126,6 +127,7 @@ def _environment() -> dict[str, str]:
         "KERAS_BACKEND": "tensorflow",
         "PYTHONPATH": f"{_ROOT}{os.pathsep}{path}" if path else str(_ROOT),
         "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TMPDIR": folder,
     }
 
 

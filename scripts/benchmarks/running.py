@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Sequence
 
 from scripts.benchmarks import counters
@@ -53,9 +54,10 @@ class RunningSystem:
     def __init__(self, specs: Sequence[Spec]) -> None:
         self._tasks: list[Task] = []
         self._pids: dict[str, list[int]] = {}
+        self._folder = tempfile.TemporaryDirectory(prefix="benchmark_", ignore_cleanup_errors=True)
         try:
             for spec in specs:
-                self._tasks.append(Task(spec))
+                self._tasks.append(Task(spec, self._folder.name))
             for task in self._tasks:
                 ready = task.receive(_START_S)
                 for role, pids in {task.spec.job: [task.pid], **ready["children"]}.items():
@@ -107,11 +109,12 @@ class RunningSystem:
         )
 
     def end(self) -> None:
-        """End all processes."""
+        """End all processes, and delete what they have left."""
         for task in self._tasks:
             task.let_end()
         for task in self._tasks:
             task.end()
+        self._folder.cleanup()
 
     def _cpu_s(self) -> dict[str, float]:
         return {

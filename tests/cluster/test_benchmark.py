@@ -38,10 +38,14 @@ def test_all_programs_run(tmp_path: Path) -> None:
     table, report = tmp_path / "speed.csv", tmp_path / "speed.md"
     flags = ["--smoke", "--workers=2", f"--systems={','.join(SYSTEMS)}"]
     mark = uuid.uuid4().hex
-    process = start(SCRIPT, *flags, f"--csv={table}", f"--markdown={report}", **{MARK: mark})
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    flags += [f"--csv={table}", f"--markdown={report}"]
+    process = start(SCRIPT, *flags, **{MARK: mark, "TMPDIR": str(temporary)})
     out, err = process.communicate(timeout=570)
     assert process.returncode == 0, err[-3000:]
     assert not marked(mark)
+    assert not list(temporary.iterdir())
 
     found = {row.system: row for row in rows.read(str(table))}
     assert list(found) == SYSTEMS

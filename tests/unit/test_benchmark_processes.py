@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,10 +83,10 @@ def test_a_spec_survives_the_command_line() -> None:
 
 
 @pytest.fixture
-def task(request: pytest.FixtureRequest) -> Iterator[Task]:
+def task(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Task]:
     """The process of a program, which the parameter names."""
     (spec,) = specs("one_device")
-    started = Task(Spec(**{**vars(spec), "program": request.param}))
+    started = Task(dataclasses.replace(spec, program=request.param), str(tmp_path))
     yield started
     started.end()
     assert not running(started.pid)
