@@ -108,10 +108,14 @@ class RunningSystem:
             },
         )
 
-    def end(self) -> None:
-        """End all processes, and delete what they have left."""
+    def let_end(self) -> None:
+        """Tell all processes to end, without waiting for them."""
         for task in self._tasks:
             task.let_end()
+
+    def end(self) -> None:
+        """End all processes, and delete what they have left."""
+        self.let_end()
         for task in self._tasks:
             task.end()
         self._folder.cleanup()

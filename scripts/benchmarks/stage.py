@@ -38,6 +38,8 @@ class Stage:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        for system in self._up.values():
+            system.let_end()
         for name in list(self._up):
             self.end(name)
 

@@ -14,7 +14,7 @@ from scripts.benchmarks.running import Measurement, RunningSystem
 from scripts.benchmarks.stage import Stage
 
 _FIRST_STEPS = 3
-_WARM_S = 1.0  # Of measurements that only find out how fast a system is.
+_TRIES = 5
 _PATIENCE_S = 600.0  # A large model is traced for minutes on a busy machine.
 
 
@@ -98,22 +98,18 @@ class _Setting:
         return list(failed.values())
 
     def _measure(self, name: str) -> Measurement:
-        """Let a system take a turn; before its first one, find out how fast it is."""
+        """Let a system take a turn; in its first one, find out how fast it is."""
         fresh = not self._stage.is_up(name)
         system = self._stage.running(name)
-        if fresh:
-            self._warm_up(name, system)
-        steps = self._plan.steps or max(5, round(self._rates[name] * self._plan.seconds))
-        return self._updates(name, system, steps)
-
-    def _warm_up(self, name: str, system: RunningSystem) -> None:
-        """Trace, and connect workers with servers; then see how fast the system is."""
-        steps = _FIRST_STEPS
-        self._updates(name, system, steps)
-        while self._plan.steps is None:
-            if self._updates(name, system, steps).seconds >= _WARM_S:
-                return
-            steps *= 4
+        if fresh:  # Trace, and connect workers with servers.
+            self._updates(name, system, _FIRST_STEPS)
+        for _ in range(_TRIES):
+            steps = self._plan.steps or max(5, round(self._rates[name] * self._plan.seconds))
+            measured = self._updates(name, system, steps)
+            # A short turn was of a system that is faster than it had seemed: take it again.
+            if self._plan.steps or measured.seconds >= self._plan.seconds / 2:
+                break
+        return measured
 
     def _updates(self, name: str, system: RunningSystem, steps: int) -> Measurement:
         """Make updates, and note how fast."""
