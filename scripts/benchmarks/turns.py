@@ -101,8 +101,9 @@ class _Setting:
         """Let a system take a turn; in its first one, find out how fast it is."""
         fresh = not self._stage.is_up(name)
         system = self._stage.running(name)
-        if fresh:  # Trace, and connect workers with servers.
-            self._updates(name, system, _FIRST_STEPS)
+        if fresh:
+            self._updates(name, system, _FIRST_STEPS)  # Traces, and connects.
+            self._updates(name, system, _FIRST_STEPS)  # Shows how fast it is.
         for _ in range(_TRIES):
             steps = self._plan.steps or max(5, round(self._rates[name] * self._plan.seconds))
             measured = self._updates(name, system, steps)
