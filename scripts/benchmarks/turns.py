@@ -84,18 +84,22 @@ class _Setting:
                 for name in self._plan.systems:
                     if name in failed:
                         continue
-                    what = f"{self._model}, {self._ps} ps, round {turn + 1}, {name}"
                     try:
-                        with progress.of(what) as say:
-                            row = self._row(name, turn, self._measure(name))
-                            say(f"{row.gradients_per_s:.1f} gradients/s")
+                        write(self._turn(name, turn, progress))
                     except TaskFailed as error:
                         self._stage.end(name)
-                        failed[name] = f"{what}: {error}"
+                        failed[name] = f"{self._title(name, turn)}: {error}"
                         progress.skip(self._plan.rounds - turn - 1)
-                    else:
-                        write(row)
         return list(failed.values())
+
+    def _turn(self, name: str, turn: int, progress: Progress) -> Row:
+        with progress.of(self._title(name, turn)) as say:
+            row = self._row(name, turn, self._measure(name))
+            say(f"{row.gradients_per_s:.1f} gradients/s")
+        return row
+
+    def _title(self, name: str, turn: int) -> str:
+        return f"{self._model}, {self._ps} ps, round {turn + 1}, {name}"
 
     def _measure(self, name: str) -> Measurement:
         """Let a system take a turn; in its first one, find out how fast it is."""
