@@ -1,34 +1,33 @@
-"""Gradients per second: tf_backup beside its peers, on processes of this machine, in turns.
+"""Compares the speed of tf_backup with that of its peers, on processes of this machine.
 
-Every system trains the same models, with the same optimizer (SGD) and batch size, on W workers
-(default: 3) and each number of parameter servers. A worker's batch is in memory, and always the
-same: reading it costs nothing. tf_backup and keras_fit are driven by `compile` and `fit` (a turn is
-a whole `fit`, with its beginning and end), the others by a step in plain TensorFlow with the same
-arithmetic. One system moves at a time; each has a turn in every round.
+All systems train the same models, with the same batch size and SGD, on W workers (--workers) and
+each number of parameter servers (--ps). Each worker repeats one batch from memory, so that input
+costs nothing. tf_backup and keras_fit use `compile` and `fit`, and their time is that of the whole
+`fit`; the other systems use a training step in plain TensorFlow with the same arithmetic. Only one
+system runs at a time. In every round, each system is measured once.
 
-What counts is gradients used per second: N times the updates per second. Gradients that came too
-late are not used. The timings of a busy machine are noisy: compare ratios within a round. Beside
-the speed are measured: bytes on the loopback interface, bytes through the chief's connections, CPU
-time, and peak memory since the start of each process.
+Speed is the number of gradients used per second: N times the updates per second. Late gradients do
+not count. Timings of a busy machine are noisy, so compare the ratios, which are taken within a
+round. The tables also show the bytes on the loopback interface, the bytes of the chief's
+connections, CPU time, and the peak memory of each kind of process.
 
-Every operation may use one thread (--intra_op), in every process: workers that share a few cores
-are fastest with that. Processes that serve others run W + 2 operations at once (4 at least), the
-others TensorFlow's default, one for each core. one_device then computes on about one core, and W
-workers on as many as there are.
+In every process, one operation uses one thread (--intra_op), which is fastest for processes that
+share a few cores. Workers and parameter servers run W + 2 operations at once, but at least 4; all
+other processes use TensorFlow's default, one per core. one_device then uses about one core, and
+the workers together use all of them.
 
 {catalogue}
 
 Examples:
 
-  python scripts/benchmark.py                                      # all: an hour on two cores
-  python scripts/benchmark.py --csv=speed.csv --picture=speed.svg
+  python scripts/benchmark.py --csv=speed.csv --picture=speed.svg   # about 80 minutes on two cores
   python scripts/benchmark.py --models=dense --ps=1 --systems=tf_backup,stock_async
   python scripts/benchmark.py --models=cnn --systems=tf_backup_full_sync --slow_worker
-  python scripts/benchmark.py --smoke                              # does all run? a few minutes
-  python scripts/benchmark.py --read=speed.csv --picture=speed.png # measures nothing
+  python scripts/benchmark.py --smoke                               # checks that all systems run
+  python scripts/benchmark.py --read=speed.csv --picture=speed.png  # shows earlier results
 
-Ctrl-C ends all processes; the CSV file has what was measured until then, for --read. Exit codes: 0
-if all was measured, 2 when flags are wrong, 1 for all else.
+Ctrl-C ends all processes, and the CSV file keeps the measurements made so far. Exit codes: 0 if
+everything was measured, 2 if flags are wrong, 1 otherwise.
 """
 
 from __future__ import annotations
@@ -51,27 +50,27 @@ FLAGS = flags.FLAGS
 flags.DEFINE_list("models", list(architectures.ALL), "Models to train.")
 flags.DEFINE_list("systems", list(catalogue.DEFAULT), "Systems to compare.")
 flags.DEFINE_list("ps", ["1", "2"], "Numbers of parameter servers.")
-flags.DEFINE_integer("workers", 3, "W, the number of workers; 2 or more.", lower_bound=2)
-flags.DEFINE_integer("rounds", 3, "Turns of each system in each setting.", lower_bound=1)
-flags.DEFINE_float("seconds", 10.0, "How long a turn is to take.", lower_bound=0.1)
-flags.DEFINE_integer("steps", None, "Updates in a turn, instead of --seconds.", lower_bound=1)
-flags.DEFINE_integer("intra_op", 1, "Threads that one operation may use.", lower_bound=1)
+flags.DEFINE_integer("workers", 3, "W, the number of workers, at least 2.", lower_bound=2)
+flags.DEFINE_integer("rounds", 3, "Measurements of each system and setting.", lower_bound=1)
+flags.DEFINE_float("seconds", 10.0, "Length of a measurement.", lower_bound=0.1)
+flags.DEFINE_integer("steps", None, "Updates per measurement, instead of --seconds.", lower_bound=1)
+flags.DEFINE_integer("intra_op", 1, "Threads for one operation, in all processes.", lower_bound=1)
 flags.DEFINE_bool(
     "slow_worker",
     False,
-    "Also measure W + 1 workers, the last of them ten times slower, with N = W and b = 1: beside "
-    "tf_backup_full_sync, which is the W healthy workers alone.",
+    "Also measure W + 1 workers with N = W and b = 1, the last of which is ten times slower than "
+    "the others, and compare them with the W healthy workers alone (tf_backup_full_sync).",
 )
 flags.DEFINE_bool(
     "smoke",
     False,
-    "One round of --steps=3 of the dense model on one parameter server, unless other flags say "
-    "else: shows that all systems run, and not how fast.",
+    "Check that all systems run: --models=dense --ps=1 --rounds=1 --steps=3, unless given. Its "
+    "speeds mean nothing.",
 )
-flags.DEFINE_string("csv", None, "Where to write the measurements.")
-flags.DEFINE_string("markdown", None, "Where to write the tables that are printed.")
-flags.DEFINE_string("picture", None, "Where to draw a picture: .svg, .png or .pdf.")
-flags.DEFINE_string("read", None, "A CSV file of an earlier call to show, instead of measuring.")
+flags.DEFINE_string("csv", None, "File to write the measurements to.")
+flags.DEFINE_string("markdown", None, "File to write the tables to, which are also printed.")
+flags.DEFINE_string("picture", None, "File to draw the speeds in: .svg, .png or .pdf.")
+flags.DEFINE_string("read", None, "CSV file of an earlier call to show, instead of measuring.")
 
 _NAME = "benchmark.py"
 _SMOKE = {"models": ["dense"], "ps": ["1"], "rounds": 1, "steps": 3}
@@ -85,10 +84,10 @@ __doc__ = __doc__.format(
 
 
 def plan() -> turns.Plan:
-    """Return what the flags say to measure.
+    """Return the plan that the flags describe.
 
     Raises:
-      ValueError: naming the flag, its value and what it may be.
+      ValueError: if a flag has a wrong value.
     """
     if FLAGS.smoke:
         for name, value in _SMOKE.items():
@@ -112,7 +111,7 @@ def plan() -> turns.Plan:
 
 
 def _known(flag: str, names: Sequence[str], known: Iterable[str]) -> list[str]:
-    """Return names, checked to be known and some."""
+    """Return the names, if there are any and all are known."""
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise ValueError(
@@ -123,12 +122,12 @@ def _known(flag: str, names: Sequence[str], known: Iterable[str]) -> list[str]:
 
 
 def check_outputs() -> None:
-    """Check, before an hour of measurements, that their results can be written and drawn.
+    """Check that results can be written, before they are measured.
 
     Raises:
-      ImportError: if there is to be a picture, and matplotlib is not installed.
+      ImportError: if --picture is given, but matplotlib is not installed.
       OSError: if a file cannot be written.
-      ValueError: if a picture has no CSV file to be drawn from, or a format that is not known.
+      ValueError: if --picture has an unknown format, or no CSV file to be drawn from.
     """
     if FLAGS.picture:
         if not (FLAGS.csv or FLAGS.read):
@@ -140,7 +139,7 @@ def check_outputs() -> None:
 
 
 def measure(todo: turns.Plan) -> tuple[list[rows.Row], list[str]]:
-    """Measure; return the rows, which are in the CSV file, too, and what failed."""
+    """Measure; return the rows, and a line for each system that failed."""
     found: list[rows.Row] = []
     with rows.writing(FLAGS.csv) if FLAGS.csv else contextlib.nullcontext(None) as write:
 
@@ -154,7 +153,7 @@ def measure(todo: turns.Plan) -> tuple[list[rows.Row], list[str]]:
 
 
 def show(found: Sequence[rows.Row]) -> None:
-    """Print, write and draw results."""
+    """Print the tables, and write and draw what the flags ask for."""
     if not found:
         return
     text = tables.report(found)
@@ -172,7 +171,7 @@ def main(argv: Sequence[str]) -> None:
         exits.end(f"benchmark.py takes flags only, not {argv[1]!r}; see --help.", exits.WRONG)
     console.set_up()
     failures: list[str] = []
-    with exits.told(f" {FLAGS.csv} has what was measured." if FLAGS.csv else "", _NAME):
+    with exits.told(f" {FLAGS.csv} has the measurements made so far." if FLAGS.csv else "", _NAME):
         exits.at_sigterm()
         try:
             with exits.preparing(_NAME):

@@ -1,4 +1,4 @@
-"""The benchmark's models: each is written once, over layers of Keras or of plain TensorFlow."""
+"""Models of the benchmark, each written once over Keras or plain TensorFlow layers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 Tensor = Any
 
-LEARNING_RATE = 0.001  # Small: a repeated batch is no data set to make progress on.
+LEARNING_RATE = 0.001  # Small: the loss of one repeated batch should not reach 0.
 
 
 class Layers(Protocol):
@@ -46,19 +46,19 @@ class Layers(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A model, and the batch that it is trained on.
+    """A model and the shape of its batches.
 
     Attributes:
-      name: its word on the command line and in CSV files.
-      summary: what it is, in a line.
+      name: name on the command line and in CSV files.
+      summary: description in one line.
       forward: the network, from [batch, *shape] to [batch, outputs].
-      shape: of an example.
-      batch_size: examples in one worker's batch.
-      outputs: features of the output.
-      ids: ids in an example are below this number; None if examples are float32.
-      classes: whether the outputs are logits of classes, trained with cross-entropy; else they
-        are values, trained with the mean squared error.
-      process_gib: memory that one process of a system may need for it.
+      shape: shape of an example.
+      batch_size: number of examples in one worker's batch.
+      outputs: number of output features.
+      ids: exclusive upper bound of integer inputs; None if inputs are float32.
+      classes: True if the outputs are logits, trained with cross-entropy; False if they are
+        values, trained with the mean squared error.
+      process_gib: memory to allow for one process, in GiB.
     """
 
     name: str

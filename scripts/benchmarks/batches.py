@@ -1,4 +1,4 @@
-"""The batch that a worker trains on, again and again: reading it costs nothing."""
+"""Data of the benchmark: each worker repeats one batch from memory, so that input costs nothing."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from scripts.benchmarks.architectures import Architecture
 
 
 def repeated(architecture: Architecture, worker: int) -> Any:
-    """Return an endless data set of one batch, another one for each worker."""
+    """Return an endless data set that repeats the batch of a worker."""
     return tf.data.Dataset.from_tensors(batch(architecture, worker)).repeat()
 
 
 def batch(architecture: Architecture, worker: int) -> tuple[Any, Any]:
-    """Return the batch of a worker.
+    """Return the batch of a worker; always the same.
 
     Returns:
       Inputs, [batch, *shape] float32 or, for a table, int64; and targets: [batch] int64 classes,
@@ -25,7 +25,7 @@ def batch(architecture: Architecture, worker: int) -> tuple[Any, Any]:
     random = np.random.default_rng(worker)
     size = architecture.batch_size
     if architecture.ids is None:
-        x = random.normal(size=(size, *architecture.shape)).astype(np.float32)
+        x: Any = random.normal(size=(size, *architecture.shape)).astype(np.float32)
     else:
         x = random.integers(architecture.ids, size=(size, *architecture.shape))
     if architecture.classes:

@@ -1,4 +1,4 @@
-"""The systems that the benchmark compares."""
+"""Catalogue of the systems that the benchmark compares."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from scripts.benchmarks.spec import Spec
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """A way to train on a cluster of some workers and parameter servers.
+    """A system, for any number of workers and parameter servers.
 
     Attributes:
-      name: its word on the command line and in CSV files.
-      summary: what it is, in a line.
-      program: module in `systems/` that measures it.
+      name: name on the command line and in CSV files.
+      summary: description in one line.
+      program: module in `systems/` that trains.
       drivers: job of the processes that run the program: "chief" or "worker".
-      servers: jobs whose processes are plain servers.
-      backups: b, where N are the other workers; None: every gradient is an update of its own.
-      only: the number of workers, if the system has its own.
-      spare: workers beyond the number of all other systems.
-      slowdown: how many times slower the last worker is than the others.
+      servers: jobs of the plain server processes.
+      backups: b; N is the number of the other workers. None for asynchronous systems, where every
+        gradient is an update.
+      only: fixed number of workers, whatever --workers says.
+      spare: number of workers beyond --workers.
+      slowdown: time that the last worker takes for a gradient, relative to the others.
     """
 
     name: str
@@ -37,31 +38,31 @@ class System:
 
     @property
     def uses_ps(self) -> bool:
-        """Whether it has parameter servers."""
+        """Whether the system has parameter servers."""
         return self.program == "backup" or "ps" in self.servers
 
     def workers(self, workers: int) -> int:
-        """Return how many workers it has, where others have so many."""
+        """Return the system's number of workers, given --workers."""
         return self.only or workers + self.spare
 
     def replicas(self, workers: int) -> int:
-        """Return N, the gradients in an update, where others have so many workers."""
+        """Return N, the number of gradients in an update, given --workers."""
         return 1 if self.backups is None else self.workers(workers) - self.backups
 
     def process_count(self, workers: int, ps: int) -> int:
-        """Return how many processes it has, those that tf_backup starts included."""
+        """Return the number of processes, including those that tf_backup starts."""
         chiefs = 1 if self.drivers == "chief" else 0
         return self.workers(workers) + chiefs + (ps if self.uses_ps else 0)
 
     def specs(self, model: str, workers: int, ps: int, intra_op: int, slow_s: float) -> list[Spec]:
-        """Return the processes to start, those that measure first.
+        """Return the processes to start, beginning with those that measure.
 
         Args:
           model: name of the architecture.
-          workers: number of workers that others have.
+          workers: value of --workers.
           ps: number of parameter servers.
-          intra_op: threads that one operation may use.
-          slow_s: how much later the batches of a slow worker come, in seconds.
+          intra_op: number of threads for one operation.
+          slow_s: delay of each batch of a slow worker, in seconds.
         """
         counts = {"chief": 1, "worker": self.workers(workers), "ps": ps}
         replicas = self.replicas(workers)
@@ -88,7 +89,7 @@ class System:
 
 
 def _addresses(counts: dict[str, int]) -> dict[str, list[str]]:
-    """Return free loopback addresses; all are held until the last is found."""
+    """Return free loopback addresses by job; all ports are held until the last one is found."""
     with ExitStack() as stack:
         cluster = {}
         for job, count in counts.items():

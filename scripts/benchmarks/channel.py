@@ -1,9 +1,9 @@
-"""A benchmark process' end of the pipes to its parent.
+"""Pipes between a benchmark process and its parent, as the process sees them.
 
-The parent writes commands to standard input, a JSON object a line: `{"measure": 100}` or `{"stop":
-true}`. Replies go the same way through standard output, from which all else is kept away. Standard
-input is also the lifeline: the process ends when it closes, and that is when the parent ends or
-closes it.
+The parent writes commands to standard input, one JSON object per line: `{"measure": 100}` or
+`{"stop": true}`. Replies go to standard output in the same form; everything else that is printed
+goes to standard error. Standard input is also a lifeline: the process ends when it is closed, on
+purpose or because the parent has died.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import threading
 import time
 from typing import Any
 
-_GRACE_S = 5.0  # To clean up in.
+_GRACE_S = 5.0  # Time to clean up.
 
 
 class Channel:
-    """Takes commands and gives replies; made once, before anything is printed.
+    """Receives commands and sends replies; create it once, before anything is printed.
 
     Attributes:
-      stop: set while the parent wants a measurement to end.
+      stop: set when the parent asks for the end of the current measurement.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Channel:
         self._commands: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._waiting = False
         self._out = os.fdopen(os.dup(1), "w")
-        os.dup2(2, 1)  # What libraries print is for the log.
+        os.dup2(2, 1)  # Libraries print to the log.
         threading.Thread(target=self._read, daemon=True).start()
 
     def reply(self, **values: Any) -> None:
@@ -41,7 +41,7 @@ class Channel:
         self._out.flush()
 
     def next(self) -> dict[str, Any] | None:
-        """Wait for a command; None: the process is to end."""
+        """Wait for the next command; None if the process should end."""
         self._waiting = True
         command = self._commands.get()
         self._waiting = False

@@ -1,4 +1,4 @@
-"""Where and with what the benchmark was run."""
+"""Environment of a benchmark: machine, versions and settings."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _ROOT = Path(__file__).parents[2]
 
 @dataclasses.dataclass(frozen=True)
 class Environment:
-    """Versions and sizes that a result depends on.
+    """Machine, versions and settings that a result depends on.
 
     Attributes:
-      date: when the benchmark was started, in UTC.
-      commit: of this repository, with a "+" if files were changed since.
-      tf_backup: its version.
-      tensorflow: its version.
-      keras: its version.
-      python: its version.
-      cpu: the processor's name.
-      cores: that this process may use.
-      memory_gib: of the machine.
-      intra_op_threads: that one operation may use, in every process.
+      date: start of the benchmark, in UTC.
+      commit: commit of this repository, followed by "+" if files have changed since.
+      tf_backup: version of tf_backup.
+      tensorflow: version of TensorFlow.
+      keras: version of Keras.
+      python: version of Python.
+      cpu: model name of the processor.
+      cores: number of cores that this process may use.
+      memory_gib: memory of the machine.
+      intra_op_threads: number of threads for one operation, in every process.
     """
 
     date: str
@@ -45,7 +45,7 @@ class Environment:
 
     @classmethod
     def here(cls, intra_op_threads: int) -> Environment:
-        """Return that of this process."""
+        """Return the environment of this process."""
         return cls(
             date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M"),
             commit=_commit(),
@@ -60,7 +60,7 @@ class Environment:
         )
 
     def __str__(self) -> str:
-        """Return a line for people."""
+        """Return a description in one line."""
         return (
             f"{self.cores} cores of {self.cpu}, {self.memory_gib} GiB; {self.intra_op_threads} "
             f"intra-op thread{'s' if self.intra_op_threads > 1 else ''} in every process; "
@@ -70,7 +70,7 @@ class Environment:
 
 
 def _commit() -> str:
-    """Return the commit that is checked out; "unknown" outside a clone."""
+    """Return the commit that is checked out, or "unknown" outside a clone."""
     try:
         commit = _git("rev-parse", "--short", "HEAD")
         return commit + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
@@ -86,7 +86,7 @@ def _git(*arguments: str) -> str:
 
 
 def _field(path: str, name: str) -> str:
-    """Return the first value of a name in one of Linux' tables."""
+    """Return the first value of a field in a file of /proc."""
     for line in Path(path).read_text().splitlines():
         key, _, value = line.partition(":")
         if key.strip() == name:

@@ -1,4 +1,4 @@
-"""Models in Keras: what a user of `fit` has."""
+"""Layers and losses in Keras, for the systems that run `fit`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A picture of the benchmark's results, drawn from its CSV file."""
+"""Picture of results, drawn from a CSV file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def check(path: str) -> None:
     """Check that a picture can be drawn.
 
     Args:
-      path: of the picture.
+      path: file name of the picture.
 
     Raises:
       ImportError: if matplotlib is not installed.
@@ -30,21 +30,21 @@ def check(path: str) -> None:
 
 
 def draw(csv_path: str, path: str) -> None:
-    """Draw gradients used per second: a panel for each setting, a bar for each system.
+    """Draw gradients used per second, with a panel per setting and a bar per system.
 
     Args:
-      csv_path: the file that `rows.Writer` wrote.
-      path: of the picture; its ending is one of FORMATS.
+      csv_path: file name of the CSV file.
+      path: file name of the picture, which ends with one of FORMATS.
 
     Raises:
       ImportError: if matplotlib is not installed.
       OSError: if a file cannot be read or written.
-      ValueError: if the CSV file is not one of the benchmark's.
+      ValueError: if the benchmark did not write the CSV file.
     """
     import matplotlib
 
-    matplotlib.use("agg")  # Draws files, and needs no screen.
-    matplotlib.rcParams["svg.hashsalt"] = "tf_backup"  # The same data give the same file.
+    matplotlib.use("agg")  # Needs no screen.
+    matplotlib.rcParams["svg.hashsalt"] = "tf_backup"  # Equal data give equal files.
     from matplotlib import pyplot
 
     summary = Summary(rows.read(csv_path))
@@ -69,7 +69,7 @@ def draw(csv_path: str, path: str) -> None:
 
 
 def _draw_setting(panel: Any, summary: Summary, setting: Any) -> None:
-    """Draw a bar for each system that was measured."""
+    """Draw a bar for each system."""
     spreads = {
         name: summary.spread(setting, name, lambda row: row.gradients_per_s)
         for name in summary.systems

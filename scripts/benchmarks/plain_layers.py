@@ -1,7 +1,7 @@
-"""The same models in plain TensorFlow, for systems that Keras 3 does not run on.
+"""Layers, losses and updates in plain TensorFlow, for the systems that Keras 3 does not support.
 
-A model is a list of weights, and functions of them: each system creates the variables in its own
-way. Weights have Keras' order, shapes and initial distributions, and the functions its arithmetic.
+A model is a list of weights and functions of variables; each system creates the variables in its
+own way. Shapes, initial distributions and arithmetic are those of Keras.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _MOMENTUM, _EPSILON = 0.99, 1e-3  # Of batch normalization, as in Keras.
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """A weight to create a variable for.
+    """Specification of a float32 variable.
 
     Attributes:
-      shape: its shape; float32.
-      initial: one of "glorot", "uniform", "zeros", "ones".
+      shape: shape of the variable.
+      initial: initializer, one of "glorot", "uniform", "zeros", "ones".
       trainable: False for the moving averages of batch normalization.
     """
 
@@ -56,14 +56,18 @@ class PlainLayers:
     """Layers as functions of given weights; see `architectures.Layers`.
 
     Args:
-      given: variables, in the order in which layers ask for them; None only records which weights
-        they ask for.
+      given: variables in the order in which the layers use them; None records the weights that
+        the layers need instead.
+
+    Attributes:
+      weights: the weights used so far.
+      moved: moving averages and their new values.
     """
 
     def __init__(self, given: Iterator[Variable] | None = None) -> None:
         self._given = given
         self.weights: list[Weight] = []
-        self.moved: list[tuple[Variable, Tensor]] = []  # Moving averages, and their new values.
+        self.moved: list[tuple[Variable, Tensor]] = []
 
     def dense(self, x: Tensor, units: int, activation: str | None = None) -> Tensor:
         """Return a dense layer."""
@@ -162,7 +166,8 @@ def gradients(
         value, moved = loss(architecture, variables, x, y)
     for average, new in moved:
         average.assign(new)
-    return tape.gradient(value, trainable(variables))
+    found: list[Tensor] = tape.gradient(value, trainable(variables))
+    return found
 
 
 def update(architecture: Architecture, variables: Sequence[Variable], x: Tensor, y: Tensor) -> None:
@@ -182,5 +187,5 @@ def descend(variable: Variable, gradient: Tensor) -> None:
 
 
 def trainable(variables: Sequence[Variable]) -> list[Variable]:
-    """Return the trainable ones."""
+    """Return the trainable variables."""
     return [variable for variable in variables if variable.trainable]

@@ -1,4 +1,4 @@
-"""The parent's end of a benchmark process: start it, ask it, end it."""
+"""Benchmark processes, as their parent sees them."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from typing import Any
 from scripts.benchmarks.spec import Spec
 
 _ROOT = Path(__file__).parents[2]
-_END_S = 10.0  # For a process to clean up in, before it is killed.
+_END_S = 10.0  # Time to clean up, before a process is killed.
 
 
 class TaskFailed(Exception):
-    """A process of a system failed, ended or did not answer in time."""
+    """A process reported an error, ended, or did not answer in time."""
 
 
 class Task:
-    """A running process, that ends with this one.
+    """A running process, which ends with this one.
 
     Args:
-      spec: what it is to be.
-      folder: where it may leave temporary files, for the caller to delete.
+      spec: specification of the process.
+      folder: directory for its temporary files, which the caller deletes.
     """
 
     def __init__(self, spec: Spec, folder: str) -> None:
         self.spec = spec
-        self._log = os.memfd_create("log")  # A file without a name, which nobody has to delete.
+        self._log = os.memfd_create("log")  # Not on disk, so it needs no cleaning up.
         self._received = b""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "scripts.benchmarks.task", spec.to_json()],
@@ -42,19 +42,19 @@ class Task:
             bufsize=0,
             cwd=_ROOT,
             env=_environment(folder),
-            start_new_session=True,  # Ctrl-C is the parent's to handle.
+            start_new_session=True,  # The parent alone handles Ctrl-C.
         )
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Process id."""
         return self._process.pid
 
     def send(self, **command: Any) -> None:
         """Send a command.
 
         Raises:
-          TaskFailed: if it has ended.
+          TaskFailed: if the process has ended.
         """
         try:
             self._process.stdin.write(json.dumps(command).encode() + b"\n")  # type: ignore[union-attr]
@@ -65,7 +65,7 @@ class Task:
         """Wait for a reply.
 
         Raises:
-          TaskFailed: if there is none, or if the reply is an error.
+          TaskFailed: if the process ends, is silent for `timeout_s`, or reports an error.
         """
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._received:
@@ -77,12 +77,12 @@ class Task:
         return reply
 
     def let_end(self) -> None:
-        """Tell the process to end, without waiting for it."""
+        """Ask the process to end, without waiting for it."""
         with contextlib.suppress(OSError):
             self._process.stdin.close()  # type: ignore[union-attr]
 
     def end(self) -> None:
-        """End the process: it is told to, and killed if it does not listen."""
+        """End the process; kill it if it does not end by itself."""
         self.let_end()
         try:
             self._process.wait(_END_S)
@@ -97,7 +97,7 @@ class Task:
         return f"{self.spec.job} {self.spec.index} ({self.spec.program}, process {self.pid})"
 
     def _read(self, deadline: float, timeout_s: float) -> bytes:
-        """Return what the process says next."""
+        """Return the next bytes that the process writes."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]
             if not selector.select(max(0.0, deadline - time.monotonic())):
@@ -118,11 +118,11 @@ class Task:
 
 
 def _environment(folder: str) -> dict[str, str]:
-    """Return the environment of a benchmark process with such a temporary folder."""
+    """Return the environment variables of a benchmark process."""
     path = os.environ.get("PYTHONPATH")
     result = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
     return result | {
-        "CUDA_VISIBLE_DEVICES": "-1",  # Many processes would share one GPU.
+        "CUDA_VISIBLE_DEVICES": "-1",  # The processes would compete for one GPU.
         "GRPC_FAIL_FAST": "use_caller",
         "KERAS_BACKEND": "tensorflow",
         "PYTHONPATH": f"{_ROOT}{os.pathsep}{path}" if path else str(_ROOT),
@@ -132,6 +132,6 @@ def _environment(folder: str) -> dict[str, str]:
 
 
 def _gist(error: str) -> str:
-    """Return the first line of an error, not too long."""
+    """Return the first line of an error message, shortened."""
     line = error.strip().splitlines()[0]
     return line if len(line) <= 300 else line[:300] + " ..."

@@ -1,4 +1,4 @@
-"""What the benchmark says while it runs: a line for each measurement."""
+"""Progress of the benchmark: one line per measurement."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from scripts.benchmarks.processes import TaskFailed
 
 
 class Progress:
-    """Says what is measured, and how long the rest may take.
+    """Writes what is being measured, and the time that is left.
 
     Args:
       total: number of measurements.
-      out: where to write.
-      clock: returns the time, in seconds.
+      out: file to write to.
+      clock: function that returns the time, in seconds.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Progress:
 
     @contextlib.contextmanager
     def of(self, what: str) -> Iterator[Callable[[str], None]]:
-        """Say what is measured; give a function to say what came out, or say that it failed."""
+        """Write what is being measured; yield a function that writes the result."""
         self._write(f"{self._done + 1} of {self._total}{self._left()}: {what} ... ")
         try:
             yield self._write
@@ -40,11 +40,11 @@ class Progress:
             self._write("\n")
 
     def skip(self, count: int) -> None:
-        """Take measurements off the list."""
+        """Reduce the number of measurements."""
         self._total -= count
 
     def _left(self) -> str:
-        """Return how long all that is left may take, if it goes on as before."""
+        """Return the time left, by the average of the measurements so far."""
         if not self._done:
             return ""
         each_s = (self._clock() - self._begin) / self._done

@@ -1,4 +1,4 @@
-"""Results of the benchmark: a row for each measurement, and the CSV file that holds them."""
+"""Rows of results, one per measurement, and the CSV file that holds them."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ class Row:
 
     Attributes:
       model: name of the architecture.
-      ps: parameter servers, of the systems that have any.
+      ps: number of parameter servers, for the systems that have any.
       system: name of the system.
-      round: 0 for the first.
+      round: index of the round.
       workers: number of workers.
-      replicas: N, gradients in an update.
-      slowdown: how many times slower the last worker was made.
-      updates: made.
-      seconds: that they took.
-      wire_bytes: on the loopback interface, packet headers included.
-      coordinator_bytes: through the chief's connections, both ways; None without a chief.
-      chief_cpu_s: CPU time of the chief, in seconds.
-      worker_cpu_s: of all workers.
-      ps_cpu_s: of all parameter servers.
-      other_cpu_s: of all else on the machine: noise.
-      chief_peak_mib: most memory that the chief has held since it was started.
-      worker_peak_mib: the largest worker.
-      ps_peak_mib: the largest parameter server.
-      environment: where it was measured.
+      replicas: N, the number of gradients in an update.
+      slowdown: time that the last worker takes for a gradient, relative to the others.
+      updates: number of updates.
+      seconds: time that they took.
+      wire_bytes: bytes on the loopback interface, packet headers included.
+      coordinator_bytes: bytes of the chief's connections, both ways; None without a chief.
+      chief_cpu_s: CPU time of the chief, in seconds; None without a chief.
+      worker_cpu_s: CPU time of all workers together.
+      ps_cpu_s: CPU time of all parameter servers together; None without any.
+      other_cpu_s: CPU time of all other processes on the machine, which is noise.
+      chief_peak_mib: peak memory of the chief since its start; None without a chief.
+      worker_peak_mib: peak memory of the largest worker.
+      ps_peak_mib: peak memory of the largest parameter server; None without any.
+      environment: machine, versions and settings.
     """
 
     model: str
@@ -60,12 +60,12 @@ class Row:
 
     @property
     def gradients(self) -> int:
-        """Gradients that were used; those that came too late do not count."""
+        """Number of gradients that were used; late ones do not count."""
         return self.replicas * self.updates
 
     @property
     def gradients_per_s(self) -> float:
-        """Gradients used per second: what systems are compared by."""
+        """Gradients used per second, by which systems are compared."""
         return self.gradients / self.seconds
 
     @property
@@ -82,9 +82,9 @@ COLUMNS = (*_MEASURED, *_DERIVED, *_ENVIRONMENT)
 
 @contextlib.contextmanager
 def writing(path: str) -> Iterator[Callable[[Row], None]]:
-    """Give a function that adds a row to a new CSV file.
+    """Create a CSV file; yield a function that adds a row to it.
 
-    The file is complete after every row: an interruption loses nothing.
+    The file is complete after every row, so that an interruption loses nothing.
     """
     with Path(path).open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -105,8 +105,8 @@ def read(path: str) -> list[Row]:
     """Return the rows of a CSV file.
 
     Raises:
-      OSError: if it cannot be read.
-      ValueError: if it is not one of the benchmark's.
+      OSError: if the file cannot be read.
+      ValueError: if the benchmark did not write it.
     """
     with Path(path).open(newline="", encoding="utf-8") as file:
         table = csv.DictReader(file)
@@ -127,7 +127,7 @@ def _row(values: dict[str, str]) -> Row:
 
 
 def _typed(kind: Any, values: dict[str, str]) -> dict[str, Any]:
-    """Return the values of a dataclass' fields; annotations are strings here."""
+    """Return the values of a dataclass' fields, converted by their annotations."""
     return {
         field.name: _value(str(field.type), values[field.name])
         for field in dataclasses.fields(kind)

@@ -1,4 +1,4 @@
-"""A system that is up: its processes, and measurements of it."""
+"""Running systems, and measurements of them."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from scripts.benchmarks import counters
 from scripts.benchmarks.processes import Task, TaskFailed
 from scripts.benchmarks.spec import Spec
 
-_START_S = 300.0  # A busy machine may import TensorFlow for a minute in each of six processes.
+_START_S = 300.0  # Importing TensorFlow in several processes takes minutes on a busy machine.
 
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """What a system did in one turn.
+    """Counts of one turn of a system.
 
     Attributes:
-      updates: made.
-      seconds: that they took.
-      wire_bytes: carried by the loopback interface.
-      coordinator_bytes: through the chief's TCP connections; None without a chief.
-      cpu_s: CPU time of the processes of each role that there is, in seconds.
-      other_cpu_s: CPU time of all else on the machine.
-      peak_mib: most memory that a process of each role has held since it was started.
+      updates: number of updates.
+      seconds: time that they took.
+      wire_bytes: bytes on the loopback interface.
+      coordinator_bytes: bytes of the chief's TCP connections; None without a chief.
+      cpu_s: CPU time of all processes of a role, by role, in seconds.
+      other_cpu_s: CPU time of all other processes on the machine, in seconds.
+      peak_mib: peak memory of the largest process of a role since its start, by role.
     """
 
     updates: int
@@ -45,10 +45,10 @@ class RunningSystem:
     """Processes that train together.
 
     Args:
-      specs: of the processes to start; those that measure come first.
+      specs: specifications of the processes, beginning with those that measure.
 
     Raises:
-      TaskFailed: if one of them does not get ready.
+      TaskFailed: if a process does not become ready.
     """
 
     def __init__(self, specs: Sequence[Spec]) -> None:
@@ -70,15 +70,15 @@ class RunningSystem:
         """Make updates.
 
         Args:
-          steps: how many; a system whose workers keep no common step may make a few more.
-          timeout_s: how long it may take.
+          steps: number of updates; a system without a common step may make a few more.
+          timeout_s: time to wait for them.
 
         Raises:
           TaskFailed: if a process fails or takes too long.
         """
         try:
             return self._measure(steps, timeout_s)
-        except OSError as error:  # Of a process that is not there any more.
+        except OSError as error:  # Its entry in /proc is gone.
             raise TaskFailed(f"a process ended: {error}") from error
 
     def _measure(self, steps: int, timeout_s: float) -> Measurement:
@@ -109,12 +109,12 @@ class RunningSystem:
         )
 
     def let_end(self) -> None:
-        """Tell all processes to end, without waiting for them."""
+        """Ask all processes to end, without waiting for them."""
         for task in self._tasks:
             task.let_end()
 
     def end(self) -> None:
-        """End all processes, and delete what they have left."""
+        """End all processes, and delete their temporary files."""
         self.let_end()
         for task in self._tasks:
             task.end()

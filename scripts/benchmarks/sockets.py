@@ -1,4 +1,4 @@
-"""How much this process has sent and received over the network."""
+"""Bytes that this process has sent and received over TCP."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import socket
 import stat
 import struct
 
-_COUNTS = struct.Struct("QQ")  # tcpi_bytes_acked and tcpi_bytes_received, of struct tcp_info,
-_OFFSET = 120  # which lie here (linux/tcp.h).
+# tcpi_bytes_acked and tcpi_bytes_received, at their offset in struct tcp_info (linux/tcp.h).
+_COUNTS = struct.Struct("QQ")
+_OFFSET = 120
 
 
 def total_bytes() -> int:
-    """Return the bytes that went through this process' TCP connections, in both directions.
+    """Return the bytes of all open TCP connections of this process, in both directions.
 
-    Connections that have been closed do not count any more. Linux only.
+    Closed connections are not counted. Linux only.
     """
     return sum(_bytes_of(int(name)) for name in os.listdir("/proc/self/fd"))
 
 
 def _bytes_of(descriptor: int) -> int:
-    """Return the bytes that went through a descriptor; 0 if it is no TCP connection."""
+    """Return the bytes of one file descriptor; 0 if it is not a TCP connection."""
     try:
         if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
             return 0

@@ -1,4 +1,4 @@
-"""What a process of the benchmark is to be, as its parent tells it."""
+"""Specification of one benchmark process."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import json
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """One process of one system.
+    """Specification of one process of a system.
 
     Attributes:
-      program: module in `systems/` that it runs.
-      job: its job in the cluster: chief, worker or ps.
-      index: its index in the job.
-      cluster: addresses (`host:port`) of the cluster's tasks, by job; tf_backup finds its own.
+      program: module in `systems/` that the process runs.
+      job: job in the cluster: "chief", "worker" or "ps".
+      index: index in the job.
+      cluster: addresses (`host:port`) of the tasks by job; unused by tf_backup, whose
+        `LocalCluster` chooses its own.
       model: name of the architecture.
       workers: number of workers.
       ps: number of parameter servers.
-      replicas: N, gradients in an update.
-      backups: b, workers beyond N.
-      asynchronous: whether gradients may be as old as they like.
-      slow_s: how much later each batch of the last worker comes, in seconds.
-      intra_op: threads that one operation may use.
+      replicas: N, the number of gradients in an update.
+      backups: b, the number of workers beyond N.
+      asynchronous: True to use gradients of any age.
+      slow_s: delay of each batch of the last worker, in seconds.
+      intra_op: number of threads for one operation.
     """
 
     program: str
@@ -40,19 +41,19 @@ class Spec:
 
     @property
     def inter_op(self) -> int:
-        """Operations that a process that serves others may run at once: `LocalCluster`'s rule."""
+        """Number of operations that a serving process runs at once, as in `LocalCluster`."""
         return max(4, self.workers + 2)
 
     @property
     def device(self) -> str:
-        """The task as TensorFlow names it."""
+        """TensorFlow's name of the task."""
         return f"/job:{self.job}/task:{self.index}"
 
     def to_json(self) -> str:
-        """Return it as text."""
+        """Return the specification as text."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Spec:
-        """Return what `to_json` wrote."""
+        """Return the specification that `to_json` wrote."""
         return cls(**json.loads(text))

@@ -1,4 +1,4 @@
-"""The systems that are up, as many as the memory has room for."""
+"""Systems that are kept running between their turns, as many as fit into memory."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from types import TracebackType
 from scripts import memory
 from scripts.benchmarks.running import RunningSystem
 
-_RESERVE_GIB = 4.0  # For all else on the machine.
+_RESERVE_GIB = 4.0  # For everything else on the machine.
 
 
 class Stage:
-    """Keeps systems up between their turns, while memory allows; a context, which ends them all.
+    """Running systems; ends those with the oldest turn when memory runs short.
+
+    A context manager, which ends all systems.
 
     Args:
-      start: starts a system by its name.
-      needed_gib: says how much memory it may need.
-      available_gib: says how much there is; None if nobody knows.
+      start: function that starts a system, given its name.
+      needed_gib: function that returns the memory to allow for a system, given its name.
+      available_gib: function that returns the available memory; None if it is unknown.
     """
 
     def __init__(
@@ -27,7 +29,7 @@ class Stage:
         available_gib: Callable[[], float | None] = memory.available_gib,
     ) -> None:
         self._start, self._needed_gib, self._available_gib = start, needed_gib, available_gib
-        self._up: dict[str, RunningSystem] = {}  # The one whose turn was longest ago comes first.
+        self._up: dict[str, RunningSystem] = {}  # In the order of their last turns.
 
     def __enter__(self) -> Stage:
         return self
@@ -44,11 +46,11 @@ class Stage:
             self.end(name)
 
     def is_up(self, name: str) -> bool:
-        """Return whether a system is up."""
+        """Return whether a system is running."""
         return name in self._up
 
     def running(self, name: str) -> RunningSystem:
-        """Return a system that is up, started if need be in the place of others.
+        """Return a system, which is started first if necessary.
 
         Raises:
           TaskFailed: if it cannot be started.
@@ -61,7 +63,7 @@ class Stage:
         return self._up[name]
 
     def end(self, name: str) -> None:
-        """End a system, if it is up."""
+        """End a system, if it is running."""
         if name in self._up:
             self._up.pop(name).end()
 

@@ -11,12 +11,12 @@ from scripts.benchmarks.rows import Row
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """A number that was measured several times.
+    """Median and range of a number over all rounds.
 
     Attributes:
-      median: of all rounds.
-      low: the lowest.
-      high: the highest.
+      median: the median.
+      low: the lowest value.
+      high: the highest value.
     """
 
     median: float
@@ -25,28 +25,32 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread | None:
-        """Return the spread of values; None if there are none."""
+        """Return the spread of some values; None without any."""
         found = sorted(values)
         return cls(statistics.median(found), found[0], found[-1]) if found else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What systems are compared on: a model, and a number of parameter servers."""
+    """A model and a number of parameter servers, on which systems are compared."""
 
     model: str
     ps: int
 
     def __str__(self) -> str:
-        """Return it for people."""
+        """Return a description."""
         return f"{self.model}, {self.ps} ps"
 
 
 class Summary:
-    """Numbers of a whole benchmark.
+    """Medians and ratios of a benchmark.
 
     Args:
-      rows: of its measurements.
+      rows: all measurements.
+
+    Attributes:
+      settings: settings in the order of the rows.
+      systems: names of systems in the order of the rows.
     """
 
     def __init__(self, rows: Sequence[Row]) -> None:
@@ -55,7 +59,7 @@ class Summary:
         self.systems = list(dict.fromkeys(row.system for row in rows))
 
     def of(self, setting: Setting, system: str) -> list[Row]:
-        """Return the rows of a system, by round; none if it was not measured."""
+        """Return the rows of a system, by round."""
         return [
             row for row in self.rows if (row.model, row.ps, row.system) == (*_key(setting), system)
         ]
@@ -63,18 +67,17 @@ class Summary:
     def spread(
         self, setting: Setting, system: str, value: Callable[[Row], float | None]
     ) -> Spread | None:
-        """Return the median and range of a value of a system; None if it has none."""
+        """Return the spread of a value of a system; None if the system has no such value."""
         values = (value(row) for row in self.of(setting, system))
         return Spread.of(each for each in values if each is not None)
 
     def ratio(self, setting: Setting, system: str, other: str) -> Spread | None:
-        """Return how many times faster a system is than another one.
+        """Return the spread of the ratio of two systems' gradients used per second.
 
-        Only measurements of the same round are compared, since a machine's speed drifts.
+        Measurements are compared within a round only, since the speed of a machine drifts.
 
         Returns:
-          The median and range of the ratios of gradients used per second; None if no round has
-          both.
+          The spread over the rounds that have both systems; None without any.
         """
         others = {row.round: row for row in self.of(setting, other)}
         return Spread.of(

@@ -1,4 +1,4 @@
-"""The benchmark's tables, in Markdown that is aligned for terminals, too."""
+"""Tables of results, in Markdown that is readable in a terminal, too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NONE = "-"
 
 
 def report(rows: Sequence[Row]) -> str:
-    """Return all tables of a benchmark."""
+    """Return all tables of a benchmark, and where they were measured."""
     summary = Summary(rows)
     rounds = 1 + max(row.round for row in rows)
     parts = [
@@ -30,7 +30,7 @@ def report(rows: Sequence[Row]) -> str:
 
 
 def speeds(summary: Summary) -> str:
-    """Return gradients used per second: a row for each setting, a column for each system."""
+    """Return gradients used per second, with a row per setting and a column per system."""
     systems = [name for name in summary.systems if name != catalogue.SLOW]
     return markdown(
         ["", *systems],
@@ -42,7 +42,7 @@ def speeds(summary: Summary) -> str:
 
 
 def ratios(summary: Summary) -> str:
-    """Return how many times faster each of ours is than each peer."""
+    """Return the ratios of tf_backup's speeds to those of its peers."""
     peers = [name for name in catalogue.PEERS if name in summary.systems]
     return markdown(
         ["", "system", *(f"/ {name}" for name in peers)],
@@ -56,7 +56,7 @@ def ratios(summary: Summary) -> str:
 
 
 def slow(summary: Summary) -> str:
-    """Return what a slow worker does to an update of N gradients."""
+    """Return the speeds of healthy workers with and without an additional slow one."""
     table = []
     for setting in summary.settings:
         speeds_of = [
@@ -68,7 +68,7 @@ def slow(summary: Summary) -> str:
 
 
 def costs(summary: Summary) -> str:
-    """Return what each system costs: bytes, CPU time and memory."""
+    """Return bytes, CPU time and memory of each system."""
     roles = ("chief", "worker", "ps")
     head = ["", "system", "updates/s", "wire kB/gradient", "chief kB/update"]
     head += [f"{role} ms/gradient" for role in roles] + [f"{role} MiB" for role in roles]
@@ -99,7 +99,7 @@ def costs(summary: Summary) -> str:
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown, its columns aligned: text to the left, numbers to the right."""
+    """Return a table in Markdown, with text aligned to the left and numbers to the right."""
     columns = list(zip(head, *rows, strict=True))
     widths = [max(3, *map(len, column)) for column in columns]
     right = [all(_is_number(cell) for cell in column[1:]) for column in columns]
@@ -115,7 +115,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float) -> str:
-    """Return a number with three digits or, if it is large, with all before the point."""
+    """Return a number with two decimals, or fewer if it is large."""
     if value == 0:
         return "0"
     if abs(value) >= 100:
@@ -125,7 +125,7 @@ def number(value: float) -> str:
 
 def _noise(rows: Sequence[Row]) -> str:
     used = statistics.median(row.other_cpu_s / row.seconds for row in rows)
-    return f"All else on the machine used {used:.2f} of its {rows[0].environment.cores} cores."
+    return f"Other processes used {used:.2f} of the {rows[0].environment.cores} cores meanwhile."
 
 
 def _speed(row: Row) -> float:

@@ -1,7 +1,7 @@
-"""A process of the benchmark: `python -m scripts.benchmarks.task SPEC`.
+"""Main program of a benchmark process: `python -m scripts.benchmarks.task SPEC`.
 
-It runs one module of `systems/`, says that it is ready, measures whenever its parent says so, and
-ends with it.
+Runs one module of `systems/`, reports when it is ready, measures on request, and ends with its
+parent.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def serve(spec: Spec, channel: Channel) -> None:
-    """Start the process' part of its system, and measure until the parent wants no more."""
+    """Start the program, and answer commands until the parent closes the pipe."""
     program = importlib.import_module(f"scripts.benchmarks.systems.{spec.program}")
     with program.start(spec) as peer:
         channel.reply(ready=True, children=peer.children)
@@ -46,7 +46,7 @@ def serve(spec: Spec, channel: Channel) -> None:
 
 
 def measure(peer: Any, steps: int, channel: Channel) -> dict[str, Any]:
-    """Return what a peer did, in how many seconds and with how many bytes."""
+    """Make updates; return their number, the seconds and the bytes that they took."""
     bytes_before = sockets.total_bytes()
     begin = time.monotonic()
     updates = peer.measure(steps, channel.stop)

@@ -1,4 +1,4 @@
-"""The benchmark itself: systems take turns, round after round."""
+"""Measurements in turns: in each round, every system is measured once."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from scripts.benchmarks.stage import Stage
 
 _FIRST_STEPS = 3
 _TRIES = 5
-_PATIENCE_S = 600.0  # A large model is traced for minutes on a busy machine.
+_PATIENCE_S = 600.0  # Tracing a large model takes minutes on a busy machine.
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What to measure.
+    """Everything to measure.
 
     Attributes:
       models: names of architectures.
       ps: numbers of parameter servers.
       systems: names of systems.
-      rounds: turns of each system in each setting.
+      rounds: number of turns of each system in each setting.
       workers: number of workers.
-      seconds: how long a turn is to take.
-      steps: updates of a turn instead; None: by `seconds`.
-      intra_op: threads that one operation may use.
+      seconds: length of a turn.
+      steps: number of updates in a turn; None to choose it by `seconds`.
+      intra_op: number of threads for one operation.
     """
 
     models: Sequence[str]
@@ -44,7 +44,7 @@ class Plan:
 
     @property
     def measurements(self) -> int:
-        """How many there are to make."""
+        """Number of measurements."""
         return len(self.models) * len(self.ps) * len(self.systems) * self.rounds
 
 
@@ -52,12 +52,12 @@ def run(plan: Plan, write: Callable[[Row], None], progress: Progress) -> list[st
     """Measure everything.
 
     Args:
-      plan: what.
-      write: called with each row.
-      progress: told of each measurement.
+      plan: what to measure.
+      write: function that is called with each row.
+      progress: progress to report to.
 
     Returns:
-      What failed, a line each; the rest of the plan was measured all the same.
+      A line for each system that failed; all others were measured nevertheless.
     """
     environment = Environment.here(plan.intra_op)
     failures: list[str] = []
@@ -68,7 +68,7 @@ def run(plan: Plan, write: Callable[[Row], None], progress: Progress) -> list[st
 
 
 class _Setting:
-    """All rounds of one model and number of parameter servers."""
+    """All rounds of one model on one number of parameter servers."""
 
     def __init__(self, plan: Plan, model: str, ps: int, environment: Environment) -> None:
         self._plan, self._model, self._ps = plan, model, ps
@@ -77,7 +77,7 @@ class _Setting:
         self._stage = Stage(self._start, self._needed_gib)
 
     def run(self, write: Callable[[Row], None], progress: Progress) -> list[str]:
-        """Measure it; return what failed."""
+        """Measure all rounds; return a line for each system that failed."""
         failed: dict[str, str] = {}
         with self._stage:
             for turn in range(self._plan.rounds):
@@ -102,7 +102,7 @@ class _Setting:
         return f"{self._model}, {self._ps} ps, round {turn + 1}, {name}"
 
     def _measure(self, name: str) -> Measurement:
-        """Let a system take a turn; in its first one, find out how fast it is."""
+        """Measure one turn of a system, which is started first if necessary."""
         fresh = not self._stage.is_up(name)
         system = self._stage.running(name)
         if fresh:
@@ -111,13 +111,13 @@ class _Setting:
         for _ in range(_TRIES):
             steps = self._plan.steps or max(5, round(self._rates[name] * self._plan.seconds))
             measured = self._updates(name, system, steps)
-            # A short turn was of a system that is faster than it had seemed: take it again.
+            # If it was short, the system is faster than it had seemed: repeat the turn.
             if self._plan.steps or measured.seconds >= self._plan.seconds / 2:
                 break
         return measured
 
     def _updates(self, name: str, system: RunningSystem, steps: int) -> Measurement:
-        """Make updates, and note how fast."""
+        """Make updates, and remember their rate."""
         expected_s = steps / self._rates[name] if name in self._rates else 0.0
         measured = system.measure(steps, _PATIENCE_S + 10 * expected_s)
         self._rates[name] = measured.updates_per_s
@@ -131,15 +131,15 @@ class _Setting:
         )
 
     def _slow_s(self, slowdown: float) -> float:
-        """Return how much later a batch is to come, for the worker to be so many times slower.
+        """Return the delay that makes a worker slower than the healthy ones, in seconds.
 
         Raises:
-          TaskFailed: if nobody knows how fast the others are.
+          TaskFailed: if healthy workers have not been measured.
         """
         if slowdown == 1.0:
             return 0.0
         if catalogue.HEALTHY not in self._rates:
-            raise TaskFailed(f"needs {catalogue.HEALTHY}, to be slower than its workers.")
+            raise TaskFailed(f"needs the speed of {catalogue.HEALTHY}, which was not measured.")
         return (slowdown - 1.0) / self._rates[catalogue.HEALTHY]
 
     def _needed_gib(self, name: str) -> float:

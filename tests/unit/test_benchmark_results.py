@@ -135,7 +135,7 @@ def test_costs_are_those_of_a_gradient() -> None:
 def test_the_report_says_where_and_how_noisy() -> None:
     report = tables.report([row(), row(round=1)])
     assert report.startswith("Median of 2 rounds (lowest to highest).")
-    assert "All else on the machine used 0.10 of its 2 cores." in report
+    assert "Other processes used 0.10 of the 2 cores meanwhile." in report
     assert "2 cores of a processor, with 2 cores, 24 GiB; 1 intra-op thread in every" in report
 
 

@@ -1,4 +1,4 @@
-"""The programs of the benchmark's processes.
+"""Programs of the benchmark processes.
 
-Each module has `start(spec)`, a context that gives a `Peer`: a system's part in one process.
+Each module has a context manager `start(spec)`, which yields a `Peer`: one process of a system.
 """

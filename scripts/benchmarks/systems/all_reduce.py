@@ -1,4 +1,4 @@
-"""All-reduce: a custom loop on `tf.distribute.MultiWorkerMirroredStrategy`, in every worker."""
+"""All-reduce: a custom loop on `tf.distribute.MultiWorkerMirroredStrategy` in every worker."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from scripts.benchmarks.systems.peer import set_threads
 
 
 class _Worker:
-    """One of the workers, which make every update together.
+    """One worker; all workers make every update together.
 
     Args:
-      spec: addresses and the model.
+      spec: specification of the system.
       tf: TensorFlow.
     """
 
@@ -34,7 +34,7 @@ class _Worker:
             )
         )
         weights = plain_layers.weights(architecture)
-        moving = {  # Each worker keeps moving averages of its own.
+        moving = {  # Each worker keeps its own moving averages.
             "synchronization": tf.VariableSynchronization.ON_READ,
             "aggregation": tf.VariableAggregation.MEAN,
         }
@@ -75,5 +75,5 @@ class _Worker:
 
 @contextlib.contextmanager
 def start(spec: Spec) -> Iterator[_Worker]:
-    """Find the other workers, and create the variables."""
+    """Connect to the other workers, and create the variables."""
     yield _Worker(spec, set_threads(spec.intra_op, spec.inter_op))

@@ -1,4 +1,4 @@
-"""tf_backup as a user drives it: `compile` and `fit`, on a `LocalCluster`."""
+"""tf_backup with `compile` and `fit` on a `LocalCluster`, as a user runs it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class _Chief:
     """A compiled model on a running cluster.
 
     Args:
-      spec: N, b and the model.
-      cluster: started.
+      spec: specification of the system.
+      cluster: running cluster.
     """
 
     def __init__(self, spec: Spec, cluster: tf_backup.LocalCluster) -> None:
@@ -46,7 +46,7 @@ class _Chief:
         return steps
 
     def _batches(self, context: Any) -> Any:
-        """Return the data of a worker; the last worker's may come late."""
+        """Return the data of a worker, delayed if it is the slow one."""
         worker = context.input_pipeline_id
         data = batches.repeated(self._architecture, worker)
         is_slow = worker == self._spec.workers - 1

@@ -18,7 +18,7 @@ class _Fit:
     """A compiled model and its data.
 
     Args:
-      architecture: the model's.
+      architecture: the model.
     """
 
     def __init__(self, architecture: architectures.Architecture) -> None:

@@ -1,4 +1,4 @@
-"""A plain training step in one process, without distribution and without Keras: the ceiling."""
+"""Plain training step in one process, without distribution and without Keras: the ceiling."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from scripts.benchmarks.systems.peer import set_threads
 
 
 class _OneDevice:
-    """A model and its step.
+    """A model and its training step.
 
     Args:
-      architecture: the model's.
+      architecture: the model.
       tf: TensorFlow.
     """
 

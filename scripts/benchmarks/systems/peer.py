@@ -1,4 +1,4 @@
-"""What every program of a benchmark process offers."""
+"""Interface of the programs in this package."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 
 class Peer(Protocol):
-    """A system's part in one process.
+    """One process of a system.
 
     Attributes:
-      children: process ids of the tasks that it has started itself, by job.
+      children: process ids of the tasks that this process has started, by job.
     """
 
     children: dict[str, list[int]]
@@ -19,12 +19,12 @@ class Peer(Protocol):
         """Make updates.
 
         Args:
-          steps: how many. Of the processes that train together, the first decides: the others go
-            on until `stop` is set.
-          stop: set when the first has made them.
+          steps: number of updates. If several processes train together, the first one counts
+            them, and the others return when `stop` is set.
+          stop: set when the first process has returned.
 
         Returns:
-          How many updates were made.
+          The number of updates made.
         """
 
 
@@ -32,8 +32,8 @@ def set_threads(intra_op: int, inter_op: int = 0) -> Any:
     """Set the sizes of this process' thread pools, and return TensorFlow.
 
     Args:
-      intra_op: threads that one operation may use.
-      inter_op: operations that may run at once; 0 leaves it to TensorFlow: as many as cores.
+      intra_op: number of threads for one operation.
+      inter_op: number of operations to run at once; 0 for TensorFlow's default, one per core.
     """
     import tensorflow as tf
 

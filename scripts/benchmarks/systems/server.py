@@ -1,4 +1,4 @@
-"""A plain `tf.distribute.Server`: a worker or parameter server that does what it is sent."""
+"""Plain `tf.distribute.Server`, as a worker or parameter server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scripts.benchmarks.spec import Spec
 
 
 class _Server:
-    """A server, and nothing to measure."""
+    """A server, which does not measure."""
 
     def __init__(self, server: Any) -> None:
         self._server = server
@@ -25,19 +25,19 @@ class _Server:
 
 @contextlib.contextmanager
 def start(spec: Spec) -> Iterator[_Server]:
-    """Serve."""
+    """Start the server."""
     yield _Server(serve(spec))
 
 
 def serve(spec: Spec) -> Any:
-    """Return the server of the spec's task."""
+    """Start and return the server of a task."""
     return tf.distribute.Server(
         tf.train.ClusterSpec(spec.cluster), spec.job, spec.index, "grpc", session_config(spec)
     )
 
 
 def session_config(spec: Spec) -> Any:
-    """Return the sizes of the thread pools, as servers and TensorFlow 1's sessions want them."""
+    """Return the sizes of the thread pools, for servers and sessions of TensorFlow 1."""
     return tf.compat.v1.ConfigProto(
         intra_op_parallelism_threads=spec.intra_op, inter_op_parallelism_threads=spec.inter_op
     )

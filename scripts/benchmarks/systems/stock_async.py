@@ -1,6 +1,6 @@
-"""TensorFlow's asynchronous parameter-server step: a closure a gradient, each an update.
+"""TensorFlow's asynchronous parameter-server training, with one closure per gradient.
 
-A stock `tf.distribute.ParameterServerStrategy` and its `ClusterCoordinator`, on plain servers.
+Uses `tf.distribute.ParameterServerStrategy` and `ClusterCoordinator` on plain servers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class _Coordinator:
     """The chief, connected to its workers and parameter servers.
 
     Args:
-      spec: addresses and the model.
+      spec: specification of the system.
       tf: TensorFlow.
     """
 

@@ -1,7 +1,7 @@
-"""TensorFlow 1's `SyncReplicasOptimizer`, through `tf.compat.v1`, in every worker.
+"""TensorFlow 1's `SyncReplicasOptimizer` in every worker, through `tf.compat.v1`.
 
-Its updates have N gradients at least, not all of them of different workers or of the newest
-parameters: see its documentation. Worker 0 is its chief.
+An update has at least N gradients, which are not always from different workers or of the newest
+parameters. Worker 0 is the chief. All settings are the optimizer's defaults.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ v1 = tf.compat.v1
 
 
 class _Worker:
-    """One of the workers, which train for themselves.
+    """One worker, with a training loop of its own.
 
     Args:
-      spec: which it is.
-      session: that it trains in.
-      train: the operation to run.
-      global_step: number of updates.
+      spec: specification of the process.
+      session: session to train in.
+      train: operation that contributes one gradient.
+      global_step: variable with the number of updates.
     """
 
     def __init__(self, spec: Spec, session: Any, train: Any, global_step: Any) -> None:
@@ -40,7 +40,7 @@ class _Worker:
             threading.Thread(target=self._go_on, daemon=True).start()
 
     def measure(self, steps: int, stop: threading.Event) -> int:
-        """Train until so many updates have been made, or (other workers) until `stop` is set."""
+        """Train until `steps` updates have been made (worker 0) or `stop` is set (the others)."""
         if self._index > 0:
             self._goes_on.set()
             stop.wait()
@@ -52,7 +52,10 @@ class _Worker:
         return int(self._session.run(self._global_step) - begin)
 
     def _go_on(self) -> None:
-        """Train whenever it may. It can wait for others' gradients meanwhile, to the next time."""
+        """Train between measurements' begin and end.
+
+        The last step of a measurement may block until the next one, when others go on.
+        """
         while True:
             self._goes_on.wait()
             self._session.run(self._train)
@@ -60,7 +63,7 @@ class _Worker:
 
 @contextlib.contextmanager
 def start(spec: Spec) -> Iterator[_Worker]:
-    """Build the graph, and a session on its own server."""
+    """Build the graph, and open a session on a server of this process."""
     v1.disable_eager_execution()
     target = server.serve(spec).target
     place = v1.train.replica_device_setter(
@@ -77,12 +80,12 @@ def start(spec: Spec) -> Iterator[_Worker]:
     session = v1.train.MonitoredTrainingSession(
         target, is_chief=spec.index == 0, hooks=[hook], config=config, log_step_count_steps=None
     )
-    # Never closed: that would wait for the updates that other workers' gradients are to complete.
+    # Do not close the session: that waits for gradients of workers that have stopped.
     yield _Worker(spec, session, train, global_step)
 
 
 def _train(spec: Spec, global_step: Any) -> tuple[Any, Any]:
-    """Return the operation to run for a gradient, and the hook that the session needs."""
+    """Return the operation that contributes one gradient, and the hook for the session."""
     architecture = architectures.ALL[spec.model]
     x, y = v1.data.make_one_shot_iterator(batches.repeated(architecture, spec.index)).get_next()
     variables = [
@@ -104,7 +107,7 @@ def _train(spec: Spec, global_step: Any) -> tuple[Any, Any]:
 
 
 def _await_chief(target: str, config: Any, missing: Any) -> None:
-    """Wait until the chief has initialized the variables; the session looks every 30 s only."""
+    """Wait until the chief has initialized the variables: a session checks only every 30 s."""
     with v1.Session(target, config=config) as session:
         while len(session.run(missing)):
             time.sleep(0.1)
