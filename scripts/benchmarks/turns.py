@@ -107,7 +107,8 @@ class _Setting:
         system = self._stage.running(name)
         if fresh:
             self._updates(name, system, _FIRST_STEPS)  # Traces, and connects.
-            self._updates(name, system, _FIRST_STEPS)  # Shows how fast it is.
+            if self._plan.steps is None:
+                self._updates(name, system, _FIRST_STEPS)  # Shows how fast it is.
         for _ in range(_TRIES):
             steps = self._plan.steps or max(5, round(self._rates[name] * self._plan.seconds))
             measured = self._updates(name, system, steps)
