@@ -7,8 +7,8 @@ costs nothing. tf_backup and keras_fit use `compile` and `fit`, and their time i
 system runs at a time. In every round, each system is measured once.
 
 Speed is the number of gradients used per second: N times the updates per second. Late gradients do
-not count. Timings of a busy machine are noisy, so compare the ratios, which are taken within a
-round. The tables also show the bytes on the loopback interface, the bytes of the chief's
+not count. Timings of a busy machine are noisy: give --wait_s if others use it, and compare the
+ratios, which are taken within a round. The tables also show the bytes on the loopback interface, the bytes of the chief's
 connections, CPU time, and the peak memory of each kind of process.
 
 In every process, one operation uses one thread (--intra_op), which is fastest for processes that
@@ -54,6 +54,13 @@ flags.DEFINE_integer("workers", 3, "W, the number of workers, at least 2.", lowe
 flags.DEFINE_integer("rounds", 3, "Measurements of each system and setting.", lower_bound=1)
 flags.DEFINE_float("seconds", 10.0, "Length of a measurement.", lower_bound=0.1)
 flags.DEFINE_integer("steps", None, "Updates per measurement, instead of --seconds.", lower_bound=1)
+flags.DEFINE_float(
+    "wait_s",
+    0.0,
+    "How long to wait, before each measurement, for other processes to become quiet. A measurement "
+    "that they disturb is repeated within this time.",
+    lower_bound=0.0,
+)
 flags.DEFINE_integer("intra_op", 1, "Threads for one operation, in all processes.", lower_bound=1)
 flags.DEFINE_bool(
     "slow_worker",
@@ -107,6 +114,7 @@ def plan() -> turns.Plan:
         seconds=FLAGS.seconds,
         steps=FLAGS.steps,
         intra_op=FLAGS.intra_op,
+        wait_s=FLAGS.wait_s,
     )
 
 

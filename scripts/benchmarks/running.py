@@ -36,6 +36,11 @@ class Measurement:
     peak_mib: dict[str, int]
 
     @property
+    def other_cores(self) -> float:
+        """Number of cores that all other processes used."""
+        return self.other_cpu_s / self.seconds
+
+    @property
     def updates_per_s(self) -> float:
         """Updates per second."""
         return self.updates / self.seconds

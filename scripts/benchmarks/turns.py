@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 
-from scripts.benchmarks import architectures, catalogue
+from scripts.benchmarks import architectures, catalogue, counters
 from scripts.benchmarks.environment import Environment
 from scripts.benchmarks.processes import TaskFailed
 from scripts.benchmarks.progress import Progress
@@ -15,6 +16,7 @@ from scripts.benchmarks.stage import Stage
 
 _FIRST_STEPS = 3
 _TRIES = 5
+_QUIET_CORES = 0.2  # That other processes may use.
 _PATIENCE_S = 600.0  # Tracing a large model takes minutes on a busy machine.
 
 
@@ -31,6 +33,7 @@ class Plan:
       seconds: length of a turn.
       steps: number of updates in a turn; None to choose it by `seconds`.
       intra_op: number of threads for one operation.
+      wait_s: time to wait for other processes to become quiet, for each measurement.
     """
 
     models: Sequence[str]
@@ -41,6 +44,7 @@ class Plan:
     seconds: float
     steps: int | None
     intra_op: int
+    wait_s: float
 
     @property
     def measurements(self) -> int:
@@ -109,6 +113,15 @@ class _Setting:
             self._updates(name, system, _FIRST_STEPS)  # Traces, and connects.
             if self._plan.steps is None:
                 self._updates(name, system, _FIRST_STEPS)  # Shows how fast it is.
+        deadline = time.monotonic() + self._plan.wait_s
+        while True:
+            _await_quiet(deadline)
+            measured = self._sized(name, system)
+            if measured.other_cores <= _QUIET_CORES or time.monotonic() >= deadline:
+                return measured
+
+    def _sized(self, name: str, system: RunningSystem) -> Measurement:
+        """Measure for about as long as planned."""
         for _ in range(_TRIES):
             steps = self._plan.steps or max(5, round(self._rates[name] * self._plan.seconds))
             measured = self._updates(name, system, steps)
@@ -170,3 +183,12 @@ class _Setting:
             ps_peak_mib=measured.peak_mib.get("ps"),
             environment=self._environment,
         )
+
+
+def _await_quiet(deadline: float) -> None:
+    """Wait until the machine does little, while no system is measured."""
+    while time.monotonic() < deadline:
+        before = counters.machine_cpu_seconds()
+        time.sleep(1.0)
+        if counters.machine_cpu_seconds() - before <= _QUIET_CORES:
+            return
