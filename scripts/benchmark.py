@@ -8,8 +8,8 @@ system runs at a time. In every round, each system is measured once.
 
 Speed is the number of gradients used per second: N times the updates per second. Late gradients do
 not count. Timings of a busy machine are noisy: give --wait_s if others use it, and compare the
-ratios, which are taken within a round. The tables also show the bytes on the loopback interface, the bytes of the chief's
-connections, CPU time, and the peak memory of each kind of process.
+ratios, which are taken within a round. The tables also show the bytes on the loopback interface,
+the bytes of the chief's connections, CPU time, and the peak memory of each kind of process.
 
 In every process, one operation uses one thread (--intra_op), which is fastest for processes that
 share a few cores. Workers and parameter servers run W + 2 operations at once, but at least 4; all
