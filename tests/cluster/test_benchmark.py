@@ -53,8 +53,8 @@ def test_all_programs_run(tmp_path: Path) -> None:
         assert row.updates >= 3 and row.seconds > 0
         assert row.worker_cpu_s > 0 and row.worker_peak_mib > 100
         assert (row.coordinator_bytes is not None) == (name in ("tf_backup", "stock_async"))
-        # 61 layers of float32 travel at least once; keras_fit and one_device send nothing.
-        assert (row.wire_bytes / row.gradients > 900_000) == (row.workers > 1)
+        if row.workers > 1:  # Their gradients travel; other programs may use the interface, too.
+            assert row.wire_bytes / row.gradients > 900_000
         assert (row.ps_peak_mib is not None) == (
             name in ("tf_backup", "stock_async", "sync_replicas")
         )
