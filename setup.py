@@ -24,6 +24,9 @@ EXTRAS_REQUIRE = {
         # tensorflow-datasets imports it and does not ask for it.
         "importlib_resources>=6",
     ],
+    "benchmark": [
+        "matplotlib>=3.10",  # For its picture only.
+    ],
     "metrics": [
         "prometheus_client>=0.20",
     ],

@@ -1,174 +1,199 @@
-"""Gradients per second: tf_backup beside its peers, on one local cluster, in turns.
+"""Compares the speed of tf_backup with that of its peers, on processes of this machine.
 
-  one_device       plain Keras in this process: the ceiling
-  stock_async      TensorFlow's asynchronous parameter-server step: a closure per gradient
-  tf_backup        synchronous SGD with backup workers: computed gradients, the late ones included
-  tf_backup_async  asynchronous SGD: every gradient is an update
+All systems train the same models, with the same batch size and SGD, on W workers (--workers) and
+each number of parameter servers (--ps). Each worker repeats one batch from memory, so that input
+costs nothing. tf_backup and keras_fit use `compile` and `fit`, and their time is that of the whole
+`fit`; the other systems use a training step in plain TensorFlow with the same arithmetic. Only one
+system runs at a time. In every round, each system is measured once.
 
-The model is a chain of square dense layers, whose many variables are what transport costs
-depend on. Timings of a busy machine are noisy: they take turns, and the ratios of a round
-are what to compare.
+Speed is the number of gradients used per second: N times the updates per second. Late gradients do
+not count. Timings of a busy machine are noisy: give --wait_s if others use it, and compare the
+ratios, which are taken within a round. The tables also show the bytes on the loopback interface,
+the bytes of the chief's connections, CPU time, and the peak memory of each kind of process.
 
-Example (two minutes on two cores):
+In every process, one operation uses one thread (--intra_op), which is fastest for processes that
+share a few cores. Workers and parameter servers run W + 2 operations at once, but at least 4; all
+other processes use TensorFlow's default, one per core. one_device then uses about one core, and
+the workers together use all of them.
 
-  python scripts/benchmark.py --csv=results/benchmark.csv
+{catalogue}
+
+Examples:
+
+  python scripts/benchmark.py --csv=speed.csv --picture=speed.svg   # about 80 minutes on two cores
+  python scripts/benchmark.py --models=dense --ps=1 --systems=tf_backup,stock_async
+  python scripts/benchmark.py --models=cnn --systems=tf_backup_full_sync --slow_worker
+  python scripts/benchmark.py --smoke                               # checks that all systems run
+  python scripts/benchmark.py --read=speed.csv --picture=speed.png  # shows earlier results
+
+Ctrl-C ends all processes, and the CSV file keeps the measurements made so far. Exit codes: 0 if
+everything was measured, 2 if flags are wrong, 1 otherwise.
 """
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import os
 import sys
-import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Should an error have to import TensorFlow.
 
 from absl import app, flags
 
-from scripts import console
+from scripts import console, exits
+from scripts.benchmarks import architectures, catalogue, picture, rows, tables, turns
+from scripts.benchmarks.progress import Progress
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("layers", 61, "Dense layers of the model, each a matrix and a bias.")
-flags.DEFINE_integer("units", 64, "Width of each layer.")
-flags.DEFINE_integer("batch_size", 8, "Examples in one worker's batch.")
-flags.DEFINE_integer("workers", 3, "Worker processes; N is one less, b is 1.")
-flags.DEFINE_integer("ps_tasks", 1, "Parameter-server processes.")
-flags.DEFINE_integer("steps", 100, "Gradients (tf_backup: updates) in one measurement.")
-flags.DEFINE_integer("rounds", 3, "How often each is measured.")
-flags.DEFINE_string("csv", None, "Where to write the measurements.")
+flags.DEFINE_list("models", list(architectures.ALL), "Models to train.")
+flags.DEFINE_list("systems", list(catalogue.DEFAULT), "Systems to compare.")
+flags.DEFINE_list("ps", ["1", "2"], "Numbers of parameter servers.")
+flags.DEFINE_integer("workers", 3, "W, the number of workers, at least 2.", lower_bound=2)
+flags.DEFINE_integer("rounds", 3, "Measurements of each system and setting.", lower_bound=1)
+flags.DEFINE_float("seconds", 10.0, "Length of a measurement.", lower_bound=0.1)
+flags.DEFINE_integer("steps", None, "Updates per measurement, instead of --seconds.", lower_bound=1)
+flags.DEFINE_float(
+    "wait_s",
+    0.0,
+    "How long to wait, before each measurement, for other processes to become quiet. A measurement "
+    "that they disturb is repeated within this time.",
+    lower_bound=0.0,
+)
+flags.DEFINE_integer("intra_op", 1, "Threads for one operation, in all processes.", lower_bound=1)
+flags.DEFINE_bool(
+    "slow_worker",
+    False,
+    "Also measure W + 1 workers with N = W and b = 1, the last of which is ten times slower than "
+    "the others, and compare them with the W healthy workers alone (tf_backup_full_sync).",
+)
+flags.DEFINE_bool(
+    "smoke",
+    False,
+    "Check that all systems run: --models=dense --ps=1 --rounds=1 --steps=3, unless given. Its "
+    "speeds mean nothing.",
+)
+flags.DEFINE_string("csv", None, "File to write the measurements to.")
+flags.DEFINE_string("markdown", None, "File to write the tables to, which are also printed.")
+flags.DEFINE_string("picture", None, "File to draw the speeds in: .svg, .png or .pdf.")
+flags.DEFINE_string("read", None, "CSV file of an earlier call to show, instead of measuring.")
+
+_NAME = "benchmark.py"
+_SMOKE = {"models": ["dense"], "ps": ["1"], "rounds": 1, "steps": 3}
+
+__doc__ = __doc__.format(
+    catalogue="\n".join(
+        f"{title}\n" + "\n".join(f"  {each.name:<23}{each.summary}" for each in known.values())
+        for title, known in (("Systems:", catalogue.ALL), ("\nModels:", architectures.ALL))
+    )
+)
 
 
-def new_model() -> Any:
-    """Returns a chain of dense layers: [batch, units] to [batch, units]."""
-    import keras
+def plan() -> turns.Plan:
+    """Return the plan that the flags describe.
 
-    layers = [keras.layers.Dense(FLAGS.units, activation="tanh") for _ in range(FLAGS.layers)]
-    return keras.Sequential([keras.Input((FLAGS.units,)), *layers])
-
-
-def batches(context: Any = None) -> Any:
-    """Returns the same batch for ever."""
-    import tensorflow as tf
-
-    del context
-    shape = [FLAGS.batch_size, FLAGS.units]
-    return tf.data.Dataset.from_tensors((tf.ones(shape), tf.zeros(shape))).repeat()
-
-
-def one_device() -> Callable[[], float]:
-    """Returns a function that measures plain Keras, in gradients per second."""
-    import keras
-
-    model = new_model()
-    model.compile(keras.optimizers.SGD(0.01), "mse")
-    data = batches()
-
-    def measure() -> float:
-        begin = time.monotonic()
-        model.fit(data, steps_per_epoch=FLAGS.steps, shuffle=False, verbose=0)
-        return FLAGS.steps / (time.monotonic() - begin)
-
-    return measure
+    Raises:
+      ValueError: if a flag has a wrong value.
+    """
+    if FLAGS.smoke:
+        for name, value in _SMOKE.items():
+            FLAGS.set_default(name, value)
+    systems = _known("systems", FLAGS.systems, catalogue.ALL)
+    if FLAGS.slow_worker:
+        systems += [catalogue.HEALTHY, catalogue.SLOW]
+    for count in FLAGS.ps:
+        if not count.isdigit() or count == "0":
+            raise ValueError(f"--ps has {count!r}; it must be numbers of at least 1, as in 1,2.")
+    return turns.Plan(
+        models=_known("models", FLAGS.models, architectures.ALL),
+        ps=[int(count) for count in FLAGS.ps],
+        systems=[name for name in catalogue.ALL if name in systems],
+        rounds=FLAGS.rounds,
+        workers=FLAGS.workers,
+        seconds=FLAGS.seconds,
+        steps=FLAGS.steps,
+        intra_op=FLAGS.intra_op,
+        wait_s=FLAGS.wait_s,
+    )
 
 
-def stock_async(strategy: Any) -> Callable[[], float]:
-    """Returns a function that measures TensorFlow's own step, in gradients per second."""
-    import keras
-    import tensorflow as tf
-
-    coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
-    with strategy.scope():
-        model = new_model()
-        optimizer = keras.optimizers.SGD(0.01)
-        optimizer.build(model.trainable_variables)
-    loss_function = keras.losses.MeanSquaredError()
-    iterator = iter(coordinator.create_per_worker_dataset(batches))
-
-    @tf.function
-    def step(iterator: Any) -> None:
-        x, y = next(iterator)
-
-        def replica() -> None:
-            with tf.GradientTape() as tape:
-                loss = loss_function(y, model(x, training=True))
-            gradients = tape.gradient(loss, model.trainable_variables)
-            optimizer.apply(gradients, model.trainable_variables)
-
-        strategy.run(replica)
-
-    def measure() -> float:
-        begin = time.monotonic()
-        for _ in range(FLAGS.steps):
-            coordinator.schedule(step, args=(iterator,))
-        coordinator.join()
-        return FLAGS.steps / (time.monotonic() - begin)
-
-    return measure
-
-
-def with_backups(strategy: Any, replicas: int, max_staleness: int | None) -> Callable[[], float]:
-    """Returns a function that measures tf_backup, in gradients per second."""
-    import keras
-
-    import tf_backup
-
-    with strategy.scope():
-        model = new_model()
-        optimizer = tf_backup.wrap(
-            keras.optimizers.SGD(0.01),
-            replicas,
-            FLAGS.workers - replicas,
-            max_staleness=max_staleness,
+def _known(flag: str, names: Sequence[str], known: Iterable[str]) -> list[str]:
+    """Return the names, if there are any and all are known."""
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise ValueError(
+            f"--{flag} has {unknown[0] if unknown else ''!r}; it must be some of: "
+            f"{', '.join(known)}."
         )
-        model.compile(optimizer, "mse")
+    return list(names)
 
-    def measure() -> float:
-        before = optimizer.contributions.total.computed
-        begin = time.monotonic()
-        model.fit(batches, steps_per_epoch=FLAGS.steps, verbose=0)
-        seconds = time.monotonic() - begin
-        return (optimizer.contributions.total.computed - before) / seconds
 
-    return measure
+def check_outputs() -> None:
+    """Check that results can be written, before they are measured.
+
+    Raises:
+      ImportError: if --picture is given, but matplotlib is not installed.
+      OSError: if a file cannot be written.
+      ValueError: if --picture has an unknown format, or no CSV file to be drawn from.
+    """
+    if FLAGS.picture:
+        if not (FLAGS.csv or FLAGS.read):
+            raise ValueError("--picture is drawn from a CSV file: give --csv or --read, too.")
+        picture.check(FLAGS.picture)
+    for path in filter(None, (FLAGS.csv, FLAGS.markdown, FLAGS.picture)):
+        with open(path, "a", encoding="utf-8"):
+            pass
+
+
+def measure(todo: turns.Plan) -> tuple[list[rows.Row], list[str]]:
+    """Measure; return the rows, and a line for each system that failed."""
+    found: list[rows.Row] = []
+    with rows.writing(FLAGS.csv) if FLAGS.csv else contextlib.nullcontext(None) as write:
+
+        def note(row: rows.Row) -> None:
+            found.append(row)
+            if write is not None:
+                write(row)
+
+        failures = turns.run(todo, note, Progress(todo.measurements))
+    return found, failures
+
+
+def show(found: Sequence[rows.Row]) -> None:
+    """Print the tables, and write and draw what the flags ask for."""
+    if not found:
+        return
+    text = tables.report(found)
+    print(text)
+    if FLAGS.markdown:
+        with open(FLAGS.markdown, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+    if FLAGS.picture:
+        picture.draw(FLAGS.csv or FLAGS.read, FLAGS.picture)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command."""
-    del argv
+    """Run the command."""
+    if len(argv) > 1:
+        exits.end(f"benchmark.py takes flags only, not {argv[1]!r}; see --help.", exits.WRONG)
     console.set_up()
-    import tensorflow as tf
-
-    import tf_backup
-
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    strategy = tf_backup.parameter_server_strategy(FLAGS.workers, FLAGS.ps_tasks)
-    peers = {
-        "one_device": one_device(),
-        "stock_async": stock_async(strategy),
-        "tf_backup": with_backups(strategy, FLAGS.workers - 1, max_staleness=0),
-        "tf_backup_async": with_backups(strategy, 1, max_staleness=None),
-    }
-    for measure in peers.values():
-        measure()  # Traces, and connects workers with servers.
-    rows = []
-    for turn in range(FLAGS.rounds):
-        rates = {name: measure() for name, measure in peers.items()}
-        rows.append({"round": turn, **{name: f"{rate:.1f}" for name, rate in rates.items()}})
-        ours = [name for name in rates if name.startswith("tf_backup")]
-        ratios = [f"{name}/stock_async {rates[name] / rates['stock_async']:.2f}" for name in ours]
-        print(
-            "  ".join([*(f"{name} {rate:.1f}/s" for name, rate in rates.items()), *ratios]),
-            flush=True,
-        )
-    if FLAGS.csv:
-        with open(FLAGS.csv, "w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+    failures: list[str] = []
+    with exits.told(f" {FLAGS.csv} has the measurements made so far." if FLAGS.csv else "", _NAME):
+        exits.at_sigterm()
+        try:
+            with exits.preparing(_NAME):
+                todo = plan()
+                check_outputs()
+                found = rows.read(FLAGS.read) if FLAGS.read else []
+        except ValueError as error:
+            exits.end(f"{_NAME}: {error}", exits.WRONG)
+        if not FLAGS.read:
+            found, failures = measure(todo)
+        show(found)
+    if failures:
+        exits.end("\nNot measured:\n" + "\n".join(failures), exits.FAILED)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=exits.parse)

@@ -25,6 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is impor
 from absl import app, flags
 
 from scripts import console
+from scripts.benchmarks.counters import loopback_bytes, peak_mib
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_integer("rows", [1_000, 1_000_000], "Rows of the table; may be repeated.")
@@ -115,15 +116,6 @@ def batches(rows: int) -> Any:
     return dataset_fn
 
 
-def loopback_bytes() -> int:
-    """Returns how many bytes the loopback interface has carried."""
-    for line in Path("/proc/net/dev").read_text().splitlines():
-        name, _, counts = line.partition(":")
-        if name.strip() == "lo":
-            return int(counts.split()[0])
-    raise OSError("there is no loopback interface in /proc/net/dev.")
-
-
 def children() -> list[int]:
     """Returns the ids of this process' children."""
     return [
@@ -131,14 +123,6 @@ def children() -> list[int]:
         for task in Path("/proc/self/task").iterdir()
         for pid in (task / "children").read_text().split()
     ]
-
-
-def peak_mib(pid: int) -> int:
-    """Returns the most memory that a process has held."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) // 1024
-    raise OSError(f"process {pid} does not say what memory it holds.")
 
 
 if __name__ == "__main__":

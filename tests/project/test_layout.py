@@ -264,8 +264,8 @@ def requirements(*extras: str) -> list[Requirement]:
 @pytest.mark.parametrize(
     ("lock", "extras"),
     [
-        ("requirements.lock", ["scripts", "metrics", "tests"]),
-        ("requirements-models.lock", ["scripts", "metrics", "tests", "models"]),
+        ("requirements.lock", ["scripts", "benchmark", "metrics", "tests"]),
+        ("requirements-models.lock", ["scripts", "benchmark", "metrics", "tests", "models"]),
     ],
 )
 def test_lock_has_what_setup_asks_for(lock: str, extras: list[str], python: str) -> None:

@@ -1,0 +1,94 @@
+"""Environment of a benchmark: machine, versions and settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import tf_backup
+
+_ROOT = Path(__file__).parents[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Environment:
+    """Machine, versions and settings that a result depends on.
+
+    Attributes:
+      date: start of the benchmark, in UTC.
+      commit: commit of this repository, followed by "+" if files have changed since.
+      tf_backup: version of tf_backup.
+      tensorflow: version of TensorFlow.
+      keras: version of Keras.
+      python: version of Python.
+      cpu: model name of the processor.
+      cores: number of cores that this process may use.
+      memory_gib: memory of the machine.
+      intra_op_threads: number of threads for one operation, in every process.
+    """
+
+    date: str
+    commit: str
+    tf_backup: str
+    tensorflow: str
+    keras: str
+    python: str
+    cpu: str
+    cores: int
+    memory_gib: int
+    intra_op_threads: int
+
+    @classmethod
+    def here(cls, intra_op_threads: int) -> Environment:
+        """Return the environment of this process."""
+        return cls(
+            date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M"),
+            commit=_commit(),
+            tf_backup=tf_backup.__version__,
+            tensorflow=importlib.metadata.version("tensorflow"),
+            keras=importlib.metadata.version("keras"),
+            python=platform.python_version(),
+            cpu=_field("/proc/cpuinfo", "model name"),
+            cores=len(os.sched_getaffinity(0)),
+            memory_gib=round(int(_field("/proc/meminfo", "MemTotal").split()[0]) / 2**20),
+            intra_op_threads=intra_op_threads,
+        )
+
+    def __str__(self) -> str:
+        """Return a description in one line."""
+        return (
+            f"{self.cores} cores of {self.cpu}, {self.memory_gib} GiB; {self.intra_op_threads} "
+            f"intra-op thread{'s' if self.intra_op_threads > 1 else ''} in every process; "
+            f"TensorFlow {self.tensorflow}, Keras {self.keras}, Python {self.python}; "
+            f"tf_backup {self.tf_backup} at {self.commit}, {self.date} UTC"
+        )
+
+
+def _commit() -> str:
+    """Return the commit that is checked out, or "unknown" outside a clone."""
+    try:
+        commit = _git("rev-parse", "--short", "HEAD")
+        return commit + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=_ROOT, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def _field(path: str, name: str) -> str:
+    """Return the first value of a field in a file of /proc."""
+    for line in Path(path).read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return "unknown"

@@ -1,0 +1,114 @@
+"""scripts/benchmark.py as users run it: on all programs, interrupted, and given nonsense."""
+
+from __future__ import annotations
+
+import re
+import signal
+import uuid
+from pathlib import Path
+
+import pytest
+
+from scripts.benchmarks import rows
+from tests.cluster.processes import start, wait_until
+
+SCRIPT = "scripts/benchmark.py"
+MARK = "TF_BACKUP_TEST_MARK"
+
+# One system of each program; the others differ in their numbers only.
+SYSTEMS = ["one_device", "keras_fit", "tf_backup", "stock_async", "sync_replicas", "all_reduce"]
+
+
+def marked(mark: str) -> list[int]:
+    """Returns the processes that have a mark in their environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                variables = (entry / "environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if f"{MARK}={mark}".encode() in variables:
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.timeout(600)
+def test_all_programs_run(tmp_path: Path) -> None:
+    table, report = tmp_path / "speed.csv", tmp_path / "speed.md"
+    flags = ["--smoke", "--workers=2", f"--systems={','.join(SYSTEMS)}"]
+    mark = uuid.uuid4().hex
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    flags += [f"--csv={table}", f"--markdown={report}"]
+    process = start(SCRIPT, *flags, **{MARK: mark, "TMPDIR": str(temporary)})
+    out, err = process.communicate(timeout=570)
+    assert process.returncode == 0, err[-3000:]
+    assert not marked(mark)
+    assert not list(temporary.iterdir())
+
+    found = {row.system: row for row in rows.read(str(table))}
+    assert list(found) == SYSTEMS
+    for name, row in found.items():
+        assert row.updates >= 3 and row.seconds > 0
+        assert row.worker_cpu_s > 0 and row.worker_peak_mib > 100
+        assert (row.coordinator_bytes is not None) == (name in ("tf_backup", "stock_async"))
+        if row.workers > 1:  # Their gradients travel; other programs may use the interface, too.
+            assert row.wire_bytes / row.gradients > 900_000
+        assert (row.ps_peak_mib is not None) == (
+            name in ("tf_backup", "stock_async", "sync_replicas")
+        )
+    assert found["all_reduce"].replicas == 2
+    assert out == report.read_text()
+
+    # A line for each measurement, and no word of anybody else.
+    lines = err.splitlines()
+    assert len(lines) == len(SYSTEMS)
+    for index, (line, name) in enumerate(zip(lines, SYSTEMS, strict=True)):
+        assert re.match(rf"{index + 1} of 6\b.*: dense, 1 ps, round 1, {name} \.\.\. [\d.]+ ", line)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_outlives_it(number: signal.Signals) -> None:
+    mark = uuid.uuid4().hex
+    process = start(SCRIPT, "--smoke", "--systems=tf_backup", "--workers=2", **{MARK: mark})
+    try:
+        wait_until(lambda: len(marked(mark)) == 5)  # With a chief, two workers and a ps.
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        wait_until(lambda: not marked(mark))
+    finally:
+        process.kill()
+    if number == signal.SIGINT:
+        assert process.returncode == 1
+        assert err.endswith("Interrupted.\n")
+        assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("flag", "line"),
+    [
+        ("--models=foo", "--models has 'foo'; it must be some of: dense, cnn, inception, emb"),
+        ("--systems=", "--systems has ''; it must be some of: one_device"),
+        ("--ps=1,x", "--ps has 'x'; it must be numbers of at least 1"),
+        ("--rounds=0", "flag --rounds=0: 0 is not a positive integer"),
+        ("--picture=a.svg", "--picture is drawn from a CSV file: give --csv or --read"),
+        ("--read=no.csv", "No such file or directory: 'no.csv'"),
+        ("--read=setup.py", "setup.py has no column"),
+        ("dense", "takes flags only, not 'dense'"),
+    ],
+)
+def test_nonsense_is_one_line(flag: str, line: str) -> None:
+    process = start(SCRIPT, flag)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert line in err
+    assert len(err.splitlines()) == 1
+
+
+def test_help_names_all_systems_and_models() -> None:
+    process = start(SCRIPT, "--help")
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode in (0, 1)  # absl's way.
+    for word in (*SYSTEMS, "tf_backup_slow_worker", "inception", "--slow_worker", "--smoke"):
+        assert word in out
