@@ -14,6 +14,8 @@ INSTALL_REQUIRES = [
     "tensorflow>=2.20,<2.22",
     "keras>=3.12,<3.16",
     "numpy>=2.0",
+    # TensorFlow brings it; tf_backup asks servers with it how they are.
+    "grpcio>=1.59",
 ]
 
 EXTRAS_REQUIRE = {

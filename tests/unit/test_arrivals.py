@@ -100,7 +100,8 @@ def test_a_chief_that_waits_can_be_seen():
         port = free.getsockname()[1]
     with arrivals.present(f"chief:{port}"):
         for _ in range(300):  # More than wait in a socket's queue: 200 workers look twice a minute.
-            assert arrivals.accepts(f"localhost:{port}")
+            # Again, where the queue is full for a moment: whoever empties it may be slow to run.
+            assert any(arrivals.accepts(f"localhost:{port}") for _ in range(5))
         with (
             pytest.raises(ClusterError, match=f"Cannot listen at port {port}, which TF_CONFIG"),
             arrivals.present(f"chief:{port}"),

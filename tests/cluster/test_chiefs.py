@@ -1,0 +1,99 @@
+"""Chiefs and workers that do not belong together: who is refused, and what it is told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.processes import free_addresses, start
+
+BEGIN = "import logging, tf_backup\nlogging.basicConfig(level=logging.INFO)\n"
+
+HOLDS = """
+import time
+strategy = tf_backup.parameter_server_strategy()
+print("mine", flush=True)
+time.sleep(600)
+"""
+
+TRIES = """
+try:
+    strategy = tf_backup.parameter_server_strategy()
+except tf_backup.ClusterError as error:
+    print(error, flush=True)
+else:
+    print("mine", flush=True)
+"""
+
+OTHER_TENSORFLOW = """
+import tensorflow as tf
+tf.__version__ = "2.7.1"
+tf_backup.serve()
+"""
+
+
+class Tasks:
+    """Processes around one parameter server, which several chiefs want."""
+
+    def __init__(self) -> None:
+        self.ps, *self.workers = free_addresses(3)
+        self.processes: list[subprocess.Popen[str]] = []
+        self.run("ps", 0, "tf_backup.serve()")
+
+    def run(self, job: str, index: int, program: str, workers: int = 1) -> subprocess.Popen[str]:
+        """Starts a task, which knows of so many workers; every chief has an address of its own."""
+        (chief,) = free_addresses(1)
+        cluster = {"chief": [chief], "worker": self.workers[:workers], "ps": [self.ps]}
+        config = json.dumps({"cluster": cluster, "task": {"type": job, "index": index}})
+        process = start("-c", BEGIN + program, TF_CONFIG=config)
+        self.processes.append(process)
+        return process
+
+
+@pytest.fixture
+def tasks() -> Iterator[Tasks]:
+    made = Tasks()
+    yield made
+    for process in made.processes:
+        process.kill()
+        process.communicate()
+
+
+def hold(tasks: Tasks) -> subprocess.Popen[str]:
+    """Starts a chief, and waits until it has the servers."""
+    chief = tasks.run("chief", 0, HOLDS)
+    assert chief.stdout is not None
+    assert chief.stdout.readline() == "mine\n"
+    return chief
+
+
+def test_a_second_chief_is_refused_until_the_first_has_died(tasks: Tasks) -> None:
+    first = hold(tasks)
+    said, log = tasks.run("chief", 0, TRIES).communicate(timeout=60)
+    assert said.startswith("The parameter servers have a chief already: localhost:"), log[-3000:]
+    assert f"process {first.pid} on " in said
+    first.kill()
+    said, log = tasks.run("chief", 0, TRIES).communicate(timeout=60)
+    assert said == "mine\n", log[-3000:]
+    assert "Taking over from the chief at localhost:" in log
+
+
+def test_a_worker_with_another_tensorflow_is_refused(tasks: Tasks) -> None:
+    hold(tasks)
+    worker = tasks.run("worker", 0, OTHER_TENSORFLOW)
+    _, log = worker.communicate(timeout=60)
+    assert worker.returncode == 2, log[-3000:]
+    assert "worker 0 has TensorFlow 2.7.1, but its chief (localhost:" in log
+    assert "Install the same version everywhere." in log
+
+
+def test_a_worker_of_another_cluster_is_refused(tasks: Tasks) -> None:
+    hold(tasks)
+    worker = tasks.run("worker", 0, "tf_backup.serve()", workers=2)
+    _, log = worker.communicate(timeout=60)
+    assert worker.returncode == 2, log[-3000:]
+    assert "TF_CONFIG of worker 0 has 2 workers, but that of its chief (localhost:" in log
+    assert "has 1: give all tasks the same cluster." in log
