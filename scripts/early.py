@@ -16,3 +16,5 @@ def _end(signum: int, frame: FrameType | None) -> None:
 
 signal.signal(signal.SIGINT, _end)
 signal.signal(signal.SIGTERM, _end)
+# A worker that began anew has kept them waiting.
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGINT])

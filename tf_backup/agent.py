@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -274,7 +275,11 @@ def _let_go(iterators: list[Any]) -> None:
 
 
 def start_anew() -> NoReturn:
-    """Lets this process begin again from its first line, under the same number."""
+    """Lets this process begin again from its first line, under the same number.
+
+    Signals that arrive before it listens again (`server.serve`) wait until then.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

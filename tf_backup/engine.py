@@ -169,6 +169,7 @@ class Engine:
         assert self._run is not None
         with self._coordinator.told_plainly():
             self._coordinator.check()
+            self._run.ahead = ahead > 1
             self._grant(ahead, last)
             report = self._await_report()
             if report is None:

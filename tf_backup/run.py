@@ -13,6 +13,7 @@ from tf_backup.reports import Report
 
 _TICK_S = 0.5  # How often the chief looks after the run.
 _POLL_S = 0.05
+_REST_S = 0.05  # Between two readings of reports that nobody waits for: each is a call.
 _END_TIMEOUT_S = 10.0
 
 
@@ -36,6 +37,7 @@ class Run:
         look_after: Callable[[], protocol.Ledger],
     ) -> None:
         self.ledger: protocol.Ledger | None = None  # As it was at the last look.
+        self.ahead = False  # Whether updates are made that nobody waits for.
         self._reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._error: BaseException | None = None
         self._ended = threading.Event()
@@ -121,6 +123,8 @@ class Run:
                 self._reports.put(report)
                 if report.step < 0:  # The loop has ended.
                     return
+            if self.ahead:
+                self._ended.wait(_REST_S)
 
     def _take_care(self) -> None:
         while not self._ended.wait(_TICK_S):

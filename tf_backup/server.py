@@ -153,6 +153,8 @@ def _listen() -> tuple[socket.socket, socket.socket]:
     signal.set_wakeup_fd(tell.fileno())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
+    # A process that began anew has kept them waiting.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGINT])
     _tf.at_dismissal(dismissed)
     return ends, tell
 

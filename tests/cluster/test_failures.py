@@ -1,4 +1,4 @@
-"""Machines that die while they train."""
+"""Machines that die while they train, beside what `test_faults` does to them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,6 @@ def run(*what: str) -> dict[str, Any]:
     return result
 
 
-def test_a_killed_worker_is_not_waited_for() -> None:
-    result = run("kill_worker")
-    assert result["error"] is None
-    assert result["iterations"] == 150
-    total = result["total"]
-    assert total["accepted"] == 2 * 150
-    assert total["computed"] == sum(total[n] for n in total if n != "computed")
-    assert result["workers"][1]["lost"] <= 1
-
-
 def test_a_killed_worker_does_not_stop_asynchronous_training() -> None:
     result = run("kill_worker", "asynchronous")
     assert result["error"] is None
@@ -42,19 +32,11 @@ def test_a_killed_worker_does_not_stop_asynchronous_training() -> None:
     assert result["with_staleness"] == [record["accepted"] for record in result["workers"]]
 
 
-@pytest.mark.parametrize(("mode", "replicas"), [([], 2), (["asynchronous"], 1)])
-def test_a_restarted_worker_contributes_again(mode: list[str], replicas: int) -> None:
-    result = run("restart", *mode)
+def test_a_restarted_worker_contributes_again_asynchronously() -> None:
+    result = run("restart", "asynchronous")
     assert result["error"] is None
     assert result["back"]
-    assert result["total"]["accepted"] == replicas * result["iterations"]
-
-
-def test_a_killed_parameter_server_is_said_within_a_minute() -> None:
-    result = run("kill_ps")
-    assert result["error"] == "ParameterServerLost"
-    assert "Parameter server 1" in result["message"]
-    assert result["seconds"] < 60
+    assert result["total"]["accepted"] == result["iterations"]
 
 
 def test_a_restarted_parameter_server_is_said_within_a_minute() -> None:

@@ -130,7 +130,7 @@ def test_slots_lie_beside_their_variables(strategy: Any) -> None:
 
 
 def sizes_here(nodes: Any, library: dict[str, Any]) -> list[int]:
-    """Returns how many elements each tensor has that is on no server, those of called functions too."""
+    """Returns the size of each tensor that is on no server, in called functions too."""
     sizes = []
     for node in nodes:
         if "/job:ps" in node.device:

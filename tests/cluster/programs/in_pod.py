@@ -13,6 +13,8 @@ import json
 import runpy
 import sys
 
+from scripts import early  # noqa: F401, I001  # As the script itself begins.
+
 from tf_backup import cluster
 
 _HOSTS, _MISSING, *_COMMAND = sys.argv[1:]

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 import tf_backup
 from tests.cluster.processes import wait_until
-from tf_backup.failures import answers
+from tf_backup.status import ask
 
 tf.get_logger().setLevel(logging.CRITICAL)
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
@@ -50,7 +50,7 @@ class Happening(keras.callbacks.Callback):  # type: ignore[misc]
         if batch == 20 and self.what == "restart_ps":
             self.local.kill_task("ps", 1)
             self.local.start_task("ps", 1)
-            wait_until(lambda: answers(self.local.config.addresses["ps"][1]))
+            wait_until(lambda: ask(self.local.config.addresses["ps"][1]))
             self.since = time.monotonic()
         if batch == 20 and self.what == "lose_workers":
             for worker in (1, 2):
@@ -80,7 +80,7 @@ class Happening(keras.callbacks.Callback):  # type: ignore[misc]
 
 def main() -> None:
     what = sys.argv[1]
-    with tf_backup.LocalCluster(workers=3, ps=2) as local:
+    with tf_backup.LocalCluster(workers=3, ps=2, worker_timeout_s=5.0) as local:
         strategy = local.strategy()
         with strategy.scope():
             model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
