@@ -13,8 +13,7 @@ import json
 import runpy
 import sys
 
-from scripts import early  # noqa: F401, I001  # As the script itself begins.
-
+from scripts import early  # noqa: F401  # As the script itself begins.
 from tf_backup import cluster
 
 _HOSTS, _MISSING, *_COMMAND = sys.argv[1:]
