@@ -19,6 +19,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.eager import cancellation, context
+from tensorflow.python.eager.polymorphic_function import atomic_function
 from tensorflow.python.ops import resource_variable_ops, script_ops
 
 from tf_backup import chatter
@@ -95,12 +96,17 @@ def forget_cluster(address: str) -> None:
     """Lets go of what lies on a cluster that is about to end.
 
     Otherwise every variable and function that is later collected is looked for on a server
-    that is gone, and TensorFlow says so at length. Relies on `EagerResourceDeleter`, and on
-    the context's way to leave tasks out of the cluster.
+    that is gone, and TensorFlow says so at length; a function's removal, of which the servers of
+    this process' next cluster know nothing, even fails the call after it. So such functions stay.
+    Relies on `EagerResourceDeleter`, on the counts of functions' references, and on the context's
+    way to leave tasks out of the cluster.
 
     Args:
       address: of this process, in that cluster.
     """
+    gc.collect()
+    for name in atomic_function.RUNTIME_FUNCTION_REFS:
+        atomic_function.RUNTIME_FUNCTION_REFS[name] += 1
     for thing in gc.get_objects():
         if isinstance(thing, resource_variable_ops.EagerResourceDeleter):
             handle = getattr(thing, "_handle", None)

@@ -283,7 +283,7 @@ class Gate:
         return self._events.put_many(tf.boolean_mask(event[None], when[None]))  # None or one.
 
     def _read(self) -> Ledger:
-        return unpacked(self._ledger.read_value())
+        return unpacked(tf.unstack(self._ledger.read_value()))
 
     def _write(self, ledger: Ledger) -> Any:
         return self._ledger.assign(_pack(ledger, tf.stack), read_value=False)
@@ -295,14 +295,15 @@ class Gate:
 
 def _pack(ledger: Ledger, stack: Any = np.stack) -> Any:
     """Returns a ledger as one array ([scalars + vectors, places]; scalars are repeated)."""
-    scalars = [getattr(ledger, name) + ledger.status * 0 for name in protocol.SCALARS]
+    zeros = ledger.status * 0
+    scalars = [getattr(ledger, name) + zeros for name in protocol.SCALARS]
     return stack(scalars + [getattr(ledger, name) for name in protocol.VECTORS])
 
 
-def unpacked(array: Any) -> Ledger:
-    """Returns the ledger that `_pack` has packed."""
-    scalars = {name: array[row, 0] for row, name in enumerate(protocol.SCALARS)}
+def unpacked(rows: Any) -> Ledger:
+    """Returns the ledger of what `_pack` has packed, row by row."""
+    scalars = {name: rows[row][0] for row, name in enumerate(protocol.SCALARS)}
     vectors = {
-        name: array[row] for row, name in enumerate(protocol.VECTORS, start=len(protocol.SCALARS))
+        name: rows[row] for row, name in enumerate(protocol.VECTORS, start=len(protocol.SCALARS))
     }
     return Ledger(**scalars, **vectors)

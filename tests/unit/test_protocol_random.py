@@ -33,7 +33,7 @@ from tf_backup.protocol import (
     Ledger,
 )
 
-SCHEDULES, BLOCKS, EVENTS = 2000, 10, 60
+SCHEDULES, BLOCKS, EVENTS = 1000, 10, 60
 TENSORS = protocol.Arrays(where=tf.where, sum=tf.reduce_sum, min=tf.reduce_min)
 SLOTS = protocol.VECTORS
 BOUNDS = (0, 1, 2, 5, ANY_STALENESS)
