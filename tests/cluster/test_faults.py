@@ -106,7 +106,7 @@ def test_a_parameter_server_that_is_gone_or_frozen_ends_training(what: str, inde
     assert result["since_last_fault_s"] < 60
 
 
-FAULTS = int(os.environ.get("TF_BACKUP_TEST_FAULTS", "8"))
+FAULTS = int(os.environ.get("TF_BACKUP_TEST_FAULTS", "5"))
 
 
 def test_random_faults_cost_no_more_than_a_lease() -> None:
@@ -134,7 +134,7 @@ def test_random_faults_cost_no_more_than_a_lease() -> None:
     print(json.dumps(result))
 
 
-INTERRUPTS = int(os.environ.get("TF_BACKUP_TEST_INTERRUPTS", "4"))
+INTERRUPTS = int(os.environ.get("TF_BACKUP_TEST_INTERRUPTS", "2"))
 
 
 @pytest.mark.parametrize("number", range(INTERRUPTS))
