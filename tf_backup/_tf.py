@@ -51,11 +51,6 @@ def has_variable_partitioner(strategy: Strategy) -> bool:
     return strategy.extended._variable_partitioner is not None
 
 
-def cluster_addresses(strategy: Strategy, job: str) -> list[str]:
-    """Returns `host:port` of each task of `job`."""
-    return list(strategy._cluster_resolver.cluster_spec().as_dict().get(job, []))
-
-
 def ps_device(index: int) -> str:
     """Returns the device that holds what parameter server `index` holds."""
     return f"/job:ps/replica:0/task:{index}/device:CPU:0"
