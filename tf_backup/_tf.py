@@ -125,6 +125,16 @@ def clear_container(index: int, address: str, container: str) -> None:
         tf.compat.v1.Session.reset(f"grpc://{address}", [container], config)
 
 
+def let_threads_sleep() -> None:
+    """Has threads of this process that have nothing to do sleep at once, rather than spin first.
+
+    Before TensorFlow's first use only. Relies on where the context keeps what it begins with.
+    """
+    config = config_pb2.ConfigProto()
+    config.experimental.disable_thread_spinning = True
+    context.context()._config = config
+
+
 # ---- The end of a server ------------------------------------------------------------------------
 
 _END = "tf_backup.end"
