@@ -6,9 +6,10 @@ here and no other file.
 
 from __future__ import annotations
 
-import logging
+import itertools
 import os
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -16,7 +17,7 @@ from tensorflow.python.distribute import parameter_server_strategy_v2
 from tensorflow.python.eager import context
 from tensorflow.python.framework import ops
 
-log = logging.getLogger(__name__)
+_LARGE = 4096  # Bytes.
 
 
 class Strategy(tf.distribute.ParameterServerStrategy):  # type: ignore[misc]
@@ -36,6 +37,7 @@ class Strategy(tf.distribute.ParameterServerStrategy):  # type: ignore[misc]
         super().__init__(resolver)
         self._extended.__class__ = _Extended
         self._extended._bytes = [0] * self._num_ps
+        self._extended._turn = itertools.cycle(range(self._num_ps))
 
     def _connect_to_cluster(self, coordinator_name: str) -> None:
         spec = self._cluster_resolver.cluster_spec().as_dict()
@@ -44,29 +46,42 @@ class Strategy(tf.distribute.ParameterServerStrategy):  # type: ignore[misc]
 
 
 class _Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):  # type: ignore[misc]
-    """Deals variables out by their size: each to the server that has the fewest bytes.
+    """Deals large variables out by their size: each to the server that has the fewest bytes.
 
-    TensorFlow deals them out in turn; then one of two servers has all matrices of a chain of
-    layers, and the other all biases. Scalars (the number of updates, a metric's total) are on the
-    first server, where the gate is.
+    TensorFlow deals all of them out in turn; then one of two servers has all matrices of a chain of
+    layers, and the other all biases. Here small ones are, by themselves. Scalars (the number of
+    updates, a metric's total) are on the first server, where the gate is.
 
     Relies on `_resource_creator_scope`, and on `_create_variable_round_robin`, which
     `_create_variable` calls for a variable that is to lie beside no other one.
     """
 
-    _bytes: list[int]
+    _bytes: list[int]  # Of the large variables on each server that are still there.
+    _turn: Iterator[int]
 
     def _resource_creator_scope(self) -> None:
         """Makes no `ClusterCoordinator`, for lookup tables: there are none in models here."""
 
     def _create_variable_round_robin(self, next_creator: Callable[..., Any], **kwargs: Any) -> Any:
         spec = _spec(kwargs.get("initial_value"), kwargs.get("dtype"))
-        scalar = spec.shape.rank == 0
-        ps = 0 if scalar else min(range(self._num_ps), key=self._bytes.__getitem__)
-        self._bytes[ps] += int(spec.shape.num_elements() or 1) * int(spec.dtype.size)
+        size = int(spec.shape.num_elements() or 1) * int(spec.dtype.size)
+        if spec.shape.rank == 0:
+            ps = 0
+        elif size < _LARGE:
+            ps = next(self._turn)
+        else:
+            ps = min(range(self._num_ps), key=self._bytes.__getitem__)
         nowhere = ops.colocate_with(None, ignore_existing=True)
         with nowhere, ops.device(f"/job:ps/task:{ps}/device:CPU:0"):
-            return next_creator(**kwargs)
+            variable = next_creator(**kwargs)
+        if size >= _LARGE:
+            self._bytes[ps] += size
+            weakref.finalize(variable, self._forget, ps, size).atexit = False
+        return variable
+
+    def _forget(self, ps: int, size: int) -> None:
+        """Counts a variable no more that is gone."""
+        self._bytes[ps] -= size
 
 
 def _spec(value: Any, dtype: Any) -> tf.TensorSpec:

@@ -65,6 +65,7 @@ class Chief:
         self._permits = permits
         self._reports = reports
         self._alone = alone
+        self._traced: Any = None
         self.loop = _tf_graph.function(self._loop)
 
     def _loop(self, step: Tensor) -> Tensor:
@@ -150,6 +151,8 @@ class Chief:
         traced = tf.function(
             lambda event: self._at_servers(event)[0], autograph=False
         ).get_concrete_function(event)
+        # TensorFlow forgets its branches with it, and the parts call them by name.
+        self._traced = traced
         structure = traced.structured_outputs
         try:
             parts = Cut(traced)

@@ -216,8 +216,7 @@ def check_staleness_adds_up(optimizer: Any) -> None:
 @pytest.mark.parametrize("stop", [30, 17])
 def test_minimize_is_asynchronous_too(strategy: Any, stop: int) -> None:
     _, optimizer = minimized(strategy, workers=3, updates=30, stop=stop)
-    records = optimizer.contributions.workers
-    assert records[2].accepted < records[0].accepted + records[1].accepted
+    # Who of them works how much is open: the first one that is there begins.
     assert optimizer.contributions.total.late == 0
 
 
