@@ -115,16 +115,6 @@ def forget_cluster(address: str) -> None:
         context.context().update_server_def(alone)
 
 
-def clear_container(index: int, address: str, container: str) -> None:
-    """Deletes all named resources of a container on a parameter server.
-
-    A session of its own reaches the server at `host:port`. Relies on `Session.reset`.
-    """
-    config = tf.compat.v1.ConfigProto(device_filters=[f"/job:ps/task:{index}"])
-    with contextlib.suppress(tf.errors.OpError):
-        tf.compat.v1.Session.reset(f"grpc://{address}", [container], config)
-
-
 def let_threads_sleep() -> None:
     """Has threads of this process that have nothing to do sleep at once, rather than spin first.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_backup import _tf, errors
+from tf_backup import _tf, errors, status
 from tf_backup.board import FREE, Board
 from tf_backup.failures import GONE
 from tf_backup.members import Members
@@ -218,8 +218,10 @@ class Coordinator:
 
     def _clear(self, generation: int) -> None:
         """Clears what an earlier chief has left on the servers."""
-        for index, address in enumerate(self.addresses["ps"]):
-            _tf.clear_container(index, address, _CONTAINER.format(generation=generation))
+        container = _CONTAINER.format(generation=generation)
+        for address in self.addresses["ps"]:
+            if not status.clear(address, container):
+                log.info("What the last chief has left on %s could not be cleared.", address)
 
     def _beat(self) -> None:
         """Holds the lease, and looks at the workers."""

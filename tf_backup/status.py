@@ -1,4 +1,4 @@
-"""Whether a task of the cluster lives: asked by a real call to its TensorFlow server.
+"""What is asked of a TensorFlow server directly: whether it lives, and to clear its memory.
 
 That something accepts connections proves nothing. A frozen process does, and so does another
 program that has the port.
@@ -17,6 +17,7 @@ import grpc
 from tensorflow.core.framework import device_attributes_pb2
 
 _METHOD = "/tensorflow.WorkerService/GetStatus"
+_CLEAR = "/tensorflow.WorkerService/CleanupAll"  # CleanupAllRequest: containers, as field 1.
 _OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms", 500))
 
 
@@ -65,6 +66,24 @@ def ask(address: str, timeout_s: float = 1.0) -> Status | None:
         return channel.ask(timeout_s)
     finally:
         channel.close()
+
+
+def clear(address: str, container: str, timeout_s: float = 10.0) -> bool:
+    """Deletes all named resources of a container on the server at `host:port`.
+
+    A session's `reset` does the same, but waits until every task of the cluster is there.
+
+    Returns:
+      Whether the server has done it.
+    """
+    name = container.encode()
+    assert len(name) < 128
+    with grpc.insecure_channel(address, options=_OPTIONS) as channel:
+        try:
+            channel.unary_unary(_CLEAR)(b"\x0a" + bytes([len(name)]) + name, timeout=timeout_s)
+        except grpc.RpcError:
+            return False
+    return True
 
 
 def accepts(address: str, timeout_s: float = 1.0) -> bool:

@@ -12,20 +12,29 @@ from tests.cluster.processes import free_addresses, start
 
 BEGIN = "import logging, tf_backup\nlogging.basicConfig(level=logging.INFO)\n"
 
-HOLDS = """
+KEPT = """
+import tensorflow as tf
+from tf_backup._tf_named import Name, NamedVariable
+kept = NamedVariable(0, Name("tf-backup.1", "kept"), tf.int64, [], owner=False)
+"""
+
+HOLDS = f"""
 import time
 strategy = tf_backup.parameter_server_strategy()
-print("mine", flush=True)
+{KEPT}
+kept.assign(7)
+print("mine", bool(kept.exists()), flush=True)
 time.sleep(600)
 """
 
-TRIES = """
+TRIES = f"""
 try:
     strategy = tf_backup.parameter_server_strategy()
 except tf_backup.ClusterError as error:
     print(error, flush=True)
 else:
-    print("mine", flush=True)
+    exec({KEPT!r})
+    print("mine", bool(kept.exists()), flush=True)
 """
 
 OTHER_TENSORFLOW = """
@@ -66,7 +75,7 @@ def hold(tasks: Tasks) -> subprocess.Popen[str]:
     """Starts a chief, and waits until it has the servers."""
     chief = tasks.run("chief", 0, HOLDS)
     assert chief.stdout is not None
-    assert chief.stdout.readline() == "mine\n"
+    assert chief.stdout.readline() == "mine True\n"
     return chief
 
 
@@ -77,7 +86,7 @@ def test_a_second_chief_is_refused_until_the_first_has_died(tasks: Tasks) -> Non
     assert f"process {first.pid} on " in said
     first.kill()
     said, log = tasks.run("chief", 0, TRIES).communicate(timeout=60)
-    assert said == "mine\n", log[-3000:]
+    assert said == "mine False\n", log[-3000:]  # What the first one has left is gone.
     assert "Taking over from the chief at localhost:" in log
 
 
