@@ -18,7 +18,8 @@ tf.config.threading.set_intra_op_parallelism_threads(1)
 WORKERS = 4
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    # As a shell starts what runs in the background; programs that are started here inherit it.
+    # A shell starts background jobs with Ctrl-C ignored. The programs that tests start and then
+    # interrupt would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
