@@ -40,6 +40,8 @@ from collections.abc import Iterable, Sequence
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Should an error have to import TensorFlow.
 
+from scripts import early  # noqa: F401, I001
+
 from absl import app, flags
 
 from scripts import console, exits
@@ -180,7 +182,7 @@ def main(argv: Sequence[str]) -> None:
     console.set_up()
     failures: list[str] = []
     with exits.told(f" {FLAGS.csv} has the measurements made so far." if FLAGS.csv else "", _NAME):
-        exits.at_sigterm()
+        exits.at_signals()
         try:
             with exits.preparing(_NAME):
                 todo = plan()

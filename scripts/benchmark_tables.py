@@ -16,7 +16,6 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -79,7 +78,7 @@ def measure(rows: int, name: str) -> dict[str, Any]:
             model.compile(tf_backup.wrap(optimizer(name), replicas=2), "mse")
         callback = keras.callbacks.LambdaCallback(on_train_batch_end=note)
         model.fit(batches(rows), steps_per_epoch=FLAGS.steps + 2, verbose=0, callbacks=[callback])
-        peak = max(peak_mib(pid) for pid in children())  # The server holds more than any worker.
+        peak = peak_mib(cluster.pid("ps", 0))
     (first, begin), (last, end) = seen[1], seen[FLAGS.steps + 1]
     values = (
         rows,
@@ -114,15 +113,6 @@ def batches(rows: int) -> Any:
         return tf.data.Dataset.from_tensor_slices((ids, ones)).repeat()
 
     return dataset_fn
-
-
-def children() -> list[int]:
-    """Returns the ids of this process' children."""
-    return [
-        int(pid)
-        for task in Path("/proc/self/task").iterdir()
-        for pid in (task / "children").read_text().split()
-    ]
 
 
 if __name__ == "__main__":

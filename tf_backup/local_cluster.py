@@ -8,14 +8,13 @@ import logging
 import os
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from types import TracebackType
 from typing import Any
 
 from tf_backup import chatter, cluster, errors
+from tf_backup.fork_server import ForkServer, Task
 from tf_backup.members import HEARTBEAT_S
 from tf_backup.servers import Servers
 from tf_backup.status import ask
@@ -96,7 +95,8 @@ class LocalCluster:
         # A pipe that nobody writes to. The processes end when its writing end is closed, and
         # that is when this process ends, however it does.
         self._lifeline: tuple[int, ...] = ()
-        self._processes: dict[tuple[str, int], subprocess.Popen[bytes]] = {}
+        self._fork_server: ForkServer | None = None
+        self._tasks: dict[tuple[str, int], Task] = {}
         self._config: cluster.ClusterConfig | None = None
         self._strategy: Any = None
 
@@ -121,62 +121,43 @@ class LocalCluster:
 
     def start(self) -> None:
         """Starts all processes and waits until each answers."""
-        ports = _free_ports(self.workers + self.ps + 1)
-        hosts = [f"localhost:{port}" for port in ports]
-        self._config = cluster.ClusterConfig(
-            {
-                "chief": hosts[:1],
-                "worker": hosts[1 : self.workers + 1],
-                "ps": hosts[self.workers + 1 :],
-            },
-            "chief",
-            0,
-        )
         log.info("Starting %d worker and %d ps processes.", self.workers, self.ps)
         self._lifeline = os.pipe()
         self._logs = tempfile.TemporaryDirectory(prefix="tf_backup_")
         try:
+            self._fork_server = ForkServer(
+                self._environment(), self._lifeline[0], self._log_path("fork_server", 0)
+            )
+            self._fork_server.ready()
+            self._config = self._free_addresses()  # Now: somebody else may take them, too.
             for job, count in (("ps", self.ps), ("worker", self.workers)):
                 for index in range(count):
                     self.start_task(job, index)
-            for (job, index), process in self._processes.items():
-                self._await(job, index, process)
+            for (job, index), task in self._tasks.items():
+                self._await(job, index, task)
         except BaseException:
             self.stop()
             raise
 
     def start_task(self, job: str, index: int) -> None:
         """Starts one task's process, for the first time or again after it ended."""
-        environment = dict(os.environ)
-        environment["TF_CONFIG"] = self.config.as_tf_config(job, index)
-        environment["GRPC_FAIL_FAST"] = "use_caller"
-        environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        path = environment.get("PYTHONPATH")
-        environment["PYTHONPATH"] = f"{package}{os.pathsep}{path}" if path else package
+        if self._fork_server is None:
+            raise errors.ClusterError("The cluster has not been started: use it as a context.")
         # Room for the runs of a step, a gate call and a transfer of every other task at once.
         inter_op = max(4, self.workers + 2)
-        command = [sys.executable, "-m", "tf_backup.local_task", str(self._threads), str(inter_op)]
-        # TensorFlow's servers talk at length about what is no news to the chief's user.
-        with open(self._log_path(job, index), "ab") as log_file:
-            self._processes[job, index] = subprocess.Popen(
-                command,
-                stdin=self._lifeline[0],
-                stdout=log_file,
-                stderr=log_file,
-                env=environment,
-                start_new_session=True,  # Ctrl-C is the chief's to handle.
-            )
+        self._tasks[job, index] = self._fork_server.start(
+            self.config.as_tf_config(job, index),
+            self._log_path(job, index),
+            [str(self._threads), str(inter_op)],
+        )
 
     def kill_task(self, job: str, index: int) -> None:
         """Kills one task's process (SIGKILL), as a failing machine would."""
-        process = self._processes[job, index]
-        process.kill()
-        process.wait()
+        self._tasks[job, index].kill()
 
     def pid(self, job: str, index: int) -> int:
         """Returns the process id of one task."""
-        return self._processes[job, index].pid
+        return self._tasks[job, index].pid
 
     def strategy(self) -> Any:
         """Returns the `tf.distribute.ParameterServerStrategy` of this cluster; always the same."""
@@ -189,18 +170,17 @@ class LocalCluster:
         if self._strategy is not None:
             forget(self._strategy)
             self._strategy = None
-        for process in self._processes.values():
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-                process.send_signal(signal.SIGCONT)  # One that is stopped would not hear the first.
+        for task in self._tasks.values():
+            task.send_signal(signal.SIGTERM)
+            task.send_signal(signal.SIGCONT)  # One that is stopped would not hear the first.
         deadline = time.monotonic() + END_TIMEOUT_S
-        for process in self._processes.values():
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._processes.clear()
+        for task in self._tasks.values():
+            if not task.wait(deadline - time.monotonic()):
+                task.kill()
+        self._tasks.clear()
+        if self._fork_server is not None:
+            self._fork_server.close()
+            self._fork_server = None
         for end in self._lifeline:
             os.close(end)
         self._lifeline = ()
@@ -209,16 +189,39 @@ class LocalCluster:
     def _log_path(self, job: str, index: int) -> str:
         return os.path.join(self._logs.name, f"{job}{index}.log")
 
-    def _await(self, job: str, index: int, process: subprocess.Popen[bytes]) -> None:
+    def _free_addresses(self) -> cluster.ClusterConfig:
+        """Returns addresses for all tasks."""
+        ports = _free_ports(self.workers + self.ps + 1)
+        hosts = [f"localhost:{port}" for port in ports]
+        return cluster.ClusterConfig(
+            {
+                "chief": hosts[:1],
+                "worker": hosts[1 : self.workers + 1],
+                "ps": hosts[self.workers + 1 :],
+            },
+            "chief",
+            0,
+        )
+
+    def _environment(self) -> dict[str, str]:
+        """Returns the environment of the tasks' processes."""
+        environment = {**os.environ, "GRPC_FAIL_FAST": "use_caller"}
+        environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        path = environment.get("PYTHONPATH")
+        environment["PYTHONPATH"] = f"{package}{os.pathsep}{path}" if path else package
+        return environment
+
+    def _await(self, job: str, index: int, task: Task) -> None:
         """Waits until a task answers."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
-            if process.poll() is not None:
+            if task.ended:
                 with open(self._log_path(job, index)) as log_file:
                     wrote = log_file.read()[-2000:]
                 raise errors.ClusterError(
-                    f"The process of {job} {index} ended with status {process.returncode} before "
-                    f"it served. The end of what it wrote:\n{wrote}"
+                    f"The process of {job} {index} ended before it served. The end of what it "
+                    f"wrote:\n{wrote}"
                 )
             if ask(self.config.addresses[job][index]) is not None:
                 return

@@ -14,9 +14,15 @@ ROOT = Path(__file__).parents[2]
 
 
 def children(parent: int | None = None) -> list[int]:
-    """Returns the running servers that a process has started (default: this one)."""
+    """Returns the running tasks of the local clusters of a process (default: this one)."""
+    parents = _fork_servers()
     parent = os.getpid() if parent is None else parent
-    found = []
+    return [pid for pid, above in parents.items() if parents.get(above) == parent]
+
+
+def _fork_servers() -> dict[int, int]:
+    """Returns the running fork servers and tasks of local clusters, and their parents."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -25,8 +31,8 @@ def children(parent: int | None = None) -> list[int]:
             command = (entry / "cmdline").read_text()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if int(fields[1]) == parent and fields[0] != "Z" and "tf_backup.local_task" in command:
-            found.append(int(entry.name))
+        if fields[0] != "Z" and "tf_backup.fork_server" in command:
+            found[int(entry.name)] = int(fields[1])
     return found
 
 

@@ -28,7 +28,17 @@ LEVELS = [
     {"packing", "objective", "snapshot", "tables", "contribution", "accumulator"}
     | {"tokens", "gate", "permits", "reports", "dispenser", "data", "program"}
     | {"failures", "board", "coordinator", "runs", "arrivals", "departures"},
-    {"worker", "chief", "care", "agent", "evaluation", "run", "server", "local_task"},
+    {
+        "worker",
+        "chief",
+        "care",
+        "agent",
+        "evaluation",
+        "run",
+        "server",
+        "local_task",
+        "fork_server",
+    },
     {"engine", "optimizer", "_keras", "_keras_seams", "_keras_data"}
     | {"keras_variables", "keras_objective", "keras_step", "feed"},
     {"fit", "training_loop", "local_cluster", "strategy"},
