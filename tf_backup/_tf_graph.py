@@ -6,7 +6,8 @@ here and no other file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -112,6 +113,22 @@ def on_server(ps: int, function: Callable[..., Any], *args: Any) -> Any:
     whole = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
     with tf.device(ps_device(ps)), calls_as_written():
         return whole(*args)
+
+
+@contextlib.contextmanager
+def changing() -> Iterator[list[Any]]:
+    """Yields a list that has, at the end, the operations made in this context that may write.
+
+    What a function returns does not wait for them by itself. Relies on what TensorFlow knows of
+    its operations.
+    """
+    graph = tf.compat.v1.get_default_graph()
+    before = len(graph.get_operations())
+    made: list[Any] = []
+    yield made
+    for operation in graph.get_operations()[before:]:
+        if operation._is_stateful and operation.type not in ("ReadVariableOp", "ResourceGather"):
+            made.append(operation)
 
 
 def here(tensors: Any) -> Any:

@@ -127,8 +127,11 @@ class Chief:
 
         def at_server(event: Tensor, last: Tensor) -> Any:
             taken, found = self._take(GATE_SERVER, event[1])
-            results = self._apply(self._contribution.totals(found))
-            with tf.control_dependencies([*self._snapshot.write(GATE_SERVER), *taken]):
+            with _tf_graph.changing() as written:
+                results = self._apply(self._contribution.totals(found))
+            # All: rows of tables, which no snapshot has, are looked up in the next step.
+            done = tf.group(*taken, *written, *self._snapshot.write(GATE_SERVER))
+            with tf.control_dependencies([done]):
                 return self._release(event, last, results)
 
         return _tf_graph.on_server(GATE_SERVER, at_server, event, last)
@@ -185,8 +188,9 @@ class Chief:
                 taken, values = self._take(ps, event[1])
                 found.update(values)
                 done += taken
-        with placement.with_its_inputs():
+        with placement.with_its_inputs(), _tf_graph.changing() as written:
             results = self._apply(self._contribution.totals(found))
+        done += written
         for ps in self._snapshot.layout.servers:
             done += self._snapshot.write(ps)
         return results, done

@@ -49,7 +49,7 @@ def dense_model() -> Any:
     )
 
 
-def table_model() -> Any:
+def table_model(rows: int = 9) -> Any:
     """Looks rows up, some of them several times in a batch, and some by several workers."""
     keras.utils.set_random_seed(1)
     ids = keras.layers.Lambda(lambda x: keras.ops.cast(keras.ops.clip(2 * x + 4, 0, 8), "int32"))
@@ -57,16 +57,22 @@ def table_model() -> Any:
         [
             keras.Input((6,)),
             ids,
-            keras.layers.Embedding(9, 3),
+            keras.layers.Embedding(rows, 3),
             keras.layers.Flatten(),
             keras.layers.Dense(2),
         ]
     )
 
 
-MODELS = {"dense": dense_model, "table": table_model}
-SPARSE = ("momentum", "adam_weight_decay", "adagrad_schedule", "global_clipnorm", "loss_scale")
+def slow_table_model() -> Any:
+    """An update of its table takes longer than all else in a step: rows must not be read before."""
+    return table_model(rows=1_000_000)
+
+
+MODELS = {"dense": dense_model, "table": table_model, "slow table": slow_table_model}
+SPARSE = ("momentum", "adagrad_schedule", "global_clipnorm", "loss_scale")
 CASES = [*((name, "dense") for name in OPTIMIZERS), *((name, "table") for name in SPARSE)]
+CASES.append(("adam_weight_decay", "slow table"))
 
 
 def batches(worker: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
