@@ -103,15 +103,13 @@ def told(go_on: str, command: str = "train.py") -> Iterator[None]:
 
 def _end_with(error: BaseException, go_on: str, command: str) -> NoReturn:
     """Ends this process with a line and a code; raises what is a mistake of the program's."""
-    import tensorflow as tf
-
-    from tf_backup.failures import GONE, gist
-
     if isinstance(error, (TfBackupError, ValueError, OSError)):
         log.debug("", exc_info=error)
         end(f"{command}: {error}", _code(error))
-    if not isinstance(error, tf.errors.OpError):
+    if not _is_tensorflows(error):
         raise error
+    from tf_backup.failures import GONE, gist
+
     log.debug("", exc_info=error)
     said = f"{command}: TensorFlow raised {type(error).__name__}: {gist(error)}"
     if isinstance(error, GONE):
@@ -122,15 +120,27 @@ def _end_with(error: BaseException, go_on: str, command: str) -> NoReturn:
     end(said, _code(error))
 
 
+def _is_tensorflows(error: BaseException) -> bool:
+    """Returns whether TensorFlow raised an error; does not import it, which takes seconds."""
+    tf = sys.modules.get("tensorflow")
+    return tf is not None and isinstance(error, tf.errors.OpError)
+
+
 def _code(error: BaseException) -> int:
     """Returns whether to try again after an error, as the code to end with."""
+    if isinstance(error, ClusterError):
+        return LOST
+    # What a worker or an evaluation reads or computes does not get better: a corrupt record.
+    cause = error.__cause__ if isinstance(error, WorkerFailed) else error
+    if isinstance(cause, ValueError):
+        return WRONG
+    if cause is None or not _is_tensorflows(cause):
+        return FAILED
     import tensorflow as tf
 
     from tf_backup.failures import GONE
 
-    if isinstance(error, (ClusterError, *GONE)):
+    if isinstance(error, GONE):
         return LOST
-    # What a worker or an evaluation reads or computes does not get better: a corrupt record.
-    cause = error.__cause__ if isinstance(error, WorkerFailed) else error
-    same_again = (ValueError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError)
+    same_again = (tf.errors.InvalidArgumentError, tf.errors.NotFoundError)
     return WRONG if isinstance(cause, same_again) else FAILED

@@ -272,7 +272,7 @@ def _how_to_go_on() -> str:
 
 def _begin(settings: Settings) -> None:
     """In a worker or ps task of a job, serves to the end; elsewhere looks whether all fits."""
-    from tf_backup import cluster, server
+    from tf_backup import cluster
 
     if not settings.distributed:
         return
@@ -282,6 +282,9 @@ def _begin(settings: Settings) -> None:
     else:
         config = cluster.from_tf_config()
         if not config.is_chief:
+            os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # Else TensorFlow imports Keras 3.
+            from tf_backup import server
+
             # 0 tells a Job that this task need not come back: only where training is done.
             server.serve(status=exits.TOLD_TO_END, abandoned=exits.LOST)
         policy, workers = settings.policy, len(config.addresses["worker"])

@@ -7,8 +7,6 @@ import json
 import os
 from typing import Any
 
-import tensorflow as tf
-
 from tf_backup import pod
 
 JOBS = ("chief", "worker", "ps")
@@ -71,6 +69,8 @@ class ClusterConfig:
 
     def resolver(self) -> Any:
         """Returns the cluster as TensorFlow wants it."""
+        import tensorflow as tf  # Here: who only asks for addresses need not wait for it.
+
         return tf.distribute.cluster_resolver.SimpleClusterResolver(
             tf.train.ClusterSpec({job: self.addresses[job] for job in JOBS}),
             task_type=self.task_type,
