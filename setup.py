@@ -45,6 +45,7 @@ EXTRAS_REQUIRE = {
         "prometheus_client>=0.20",
         "pytest>=8",
         "pytest-timeout>=2.3",
+        "pytest-xdist>=3.6",
         "PyYAML>=6",
         "ruff>=0.9",
         "scikit-learn>=1.5",
