@@ -21,8 +21,8 @@ from typing import NoReturn
 
 from tf_backup import errors
 
-# NumPy would start threads, and a process with threads should not be forked. TensorFlow would import
-# Keras 3, which tasks have no use for, and which takes as long as half of the rest.
+# NumPy would start threads, and a process with threads should not be forked. TensorFlow would
+# import Keras 3, which tasks have no use for, and which takes half as long as all the rest.
 _LEAN = {"OPENBLAS_NUM_THREADS": "1", "TF_USE_LEGACY_KERAS": "1"}
 _END_S = 0.5  # For the fork server to end once its input has closed: at once, if it is ready.
 
