@@ -10,8 +10,9 @@ import tensorflow as tf
 
 from tf_backup import protocol
 from tf_backup.coordinator import Coordinator
-from tf_backup.gate import Gate, unpacked
+from tf_backup.gate import Gate
 from tf_backup.protocol import Ledger
+from tf_backup.rules import unpacked
 
 log = logging.getLogger(__name__)
 

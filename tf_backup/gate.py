@@ -14,21 +14,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_backup import _tf_graph, places, protocol
+from tf_backup import _tf_graph, protocol
 from tf_backup._tf_named import Name, NamedLock, NamedQueue, NamedVariable
 from tf_backup.policy import BackupPolicy
 from tf_backup.protocol import Ledger
+from tf_backup.rules import EXHAUSTED, STOPPED, of_policy, pack, unpacked
 from tf_backup.tokens import DEVICE, GATE_SERVER, TokenQueues
 
 Tensor = Any
 
 __all__ = ["EXHAUSTED", "GATE_SERVER", "STOPPED", "Gate"]
-
-_TENSORS = protocol.Arrays(where=tf.where, sum=tf.reduce_sum, min=tf.reduce_min)
-
-# Events that the chief's loop waits for: that a step t >= 0 is complete, or one of these.
-# [4, N]: the step (or sign) in all places, the tickets, their places, and their staleness.
-EXHAUSTED, STOPPED = -1, -2
 
 _EVENTS = 1024  # More than ever wait; one is told again only while less than half of them do.
 
@@ -46,9 +41,8 @@ class Gate:
 
     def __init__(self, policy: BackupPolicy, name: Name) -> None:
         self.policy = policy
-        bound = policy.max_staleness
-        self._max_staleness = protocol.ANY_STALENESS if bound is None else bound
-        ledger = _pack(protocol.new_ledger(policy.workers))
+        self._rules = of_policy(policy)
+        ledger = pack(protocol.new_ledger(policy.workers))
         self.tokens = TokenQueues(policy.workers, name / "tokens")
         self._lock = NamedLock(GATE_SERVER, name / "lock")
         self._ledger = NamedVariable(GATE_SERVER, name / "ledger", tf.int64, ledger.shape)
@@ -68,14 +62,7 @@ class Gate:
 
     def admit(self, worker: Tensor, life: Tensor, run: Tensor) -> Tensor:
         """Returns the place of a worker ([]), `protocol.NO_PLACE` or `STOP`."""
-
-        def body() -> Tensor:
-            indices = tf.range(self.policy.workers, dtype=tf.int64)
-            ledger, place = places.admit(self._read(), indices, worker, life, run, _TENSORS)
-            with tf.control_dependencies([self._write(ledger)]):
-                return tf.identity(place)
-
-        return self._locked(body)
+        return self._changed(self._rules.admit, worker, life, run)
 
     def enter(self, place: Tensor, life: Tensor, run: Tensor) -> tuple[Tensor, Tensor]:
         """A worker's loop starts at its place; waits until there is something to do.
@@ -83,16 +70,8 @@ class Gate:
         Returns:
           What to do next, and a number that no other entry has.
         """
-
-        def body() -> Tensor:
-            ledger, then = places.enter(
-                self._read(), self._me(place), life, run, self.policy.replicas, _TENSORS
-            )
-            with tf.control_dependencies([self._write(ledger)]):
-                return tf.stack([then, ledger.entries])
-
-        answer = self._locked(body)
-        return self.tokens.resolve(place, answer[1], answer[0]), answer[1]
+        then, entry = tf.unstack(self._changed(self._rules.enter, place, life, run), 2)
+        return self.tokens.resolve(place, entry, then), entry
 
     def offer(
         self, place: Tensor, entry: Tensor, run: Tensor, step: Tensor, ticket: Tensor
@@ -110,24 +89,16 @@ class Gate:
         Returns:
           What to do next ([]).
         """
-        replicas = self.policy.replicas
 
         def body() -> Tensor:
-            ledger, me = self._read(), self._me(place)
-            offered, _, then, complete = protocol.offer(
-                ledger, me, entry, run, step, ticket, replicas, self._max_staleness, _TENSORS
+            ledger, then, events = self._rules.offer(
+                self._ledger.read_value(), place, entry, run, step, ticket
             )
-            left, exhausted = protocol.leave(ledger, me, entry, run, replicas, _TENSORS)
-            leaves = tf.equal(step, protocol.STOP)
-            ledger = tf.nest.map_structure(lambda a, b: tf.where(leaves, a, b), left, offered)
             # Were this call cut off between the two, the next tick would tell the chief.
             with tf.control_dependencies([self._write(ledger)]):
-                told = [
-                    self._announce(ledger, complete & ~leaves),
-                    self._sign(EXHAUSTED, exhausted & leaves),
-                ]
-            with tf.control_dependencies(told):
-                return tf.where(leaves, np.int64(protocol.STOP), then)
+                told = self._events.put_many(events)
+            with tf.control_dependencies([told]):
+                return tf.identity(then)
 
         return self.tokens.resolve(place, entry, self._locked(body))
 
@@ -160,14 +131,7 @@ class Gate:
         Returns:
           [], the number of updates made.
         """
-
-        def rule(ledger: Ledger) -> tuple[Ledger, Tensor]:
-            go_on = protocol.advance(ledger, _TENSORS)
-            go_home = protocol.close_run(ledger, True, _TENSORS)
-            pick = tf.nest.map_structure(lambda a, b: tf.where(last, a, b), go_home, go_on)
-            return pick[0], pick[1]
-
-        return self._release(rule)
+        return self._release(self._rules.advance, tf.cast(last, tf.int64))
 
     # ---- For the coordinator ------------------------------------------------------------------
 
@@ -175,9 +139,9 @@ class Gate:
         """Begins a run at step t = `step`; returns its number."""
 
         def body() -> Tensor:
-            ledger = protocol.open_run(self._read(), step, _TENSORS)
+            ledger, run = self._rules.open_run(self._ledger.read_value(), step)
             with tf.control_dependencies([self._events.drain(), self._write(ledger)]):
-                return tf.identity(ledger.run)
+                return tf.identity(run)
 
         return self._locked(body)
 
@@ -188,17 +152,11 @@ class Gate:
 
     def close_run(self) -> Tensor:
         """Ends the run in the middle of a step, if it has not ended. The chief's loop is over."""
-        return self._release(lambda ledger: protocol.close_run(ledger, False, _TENSORS))
+        return self._release(self._rules.close_run)
 
     def settle(self) -> Tensor:
         """Counts as lost what will not come back."""
-
-        def body() -> Tensor:
-            ledger = protocol.settle(self._read(), _TENSORS)
-            with tf.control_dependencies([self._write(ledger)]):
-                return tf.identity(ledger.step)
-
-        return self._locked(body)
+        return self._changed(self._rules.settle)
 
     def expire(self, gone: Tensor) -> Tensor:
         """Ends the entries of workers that are gone.
@@ -206,13 +164,7 @@ class Gate:
         Args:
           gone: [places] int64: the number of the life that is gone, 0 for none.
         """
-
-        def rule(ledger: Ledger) -> tuple[Ledger, Tensor]:
-            # Meanwhile another life may have come.
-            mask = (gone > 0) & tf.equal(gone, ledger.life)
-            return places.expire(ledger, mask, _TENSORS)
-
-        return self._release(rule)
+        return self._release(self._rules.expire, gone)
 
     def tick(self) -> Tensor:
         """Tells the chief's loop once more what a call that was cut off may not have.
@@ -222,17 +174,11 @@ class Gate:
         """
 
         def body() -> Tensor:
-            ledger = self._read()
-            complete = protocol.complete(ledger, self.policy.replicas, _TENSORS)
-            exhausted = protocol.exhausted(ledger, self.policy.replicas, _TENSORS)
             # A full queue would block inside the lock.
-            room = self._events.size() < _EVENTS // 2
-            done = [
-                self._announce(ledger, complete & room),
-                self._sign(EXHAUSTED, exhausted & ~complete & room),
-            ]
-            with tf.control_dependencies(done):
-                return _pack(ledger, tf.stack)
+            room = tf.cast(self._events.size() < _EVENTS // 2, tf.int64)
+            ledger, events = self._rules.tick(self._ledger.read_value(), room)
+            with tf.control_dependencies([self._events.put_many(events)]):
+                return tf.identity(ledger)
 
         return self._locked(body)
 
@@ -247,63 +193,29 @@ class Gate:
         with tf.device(DEVICE):
             return self._lock.holding(body)
 
-    def _release(self, rule: Callable[[Ledger], tuple[Ledger, Tensor]]) -> Tensor:
-        """Applies a rule that hands out tokens."""
+    def _changed(self, rule: Callable[..., Any], *args: Tensor) -> Tensor:
+        """Applies a rule, and returns what it returns beside the ledger."""
 
         def body() -> Tensor:
-            before = self._read()
-            ledger, tokens = rule(before)
+            ledger, answer = rule(self._ledger.read_value(), *args)
             with tf.control_dependencies([self._write(ledger)]):
-                put = self.tokens.put(before.entry, tokens)
-            if self.policy.max_staleness != 0:
-                # What waits in the queue may be enough for the next update.
-                with tf.control_dependencies(put):
-                    complete = protocol.complete(ledger, self.policy.replicas, _TENSORS)
-                    put = [self._announce(ledger, complete)]
-            with tf.control_dependencies(put):
-                return tf.identity(ledger.step)
+                return tf.identity(answer)
 
         return self._locked(body)
 
-    def _announce(self, ledger: Ledger, complete: Tensor) -> Any:
-        """Tells the chief that step t is complete, and what it is made of, if it is."""
-        replicas = self.policy.replicas
-        whose = tf.where(protocol.used(ledger))[:, 0]
-        whose = tf.concat([whose, tf.zeros([replicas], tf.int64)], axis=0)[:replicas]
-        tickets = tf.gather(ledger.ticket, whose)
-        staleness = tf.gather(ledger.staleness, whose)
-        step = tf.fill([replicas], ledger.step)
-        return self._tell(tf.stack([step, tickets, whose, staleness]), complete)
+    def _release(self, rule: Callable[..., Any], *args: Tensor) -> Tensor:
+        """Applies a rule that hands out tokens; returns the number of updates made."""
 
-    def _sign(self, code: int, when: Tensor) -> Any:
-        """Puts an event that is only a sign into the chief's queue, if `when` ([] bool)."""
-        return self._tell(self.sign(code), when)
+        def body() -> Tensor:
+            ledger, step, tokens, sizes, events = rule(self._ledger.read_value(), *args)
+            with tf.control_dependencies([self._write(ledger)]):
+                put = self.tokens.put(tokens, sizes)
+            with tf.control_dependencies(put):
+                told = self._events.put_many(events)
+            with tf.control_dependencies([told]):
+                return tf.identity(step)
 
-    def _tell(self, event: Tensor, when: Tensor) -> Any:
-        return self._events.put_many(tf.boolean_mask(event[None], when[None]))  # None or one.
+        return self._locked(body)
 
-    def _read(self) -> Ledger:
-        return unpacked(tf.unstack(self._ledger.read_value()))
-
-    def _write(self, ledger: Ledger) -> Any:
-        return self._ledger.assign(_pack(ledger, tf.stack), read_value=False)
-
-    def _me(self, place: Tensor) -> Tensor:
-        """Returns the mask of one place ([places] bool)."""
-        return tf.equal(tf.range(self.policy.workers, dtype=tf.int64), place)
-
-
-def _pack(ledger: Ledger, stack: Any = np.stack) -> Any:
-    """Returns a ledger as one array ([scalars + vectors, places]; scalars are repeated)."""
-    zeros = ledger.status * 0
-    scalars = [getattr(ledger, name) + zeros for name in protocol.SCALARS]
-    return stack(scalars + [getattr(ledger, name) for name in protocol.VECTORS])
-
-
-def unpacked(rows: Any) -> Ledger:
-    """Returns the ledger of what `_pack` has packed, row by row."""
-    scalars = {name: rows[row][0] for row, name in enumerate(protocol.SCALARS)}
-    vectors = {
-        name: rows[row] for row, name in enumerate(protocol.VECTORS, start=len(protocol.SCALARS))
-    }
-    return Ledger(**scalars, **vectors)
+    def _write(self, ledger: Tensor) -> Any:
+        return self._ledger.assign(ledger, read_value=False)

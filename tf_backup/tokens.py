@@ -38,23 +38,22 @@ class TokenQueues:
             for place in range(places)
         ]
 
-    def put(self, entries: Tensor, tokens: Tensor) -> list[Any]:
+    def put(self, tokens: Tensor, sizes: Tensor) -> list[Any]:
         """Hands out tokens, in a graph.
 
         Args:
-          entries: [places] int64: the entry that each token is for.
-          tokens: [places] int64: a step, `protocol.STOP` or `EXPELLED`, or `WAIT` for no token.
+          tokens: [places, 2] int64: the entry that each is for, and a step, `protocol.STOP` or
+            `EXPELLED`.
+          sizes: [places, 2] int64: [1, 2] where there is a token, [0, 2] where there is none.
 
         Returns:
           The operations that do it.
         """
         done = []
-        both = tf.stack([entries, tokens], axis=1)
         with tf.device(DEVICE):
-            for place, queue in enumerate(self.resources):
-                mine = both[place : place + 1]
-                wanted = tf.not_equal(mine[:, 1], protocol.WAIT)
-                done.append(queue.put_many(tf.boolean_mask(mine, wanted)))
+            for place, size in enumerate(tf.unstack(sizes, len(self.resources))):
+                begin = tf.constant([place, 0], tf.int64)
+                done.append(self.resources[place].put_many(tf.slice(tokens, begin, size)))
         return done
 
     def resolve(self, place: Tensor, entry: Tensor, then: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ LEVELS = [
     {"_tf", "_tf_named", "_tf_graph", "_tf_data", "_tf_program", "_tf_cut", "_tf_strategy"}
     | {"cluster", "placement", "status", "servers"},
     {"packing", "objective", "snapshot", "tables", "contribution", "accumulator"}
-    | {"tokens", "gate", "permits", "reports", "dispenser", "data", "program"}
+    | {"tokens", "rules", "gate", "permits", "reports", "dispenser", "data", "program"}
     | {"failures", "board", "coordinator", "runs", "arrivals", "departures"},
     {
         "worker",
