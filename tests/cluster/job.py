@@ -6,12 +6,11 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 from types import TracebackType
 
+from tests.cluster import forks
 from tests.cluster.processes import ROOT, free_addresses, wait_until
 from tests.manifests import Pod, build, command, environment, pods, settings
 
@@ -33,7 +32,7 @@ class Job:
         self.pods = {self.task(pod): pod for pod in pods(self._objects)}
         self.volumes = directory
         self._missing = missing
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, forks.Program] = {}
         self.write_flags(flags)
         addresses = free_addresses(len(self.pods) + 1)
         self.metrics_port = addresses.pop().rpartition(":")[2]
@@ -77,12 +76,11 @@ class Job:
             own = {"PATH": os.environ["PATH"], "HOME": str(self.volumes), "PYTHONUNBUFFERED": "1"}
             own |= {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
             with open(self._log(task), "ab") as log:
-                self._processes[task] = subprocess.Popen(
-                    [sys.executable, PROGRAM, json.dumps(self._hosts), self._missing, *words[1:]],
-                    cwd=ROOT,
-                    env=own | variables,
-                    stdout=log,
-                    stderr=log,
+                self._processes[task] = forks.start(
+                    [str(PROGRAM), json.dumps(self._hosts), self._missing, *words[1:]],
+                    str(ROOT),
+                    own | variables,
+                    log.fileno(),
                 )
 
     def kill(self, task: str, number: int = signal.SIGKILL) -> int:

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.cluster import forks
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -59,8 +61,13 @@ def environment(**changes: str) -> dict[str, str]:
     return {**result, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3", **changes}
 
 
-def start(*command: str, **changes: str) -> subprocess.Popen[str]:
-    """Starts a Python program of the project; its output can be read."""
+def start(*command: str, **changes: str) -> forks.Program:
+    """Starts a Python program of the project, which need not import TensorFlow any more."""
+    return forks.start(command, str(ROOT), environment(**changes))
+
+
+def start_fresh(*command: str, **changes: str) -> subprocess.Popen[str]:
+    """Starts a Python program of the project as users do, from its first line."""
     return subprocess.Popen(
         [sys.executable, *command],
         cwd=ROOT,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from scripts.benchmarks import rows
-from tests.cluster.processes import start, wait_until
+from tests.cluster.processes import start_fresh, wait_until
 
 SCRIPT = "scripts/benchmark.py"
 MARK = "TF_BACKUP_TEST_MARK"
@@ -41,7 +41,7 @@ def test_all_programs_run(tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     flags += [f"--csv={table}", f"--markdown={report}"]
-    process = start(SCRIPT, *flags, **{MARK: mark, "TMPDIR": str(temporary)})
+    process = start_fresh(SCRIPT, *flags, **{MARK: mark, "TMPDIR": str(temporary)})
     out, err = process.communicate(timeout=570)
     assert process.returncode == 0, err[-3000:]
     assert not marked(mark)
@@ -71,7 +71,7 @@ def test_all_programs_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_outlives_it(number: signal.Signals) -> None:
     mark = uuid.uuid4().hex
-    process = start(SCRIPT, "--smoke", "--systems=tf_backup", "--workers=2", **{MARK: mark})
+    process = start_fresh(SCRIPT, "--smoke", "--systems=tf_backup", "--workers=2", **{MARK: mark})
     try:
         wait_until(lambda: len(marked(mark)) == 5)  # With a chief, two workers and a ps.
         process.send_signal(number)
@@ -99,7 +99,7 @@ def test_no_process_outlives_it(number: signal.Signals) -> None:
     ],
 )
 def test_nonsense_is_one_line(flag: str, line: str) -> None:
-    process = start(SCRIPT, flag)
+    process = start_fresh(SCRIPT, flag)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert line in err
@@ -107,7 +107,7 @@ def test_nonsense_is_one_line(flag: str, line: str) -> None:
 
 
 def test_help_names_all_systems_and_models() -> None:
-    process = start(SCRIPT, "--help")
+    process = start_fresh(SCRIPT, "--help")
     out, _ = process.communicate(timeout=60)
     assert process.returncode in (0, 1)  # absl's way.
     for word in (*SYSTEMS, "tf_backup_slow_worker", "inception", "--slow_worker", "--smoke"):

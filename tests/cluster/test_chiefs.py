@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster.forks import Program
 from tests.cluster.processes import free_addresses, start
 
 BEGIN = "import logging, tf_backup\nlogging.basicConfig(level=logging.INFO)\n"
@@ -49,10 +49,10 @@ class Tasks:
 
     def __init__(self) -> None:
         self.ps, *self.workers = free_addresses(3)
-        self.processes: list[subprocess.Popen[str]] = []
+        self.processes: list[Program] = []
         self.run("ps", 0, "tf_backup.serve()")
 
-    def run(self, job: str, index: int, program: str, workers: int = 1) -> subprocess.Popen[str]:
+    def run(self, job: str, index: int, program: str, workers: int = 1) -> Program:
         """Starts a task, which knows of so many workers; every chief has an address of its own."""
         (chief,) = free_addresses(1)
         cluster = {"chief": [chief], "worker": self.workers[:workers], "ps": [self.ps]}
@@ -71,7 +71,7 @@ def tasks() -> Iterator[Tasks]:
         process.communicate()
 
 
-def hold(tasks: Tasks) -> subprocess.Popen[str]:
+def hold(tasks: Tasks) -> Program:
     """Starts a chief, and waits until it has the servers."""
     chief = tasks.run("chief", 0, HOLDS)
     assert chief.stdout is not None

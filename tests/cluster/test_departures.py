@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import tf_backup
+from tests.cluster.forks import Program
 from tests.cluster.processes import free_addresses, start
 from tf_backup import arrivals
 
@@ -24,9 +25,9 @@ class Servers:
     def __init__(self) -> None:
         chief, *workers, ps = free_addresses(4)
         self.addresses = {"chief": [chief], "worker": workers, "ps": [ps]}
-        self.processes: list[subprocess.Popen[str]] = []
+        self.processes: list[Program] = []
 
-    def run(self, job: str, index: int, program: str) -> subprocess.Popen[str]:
+    def run(self, job: str, index: int, program: str) -> Program:
         """Starts a program as a task."""
         task = {"type": job, "index": index}
         config = json.dumps({"cluster": self.addresses, "task": task})
@@ -35,9 +36,7 @@ class Servers:
         self.processes.append(process)
         return process
 
-    def start(
-        self, job: str, index: int, before: str = "pass", **arguments: Any
-    ) -> subprocess.Popen[str]:
+    def start(self, job: str, index: int, before: str = "pass", **arguments: Any) -> Program:
         """Starts a task that does something `before`, and waits until it serves."""
         arguments = {"status": BY_SIGNAL, "abandoned": ABANDONED, **arguments}
         process = self.run(job, index, f"{before}\ntf_backup.serve(**{arguments!r})")
@@ -58,7 +57,7 @@ def servers() -> Iterator[Servers]:
         process.communicate()
 
 
-def check(process: subprocess.Popen[str], code: int, reason: str) -> str:
+def check(process: Program, code: int, reason: str) -> str:
     _, log = process.communicate(timeout=60)
     assert process.returncode == code, log[-3000:]
     assert reason in log

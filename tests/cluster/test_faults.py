@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.cluster.processes import children, running, start, wait_until
+from tests.cluster.processes import children, running, start, start_fresh, wait_until
 
 LEASE_S = 3.0
 
@@ -141,7 +141,7 @@ INTERRUPTS = int(os.environ.get("TF_BACKUP_TEST_INTERRUPTS", "2"))
 def test_an_interrupt_at_any_moment_ends_it_with_its_code(number: int) -> None:
     """TF_BACKUP_TEST_INTERRUPTS=50 tries fifty moments."""
     rng = np.random.default_rng(number)
-    process = start(
+    process = start_fresh(
         "scripts/train.py", "--updates=100000", "--replicas=1", "--backups=1", PYTHONUNBUFFERED="1"
     )
     moment = float(rng.uniform(3.0, 16.0))  # TensorFlow's import, the cluster, tracing, training.

@@ -13,12 +13,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.cluster.processes import children, free_addresses, running, start, wait_until
+from tests.cluster.forks import Program
+from tests.cluster.processes import (
+    children,
+    free_addresses,
+    running,
+    start,
+    start_fresh,
+    wait_until,
+)
 
 SCRIPT = "scripts/train.py"
 
 
-def finish(process: subprocess.Popen[str], timeout_s: float = 240.0) -> tuple[str, str]:
+def finish(process: Program | subprocess.Popen[str], timeout_s: float = 240.0) -> tuple[str, str]:
     out, err = process.communicate(timeout=timeout_s)
     assert process.returncode == 0, err[-3000:]
     return out, err
@@ -36,7 +44,7 @@ def check_accounts(summary: dict[str, Any], updates: int) -> None:
 def test_without_flags_it_trains_digits_well(tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
     logs = tmp_path / "logs"
-    out, _ = finish(start(SCRIPT, f"--summary_json={path}", f"--log_dir={logs}"))
+    out, _ = finish(start_fresh(SCRIPT, f"--summary_json={path}", f"--log_dir={logs}"))
     summary = json.loads(path.read_text())
     assert (summary["strategy"], summary["replicas"], summary["backups"]) == ("ps", 3, 1)
     check_accounts(summary, updates=300)
@@ -124,7 +132,7 @@ def test_one_command_is_every_task_of_a_job(tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
     flags = ["--replicas=2", "--backups=1", "--updates=30", f"--summary_json={path}"]
 
-    def task(job: str, index: int) -> subprocess.Popen[str]:
+    def task(job: str, index: int) -> Program | subprocess.Popen[str]:
         config = {"cluster": cluster, "task": {"type": job, "index": index}}
         return start(SCRIPT, *flags, TF_CONFIG=json.dumps(config))
 
@@ -166,7 +174,7 @@ def test_one_command_is_every_task_of_a_job(tmp_path: Path) -> None:
     ],
 )
 def test_nonsense_is_refused_in_a_sentence(flags: list[str], message: str) -> None:
-    process = start(SCRIPT, *flags)
+    process = start_fresh(SCRIPT, *flags)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2  # Not worth another try.
     assert message in err
@@ -175,7 +183,7 @@ def test_nonsense_is_refused_in_a_sentence(flags: list[str], message: str) -> No
 
 
 def test_a_recipe_is_shown_with_its_sources() -> None:
-    out, _ = finish(start(SCRIPT, "--model=inception_v3", "--recipe=paper", "--show_recipe"))
+    out, _ = finish(start_fresh(SCRIPT, "--model=inception_v3", "--recipe=paper", "--show_recipe"))
     assert "0.045 x N, x 0.94 every 2 passes" in out
     assert "[appendix A.3" in out
     assert "N = 50, b = 3, 17 ps" in out
@@ -253,7 +261,7 @@ def test_asynchronous_training_makes_an_update_of_every_gradient(tmp_path: Path)
 
 
 def test_malformed_tf_config_is_refused_in_a_sentence() -> None:
-    process = start(SCRIPT, TF_CONFIG='{"cluster": {"worker": "host:1"}}')
+    process = start_fresh(SCRIPT, TF_CONFIG='{"cluster": {"worker": "host:1"}}')
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2  # Not worth another try.
     assert "TF_CONFIG has no key 'task'" in err
@@ -261,6 +269,6 @@ def test_malformed_tf_config_is_refused_in_a_sentence() -> None:
 
 
 def test_help_teaches() -> None:
-    out, _ = start(SCRIPT, "--help").communicate(timeout=60)
+    out, _ = start_fresh(SCRIPT, "--help").communicate(timeout=60)
     for word in ("TF_CONFIG", "--delay=3:0.5", "Examples", "--replicas: ", "--log_dir: "):
         assert word in out

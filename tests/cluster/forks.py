@@ -1,0 +1,203 @@
+"""Programs as copies of one process that has imported TensorFlow and Keras.
+
+The import takes seconds of a core, and the tests start a hundred programs. Of the project, a copy
+imports everything itself. What a program does while it imports TensorFlow is not tested with it:
+see `processes.start_fresh`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import functools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
+
+
+class Program:
+    """A program that runs, with what the tests use of `subprocess.Popen`'s methods.
+
+    Args:
+      pid: its process id; it is a child of this process.
+      args: its command.
+      stdout: the end of a pipe to read from, if there is one.
+      stderr: the same.
+    """
+
+    def __init__(
+        self, pid: int, args: Sequence[str], stdout: int | None, stderr: int | None
+    ) -> None:
+        self.pid, self.args = pid, args
+        self.returncode: int | None = None
+        self.stdout, self.stderr = (
+            None if each is None else os.fdopen(each, encoding="utf-8") for each in (stdout, stderr)
+        )
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        end = time.monotonic() + (float("inf") if timeout is None else timeout)
+        while (code := self.poll()) is None:
+            if time.monotonic() > end:
+                assert timeout is not None
+                raise subprocess.TimeoutExpired(list(self.args), timeout)
+            time.sleep(0.005)
+        return code
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Returns what is left to read of both outputs; waits for the end."""
+        end = time.monotonic() + (float("inf") if timeout is None else timeout)
+        said = {"stdout": "", "stderr": ""}
+
+        def read(name: str) -> None:
+            file = getattr(self, name)
+            if file is not None and not file.closed:
+                said[name] = file.read()
+                file.close()
+
+        readers = [threading.Thread(target=read, args=(name,), daemon=True) for name in said]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join(None if timeout is None else max(0.0, end - time.monotonic()))
+            if reader.is_alive():
+                assert timeout is not None
+                raise subprocess.TimeoutExpired(list(self.args), timeout)
+        self.wait(None if timeout is None else max(0.0, end - time.monotonic()))
+        return said["stdout"], said["stderr"]
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def start(
+    command: Sequence[str], cwd: str, env: Mapping[str, str], log: int | None = None
+) -> Program:
+    """Starts `python COMMAND`.
+
+    Args:
+      command: a script, `-m` and a module, or `-c` and code; and arguments.
+      cwd: where.
+      env: its environment.
+      log: a file for both outputs; None for pipes.
+    """
+    read: list[int | None] = [None, None]
+    written = [log, log]
+    if log is None:
+        (read[0], written[0]), (read[1], written[1]) = os.pipe(), os.pipe()
+    order = json.dumps({"command": list(command), "cwd": cwd, "env": dict(env)}).encode()
+    server = _server()
+    socket.send_fds(server, [len(order).to_bytes(4, "big")], [int(each or 0) for each in written])
+    server.sendall(order)
+    pid = int.from_bytes(server.recv(4), "big")
+    if log is None:
+        for each in written:
+            os.close(int(each or 0))
+    return Program(pid, command, *read)
+
+
+@functools.cache
+def _server() -> socket.socket:
+    """Returns the connection to the process that is copied; always the same."""
+    # Copies whose parent has ended become children of this process.
+    ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
+    ours, theirs = socket.socketpair()
+    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "OPENBLAS_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, __file__, str(theirs.fileno())], env=env, pass_fds=[theirs.fileno()]
+    )
+    theirs.close()
+
+    def end() -> None:
+        ours.close()
+        process.wait()
+
+    atexit.register(end)
+    return ours
+
+
+def _serve(orders: socket.socket) -> None:
+    """Starts what is ordered, until nobody can order any more."""
+    import keras  # noqa: F401
+    import tensorflow  # noqa: F401
+
+    while True:
+        size, outputs, _, _ = socket.recv_fds(orders, 4, 2)
+        if not size:
+            os._exit(0)
+        order = json.loads(orders.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL))
+        helper = os.fork()  # Ends at once: its child's parent is then the subreaper.
+        if not helper:
+            pid = os.fork()
+            if pid:
+                orders.sendall(pid.to_bytes(4, "big"))
+                os._exit(0)
+            orders.close()
+            _become(order, outputs)
+            return
+        os.waitpid(helper, 0)
+        for each in outputs:
+            os.close(each)
+
+
+def _become(order: dict[str, Any], outputs: Sequence[int]) -> None:
+    """Makes a copy the program."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, target in zip([nothing, *outputs], (0, 1, 2), strict=True):
+        os.dup2(source, target)
+    for each in {nothing, *outputs}:
+        os.close(each)
+    os.chdir(order["cwd"])
+    os.environ.clear()
+    os.environ.update(order["env"])
+    sys.orig_argv = [sys.executable, *order["command"]]
+    sys.path[:0] = [order["cwd"], *order["env"]["PYTHONPATH"].split(os.pathsep)]
+
+
+def _run(command: list[str]) -> None:
+    """Runs the command as Python would."""
+    import runpy
+
+    if command[0] == "-m":
+        sys.argv = command[1:]
+        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+    elif command[0] == "-c":
+        sys.argv = ["-c", *command[2:]]
+        exec(compile(command[1], "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        sys.argv = command
+        sys.path[0] = os.path.dirname(os.path.abspath(command[0]))
+        runpy.run_path(command[0], run_name="__main__")
+
+
+def _main() -> NoReturn:
+    _serve(socket.socket(fileno=int(sys.argv[1])))
+    _run(sys.orig_argv[1:])
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    del sys.path[0]  # The programs of the tests are no modules of its copies.
+    _main()
