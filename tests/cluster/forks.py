@@ -148,17 +148,20 @@ def _serve(orders: socket.socket) -> None:
         if not size:
             os._exit(0)
         order = json.loads(orders.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL))
+        told, tells = os.pipe()
         helper = os.fork()  # Ends at once: its child's parent is then the subreaper.
         if not helper:
             pid = os.fork()
             if pid:
-                orders.sendall(pid.to_bytes(4, "big"))
+                os.write(tells, pid.to_bytes(4, "big"))
                 os._exit(0)
-            orders.close()
+            for each in (told, tells, orders.detach()):
+                os.close(each)
             _become(order, outputs)
             return
         os.waitpid(helper, 0)
-        for each in outputs:
+        orders.sendall(os.read(told, 4))
+        for each in (told, tells, *outputs):
             os.close(each)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,8 +20,10 @@ class Street:
         self.looks: list[str] = []
         monkeypatch.setattr(arrivals, "ask", self._look)
         monkeypatch.setattr(arrivals, "accepts", lambda address: False)
-        monkeypatch.setattr(arrivals.time, "sleep", self._sleep)
-        monkeypatch.setattr(watch.time, "monotonic", lambda: self.now)
+        # Of these modules only: other threads ask for the time as well.
+        clock = SimpleNamespace(sleep=self._sleep, monotonic=lambda: self.now)
+        monkeypatch.setattr(arrivals, "time", clock)
+        monkeypatch.setattr(watch, "time", clock)
         self._opens = opens
 
     def _look(self, address: str) -> Status | None:
