@@ -202,8 +202,10 @@ def _if(condition: Tensor, event: Tensor) -> Tensor:
     return tf.tile(event[None], tf.stack([tf.cast(condition, tf.int32), 1, 1]))
 
 
-def pack(ledger: Ledger) -> Tensor:
-    """Returns a ledger as one array ([fields, places]; scalars are repeated)."""
+def pack(ledger: Ledger) -> Any:
+    """Returns a ledger as one array ([fields, places]; scalars are repeated), as `unpacked`."""
+    if isinstance(ledger.status, np.ndarray):
+        return np.stack([field + ledger.status * 0 for field in ledger])
     scalars = tf.stack([getattr(ledger, name) for name in protocol.SCALARS])
     vectors = tf.stack([getattr(ledger, name) for name in protocol.VECTORS])
     scalars = tf.broadcast_to(scalars[:, None], [len(protocol.SCALARS), vectors.shape[1]])

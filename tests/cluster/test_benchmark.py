@@ -73,7 +73,8 @@ def test_no_process_outlives_it(number: signal.Signals) -> None:
     mark = uuid.uuid4().hex
     process = start_fresh(SCRIPT, "--smoke", "--systems=tf_backup", "--workers=2", **{MARK: mark})
     try:
-        wait_until(lambda: len(marked(mark)) == 6)  # With a chief, two workers, a ps, and what forks them.
+        # With a chief, two workers, a ps, and what forks them.
+        wait_until(lambda: len(marked(mark)) == 6)
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
         wait_until(lambda: not marked(mark))

@@ -268,7 +268,6 @@ def test_mixed_precision_trains(strategy: Any) -> None:
 def test_a_server_without_parameters_is_waited_for_too(strategy: Any) -> None:
     """Once, its metrics of step t + 1 came before step t was cleared away there, and fit hung."""
 
-
     def make() -> Any:
         return keras.Sequential([keras.Input((6,)), keras.layers.Dense(2, use_bias=False)])
 
