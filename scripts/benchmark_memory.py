@@ -1,0 +1,72 @@
+"""Measures the memory that a parameter server needs at its peak, beside that of its parameters.
+
+python scripts/benchmark_memory.py --csv=memory.csv
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is imported.
+
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("optimizers", ["sgd", "adam"], "Keras optimizers, by name.")
+flags.DEFINE_list("widths", ["64", "2048"], "Widths of the model's four dense layers.")
+flags.DEFINE_string("csv", "memory.csv", "File to write.")
+
+COLUMNS = ("optimizer", "workers", "parameters_mib", "ps_peak_mib", "worker_peak_mib")
+WORKERS = 4
+
+
+def peak_mib(pid: int) -> int:
+    """Returns the most memory that a process has had."""
+    with open(f"/proc/{pid}/status") as file:
+        (line,) = [line for line in file if line.startswith("VmHWM")]
+    return int(line.split()[1]) // 1024
+
+
+def measure(optimizer: str, width: int) -> dict[str, Any]:
+    """Trains with N = 3, b = 1 on one parameter server; returns a row of the table."""
+    import keras
+    import tensorflow as tf
+
+    import tf_backup
+
+    def batches(context: Any) -> Any:
+        del context
+        return tf.data.Dataset.from_tensors((tf.ones([4, width]), tf.ones([4, width]))).repeat()
+
+    with tf_backup.LocalCluster(workers=WORKERS, ps=1) as cluster:
+        with cluster.strategy().scope():
+            layers = [keras.layers.Dense(width) for _ in range(4)]
+            model = keras.Sequential([keras.Input((width,)), *layers])
+            wrapped = tf_backup.wrap(keras.optimizers.get(optimizer), WORKERS - 1, 1)
+            model.compile(wrapped, "mse")
+        model.fit(batches, steps_per_epoch=40, verbose=0)
+        mib = model.count_params() * 4 / 2**20
+        peaks = peak_mib(cluster.pid("ps", 0)), peak_mib(cluster.pid("worker", 0))
+    return dict(zip(COLUMNS, (optimizer, WORKERS, round(mib, 1), *peaks), strict=True))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command."""
+    del argv
+    with open(FLAGS.csv, "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for optimizer in FLAGS.optimizers:
+            for width in map(int, FLAGS.widths):
+                row = measure(optimizer, width)
+                print(row, flush=True)
+                writer.writerow(row)
+
+
+if __name__ == "__main__":
+    app.run(main)
