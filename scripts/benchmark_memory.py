@@ -1,6 +1,8 @@
-"""Measures the memory that a parameter server needs at its peak, beside that of its parameters.
+"""Measures the peak memory of a parameter server and of a worker.
 
-python scripts/benchmark_memory.py --csv=memory.csv
+Four dense layers train with N = 3, b = 1 on a local cluster, for each optimizer and width. Example:
+
+  python scripts/benchmark_memory.py --csv=memory.csv
 """
 
 from __future__ import annotations
@@ -16,24 +18,24 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is impor
 
 from absl import app, flags
 
+from scripts import console
+from scripts.benchmarks.counters import peak_mib
+
 FLAGS = flags.FLAGS
-flags.DEFINE_list("optimizers", ["sgd", "adam"], "Keras optimizers, by name.")
-flags.DEFINE_list("widths", ["64", "2048"], "Widths of the model's four dense layers.")
+flags.DEFINE_multi_enum(
+    "optimizer", ["sgd", "adam"], ["sgd", "adam", "rmsprop", "adagrad"], "May be repeated."
+)
+flags.DEFINE_multi_integer(
+    "width", [64, 2048], "Units of each of the four layers; may be repeated.", lower_bound=1
+)
 flags.DEFINE_string("csv", "memory.csv", "File to write.")
 
 COLUMNS = ("optimizer", "workers", "parameters_mib", "ps_peak_mib", "worker_peak_mib")
 WORKERS = 4
 
 
-def peak_mib(pid: int) -> int:
-    """Returns the most memory that a process has had."""
-    with open(f"/proc/{pid}/status") as file:
-        (line,) = [line for line in file if line.startswith("VmHWM")]
-    return int(line.split()[1]) // 1024
-
-
 def measure(optimizer: str, width: int) -> dict[str, Any]:
-    """Trains with N = 3, b = 1 on one parameter server; returns a row of the table."""
+    """Trains a model; returns a row of the table."""
     import keras
     import tensorflow as tf
 
@@ -56,13 +58,15 @@ def measure(optimizer: str, width: int) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command."""
-    del argv
+    """Measures, prints and writes the table."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown argument {argv[1]!r}.")
+    console.set_up()
     with open(FLAGS.csv, "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        for optimizer in FLAGS.optimizers:
-            for width in map(int, FLAGS.widths):
+        for optimizer in FLAGS.optimizer:
+            for width in FLAGS.width:
                 row = measure(optimizer, width)
                 print(row, flush=True)
                 writer.writerow(row)

@@ -24,6 +24,7 @@ from tf_backup import errors
 # NumPy would start threads, and a process with threads should not be forked. TensorFlow would
 # import Keras 3, which tasks have no use for, and which takes half as long as all the rest.
 _LEAN = {"OPENBLAS_NUM_THREADS": "1", "TF_USE_LEGACY_KERAS": "1"}
+_ANSWER_S = 120.0  # For an answer: the first comes when TensorFlow is imported.
 _END_S = 0.5  # For the fork server to end once its input has closed: at once, if it is ready.
 
 
@@ -92,7 +93,7 @@ class ForkServer:
         """Waits until it can be forked.
 
         Raises:
-          ClusterError: if it has ended instead.
+          ClusterError: if it has ended instead, or does not answer.
         """
         self._order(b"")
 
@@ -105,7 +106,7 @@ class ForkServer:
           arguments: of `local_task`.
 
         Raises:
-          ClusterError: if the fork server has ended.
+          ClusterError: if the fork server has ended, or does not answer.
         """
         order = {"tf_config": tf_config, "log": log_path, "arguments": arguments}
         return Task(int(self._order(json.dumps(order).encode())))
@@ -127,20 +128,30 @@ class ForkServer:
         """Sends it a line, and returns its answer."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None
-        with self._lock, contextlib.suppress(BrokenPipeError):
-            stdin.write(order + b"\n")
-            stdin.flush()
-            if answer := stdout.readline():
-                return answer
-        self._fail()
+        answer = b""
+        try:
+            with self._lock, contextlib.suppress(BrokenPipeError):
+                stdin.write(order + b"\n")
+                stdin.flush()
+                if select.select([stdout], [], [], _ANSWER_S)[0]:
+                    answer = stdout.readline()
+        except BaseException:
+            self._process.kill()  # Its answer would be taken for that to the next order.
+            raise
+        if not answer:
+            self._fail()
+        return answer
 
     def _fail(self) -> NoReturn:
+        """Raises what has become of it."""
+        self._process.kill()  # Has no effect on one that has ended.
         status = self._process.wait()
         with open(self._log_path) as log_file:
             wrote = log_file.read()[-2000:]
         raise errors.ClusterError(
-            f"The process that starts the local cluster's tasks has ended with status {status}. "
-            f"The end of what it wrote:\n{wrote}"
+            "The process that starts the local cluster's tasks has ended, or has not answered for "
+            f"{_ANSWER_S:.0f} s (exit code {status}): no task can be started any more. The end of "
+            f"what it wrote:\n{wrote}"
         )
 
 

@@ -1,8 +1,8 @@
 """Decides, once and for all parameter servers, which contributions make up an update.
 
 The gate is a ledger (`protocol.Ledger`) on the first parameter server, and calls that workers
-and chief make on it one at a time. It decides nothing itself: each call reads the ledger, asks
-`protocol`, and writes the ledger back in one assignment, so that a call that is cut off (its
+and chief make on it one at a time. It decides nothing itself: each call reads the ledger, applies
+a rule (`rules`), and writes the ledger back in one assignment, so that a call that is cut off (its
 worker died) has happened whole or not at all.
 """
 

@@ -1,7 +1,8 @@
-"""The rules of the gate as TensorFlow functions on the ledger as one array.
+"""The gate's rules as TensorFlow functions.
 
-`protocol` and `places` say what they are. Tracing one takes Python a tenth of a second, so each is
-traced once in a process for each N, b and bound on staleness, and not in every engine.
+`protocol` and `places` define the rules. Here they work on a ledger packed into one array. Tracing
+a rule takes a tenth of a second, so a process traces each once per N, b and bound on staleness,
+and all engines share it.
 """
 
 from __future__ import annotations
@@ -29,19 +30,20 @@ EXHAUSTED, STOPPED = -1, -2
 
 @functools.cache
 def of_policy(policy: BackupPolicy) -> Rules:
-    """Returns the rules for N, b and a bound on staleness; always the same ones."""
+    """Returns the rules of a policy, the same object each time."""
     return Rules(policy)
 
 
 class Rules:
-    """The rules, each a `tf.function` of tensors of int64.
+    """The rules, each a `tf.function` of int64 tensors.
 
-    Each takes the ledger (`pack`) first, and [] numbers unless said otherwise, and returns the
-    ledger after it. What they return beside it:
+    Each takes the packed ledger ([fields, places]), then scalars unless its docstring says
+    otherwise. Each returns the packed ledger after the call, then what its docstring says. Of that,
 
-    * `events` ([n, 4, N], n = 0, 1 or 2) are for the chief's loop;
-    * `tokens` ([places, 2]: entry, token) are for those places whose `sizes` ([places, 2]) are not
-      of an empty part of them.
+    * `events` ([n, 4, N], where n is 0, 1 or 2) are for the chief's loop;
+    * `tokens` ([places, 2]) are pairs of an entry and the token for it;
+    * `sizes` ([places, 2]) are [1, 2] for a place that gets its token, and [0, 2] for one that gets
+      none.
 
     Args:
       policy: N, b, and the bound on staleness.
@@ -86,7 +88,10 @@ class Rules:
         step: Tensor,
         ticket: Tensor,
     ) -> Any:
-        """Returns what the worker is to do next, and events; STOP as a step: it has no data."""
+        """Returns what the worker is to do next, and events.
+
+        A worker without more data offers `protocol.STOP` as its step.
+        """
         ledger, me = unpacked(packed), self._me(place)
         offered, _, then, complete = protocol.offer(
             ledger,
@@ -150,7 +155,7 @@ class Rules:
         return self._released(before, *places.expire(before, mask, _TENSORS))
 
     def _tick(self, packed: Tensor, room: Tensor) -> Any:
-        """Returns events that may have been told already, if there is `room` for them (1, or 0)."""
+        """Returns the events of the present state once more, if there is `room` (1, else 0)."""
         ledger = unpacked(packed)
         complete = protocol.complete(ledger, self._replicas, _TENSORS)
         exhausted = protocol.exhausted(ledger, self._replicas, _TENSORS)
@@ -159,9 +164,10 @@ class Rules:
 
     # ---- Parts --------------------------------------------------------------------------------
 
-    def _traced(self, rule: Callable[..., Any], numbers: int, *shapes: list[int]) -> Any:
+    def _traced(self, rule: Callable[..., Any], scalars: int, *shapes: list[int]) -> Any:
+        """Returns a rule that takes so many scalars, and then vectors of these shapes."""
         specs = [tf.TensorSpec([len(_FIELDS), self._places], tf.int64)]
-        specs += [tf.TensorSpec([], tf.int64)] * numbers
+        specs += [tf.TensorSpec([], tf.int64)] * scalars
         specs += [tf.TensorSpec(shape, tf.int64) for shape in shapes]
         return tf.function(rule, input_signature=specs, autograph=False)
 
@@ -170,6 +176,7 @@ class Rules:
         return tf.equal(tf.range(self._places, dtype=tf.int64), place)
 
     def _released(self, before: Ledger, ledger: Ledger, tokens: Tensor) -> Any:
+        """Returns what a rule that hands out tokens returns."""
         # What waits in the queue may be enough for the next update.
         complete = protocol.complete(ledger, self._replicas, _TENSORS) if self._queues else None
         events = self._events(ledger, complete)
@@ -178,7 +185,13 @@ class Rules:
         return pack(ledger), ledger.step, tf.stack([before.entry, tokens], axis=1), sizes, events
 
     def _events(self, ledger: Ledger, complete: Any, exhausted: Any = None) -> Tensor:
-        """Returns the events ([n, 4, N]) that step t is complete, and that it never will be."""
+        """Returns the events ([n, 4, N]) that step t is complete, and that it cannot be completed.
+
+        Args:
+          ledger: the state after the call.
+          complete: [] bool, whether to return the first; None for never.
+          exhausted: [] bool, whether to return the second; None for never.
+        """
         shape = [4, self._replicas]
         told = []
         if complete is not None:
@@ -198,12 +211,12 @@ class Rules:
 
 
 def _if(condition: Tensor, event: Tensor) -> Tensor:
-    """Returns an event as one of [1, 4, N], or [0, 4, N]."""
+    """Returns the event ([1, 4, N]) if the condition is true, else none ([0, 4, N])."""
     return tf.tile(event[None], tf.stack([tf.cast(condition, tf.int32), 1, 1]))
 
 
 def pack(ledger: Ledger) -> Any:
-    """Returns a ledger as one array ([fields, places]; scalars are repeated), as `unpacked`."""
+    """Returns a ledger of tensors or NumPy arrays as one ([fields, places]); repeats scalars."""
     if isinstance(ledger.status, np.ndarray):
         return np.stack([field + ledger.status * 0 for field in ledger])
     scalars = tf.stack([getattr(ledger, name) for name in protocol.SCALARS])
@@ -213,7 +226,7 @@ def pack(ledger: Ledger) -> Any:
 
 
 def unpacked(packed: Any) -> Ledger:
-    """Returns the ledger of an array, in TensorFlow or NumPy."""
+    """Returns the ledger in an array that `pack` has made, in TensorFlow or NumPy."""
     count = len(protocol.SCALARS)
     if isinstance(packed, np.ndarray):
         return Ledger(*packed[:count, 0], *packed[count:])

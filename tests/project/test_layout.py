@@ -28,17 +28,8 @@ LEVELS = [
     {"packing", "objective", "snapshot", "tables", "contribution", "accumulator"}
     | {"tokens", "rules", "gate", "permits", "reports", "dispenser", "data", "program"}
     | {"failures", "board", "coordinator", "runs", "arrivals", "departures"},
-    {
-        "worker",
-        "chief",
-        "care",
-        "agent",
-        "evaluation",
-        "run",
-        "server",
-        "local_task",
-        "fork_server",
-    },
+    {"worker", "chief", "care", "agent", "evaluation", "run"}
+    | {"server", "local_task", "fork_server"},
     {"engine", "optimizer", "_keras", "_keras_seams", "_keras_data"}
     | {"keras_variables", "keras_objective", "keras_step", "feed"},
     {"fit", "training_loop", "local_cluster", "strategy"},

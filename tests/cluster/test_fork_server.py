@@ -1,0 +1,39 @@
+"""The process that local clusters fork their tasks from."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+import tf_backup
+from tests.cluster.processes import children, running, wait_until
+from tf_backup import fork_server
+from tf_backup.status import ask
+
+
+def parent_of(pid: int) -> int:
+    with open(f"/proc/{pid}/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[1])
+
+
+def test_tasks_outlive_it_but_none_can_be_started_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tf_backup.LocalCluster(workers=1, ps=1) as local:
+        server = parent_of(local.pid("ps", 0))
+        local.kill_task("worker", 0)
+        local.start_task("worker", 0)
+        tasks = children()
+        assert set(tasks) >= {local.pid("worker", 0), local.pid("ps", 0)}
+
+        monkeypatch.setattr(fork_server, "_ANSWER_S", 0.2)
+        os.kill(server, signal.SIGSTOP)
+        with pytest.raises(
+            tf_backup.ClusterError, match=r"has not answered .* no task can be star"
+        ):
+            local.start_task("worker", 0)
+        wait_until(lambda: not running(server))
+        with pytest.raises(tf_backup.ClusterError, match="has ended"):
+            local.start_task("worker", 0)
+        assert ask(local.config.addresses["ps"][0]) is not None
+    wait_until(lambda: not any(map(running, tasks)), timeout_s=10)
