@@ -79,7 +79,7 @@ def build(model: Model, element_spec: Any) -> None:
     with strategy_of(model).scope():
         try:
             model._symbolic_build(data_batch=element_spec)
-        except RuntimeError:
+        except (RuntimeError, ValueError):  # ValueError since Keras 3.14, for what raised one.
             # Keras calls the model, but a train_step of its own may never do that.
             parts = model._flatten_layers(include_self=False)
             own = has_own_step(model, "train_step") and model.trainable_variables
@@ -104,21 +104,52 @@ def seed_states(model: Model) -> list[Any]:
 class ValuesScope(backend.StatelessScope):  # type: ignore[misc]
     """A scope in which Keras variables have other values, and keep what is assigned.
 
+    A gradient does not flow through an assignment, just as it does not through a `tf.Variable`'s:
+    what is read afterwards is the variable.
+
     Args:
       mapping: variables and their values.
       tables: variables that should not be read whole; `whole` collects those that are.
+
+    Attributes:
+      assigned: by the id of a variable, the values that it was assigned, the last one last.
+      tape: watches what is assigned, while it records; None for no tape.
     """
 
     def __init__(self, mapping: Sequence[tuple[Any, Tensor]], tables: Sequence[Any] = ()) -> None:
         super().__init__(state_mapping=mapping, collect_losses=True)
         self.whole: list[Any] = []
+        self.assigned: dict[int, list[Tensor]] = {}
+        self._known = {id(variable) for variable, _ in mapping}
         self._tables = {id(table) for table in tables}
+        self.tape: tf.GradientTape | None = None
 
     def get_current_value(self, variable: Any) -> Tensor | None:
         if id(variable) in self._tables:
             self.whole.append(variable)
             return tf.zeros(variable.shape, variable.dtype)  # The computation is traced anew.
         return super().get_current_value(variable)
+
+    def add_update(self, update: tuple[Any, Tensor]) -> None:
+        """Keeps what is assigned to a variable.
+
+        Raises:
+          ValueError: if the variable is none of those with values: the assignment would be lost.
+        """
+        variable, value = update
+        if id(variable) in self._tables:
+            self.whole.append(variable)
+        elif id(variable) not in self._known:
+            raise ValueError(
+                f"the computation assigns to the variable {variable.path!r}, which is no part of "
+                "the model: the value would stay on a worker. Make it with add_weight in a layer "
+                "of the model, or assign to it in a callback."
+            )
+        value = tf.stop_gradient(value)
+        if self.tape is not None:
+            self.tape.watch(value)
+        self.assigned.setdefault(id(variable), []).append(value)
+        super().add_update((variable, value))
 
 
 def embedding_tables(layer: Any) -> list[Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 from keras.src import tree
+from keras.src.backend import config
 from keras.src.trainers import data_adapters
+from keras.src.trainers.data_adapters import array_slicing
 
 Tensor = Any
 
@@ -27,6 +29,11 @@ def source(**data: Any) -> Source:
     Raises:
       TypeError: if it lives in this process alone, as a generator does.
     """
+    if isinstance(data.get("x"), tf.distribute.DistributedDataset):
+        raise TypeError(
+            "x is a data set that the strategy has distributed already. Give the tf.data.Dataset "
+            "itself: tf_backup shares its batches out among the workers."
+        )
     # Keras shuffles arrays only, and warns at length that it does not shuffle what is none.
     adapter = data_adapters.get_data_adapter(**{**data, "shuffle": False})
     if isinstance(adapter, data_adapters.ArrayDataAdapter):
@@ -39,15 +46,26 @@ def source(**data: Any) -> Source:
             "tf.distribute.InputContext to a tf.data.Dataset."
         )
     if isinstance(adapter, data_adapters.ArrayDataAdapter):
-        _check_size(adapter._inputs)
-        if adapter._shuffle:
+        _check_size(adapter)
+        if adapter._shuffle and adapter._shuffle != "batch":
             return Source(_shuffled(adapter), adapter.num_batches)
     return Source(adapter.get_tf_dataset(), adapter.num_batches)
 
 
-def _check_size(arrays: Any) -> None:
-    """Refuses arrays that no message can hold."""
-    size = sum(getattr(array, "nbytes", 0) for array in tree.flatten(arrays))
+def capped(steps: int | None) -> int | None:
+    """Returns the steps of an epoch, no more than `keras.config.set_max_steps_per_epoch` allows."""
+    most = config.max_steps_per_epoch()
+    if not most or (steps is not None and steps <= most):
+        return steps
+    warnings.warn(f"Limiting steps_per_epoch to {most}", stacklevel=3)
+    return int(most)
+
+
+def _check_size(adapter: Any) -> None:
+    """Refuses arrays that no message can hold, and those without samples."""
+    if not adapter._num_samples:
+        raise ValueError("x has no samples; give at least one.")
+    size = sum(getattr(array, "nbytes", 0) for array in tree.flatten(adapter._inputs))
     if size > _LARGEST_ARRAYS:
         raise ValueError(
             f"the arrays have {size / 2**30:.1f} GiB, but no more than "
@@ -60,22 +78,24 @@ def _check_size(arrays: Any) -> None:
 def _shuffled(adapter: Any) -> Any:
     """Returns batches of an array adapter's samples, in a new order in every pass.
 
-    Keras' own data set shuffles in a `map`, where every worker would draw another order.
+    Keras' own data set draws the order in a `map`, where every worker would draw another one. A
+    batch is made as Keras makes it: with its converters for whatever counts as an array, and of
+    static size where every batch is whole.
     """
-    arrays = tree.lists_to_tuples(adapter._inputs)
-    if not all(isinstance(array, np.ndarray | tf.Tensor) for array in tree.flatten(arrays)):
-        return adapter.get_tf_dataset()  # Sparse, say.
     samples, size = adapter._num_samples, adapter._batch_size
-    if not samples:
-        raise ValueError("x has no samples; give at least one.")
-    indices = tf.data.Dataset.range(samples)
-    if adapter._shuffle == "batch":
-        indices = indices.batch(size).shuffle(-(-samples // size))
-    else:
-        indices = indices.shuffle(samples).batch(size)
+    arrays = array_slicing.convert_to_sliceable(adapter._inputs, target_backend="tensorflow")
+    everything = tf.data.Dataset.from_tensors(tree.lists_to_tuples(arrays)).repeat()
+    indices = tf.data.Dataset.range(samples).shuffle(samples)
+    indices = indices.batch(size, drop_remainder=samples % size == 0)
 
     def take(index: Tensor, whole: Any) -> Any:
-        return tree.map_structure(lambda array: tf.gather(array, index), whole)
+        def rows(part: Any) -> Any:
+            if isinstance(part, array_slicing.TensorflowSparseWrapper):
+                return array_slicing.slice_tensorflow_sparse_wrapper(part, index)
+            if isinstance(part, list | tuple | dict):
+                return None  # Go on with what is in it.
+            return tf.gather(part, index) if tf.is_tensor(part) else part
 
-    everything = tf.data.Dataset.from_tensors(arrays).repeat()
+        return tree.traverse(rows, whole)
+
     return tf.data.Dataset.zip((indices, everything)).map(take, num_parallel_calls=1)

@@ -29,8 +29,8 @@ _PRIVATE = ("_maybe_symbolic_build", "_symbolic_build", "_compute_loss", "comput
 class Hooks(Protocol):
     """What the seams call for models under a parameter-server strategy."""
 
-    def check_fit(self, model: Model, callbacks: Any) -> None:
-        """Called first in fit, with its callbacks; may refuse."""
+    def check_fit(self, model: Model, arguments: dict[str, Any]) -> None:
+        """Called first in fit, with its arguments by name; may refuse."""
 
     def end_fit(self, model: Model, failed: bool) -> None:
         """Called last in fit, however it ends."""
@@ -93,6 +93,8 @@ def _install_iterator(hooks: Hooks) -> None:
     def epoch_iterator(distribute_strategy: Any = None, *args: Any, **data: Any) -> Any:
         if not _tf.is_parameter_server_strategy(distribute_strategy):
             return original(distribute_strategy, *args, **data)
+        if "y" not in data:  # For predict, which runs on this process.
+            return original(tf.distribute.get_strategy(), *args, **data)
         return hooks.feed(distribute_strategy, **data)
 
     keras_trainer.TFEpochIterator = epoch_iterator
@@ -104,7 +106,7 @@ def _install_fit(trainer: Any, hooks: Hooks) -> None:
     @functools.wraps(fit)
     def managed_fit(self: Model, *args: Any, **kwargs: Any) -> Any:
         given = inspect.signature(fit).bind(self, *args, **kwargs).arguments
-        hooks.check_fit(self, given.get("callbacks"))
+        hooks.check_fit(self, dict(given))
         if strategy_of(self) is None:
             return fit(self, *args, **kwargs)
         failed = True

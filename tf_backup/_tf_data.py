@@ -29,11 +29,32 @@ def dataset_to_graph(dataset: Any) -> Tensor:
 
 def calls_python(graph: Tensor) -> bool:
     """Returns whether a data set, as `dataset_to_graph` has written it, calls Python."""
+    python = ("PyFunc", "PyFuncStateless", "EagerPyFunc")
+    return any(node.op in python for nodes, _ in _bodies(graph) for node in nodes)
+
+
+def cache_files(graph: Tensor) -> set[str]:
+    """Returns the names of the files that a data set caches its elements in.
+
+    Relies on the file's name being the second input of the operations that cache.
+
+    Args:
+      graph: as `dataset_to_graph` has written it.
+    """
+    found = set()
+    for nodes, port in _bodies(graph):
+        consts = {node.name + port: node for node in nodes if node.op == "Const"}
+        for node in nodes:
+            if node.op in ("CacheDataset", "CacheDatasetV2") and node.input[1] in consts:
+                found.add(_value(consts[node.input[1]]).item().decode())
+    return found - {""}
+
+
+def _bodies(graph: Tensor) -> list[tuple[Any, str]]:
+    """Returns the nodes of a graph and of each of its functions; how these call a node's output."""
     definition = tf.compat.v1.GraphDef.FromString(graph.numpy())
-    nodes = list(definition.node)
-    for function in definition.library.function:
-        nodes += function.node_def
-    return any(node.op in ("PyFunc", "PyFuncStateless", "EagerPyFunc") for node in nodes)
+    functions = [(each.node_def, ":output:0") for each in definition.library.function]
+    return [(definition.node, ""), *functions]
 
 
 # Where operations of data sets have their two seeds among their inputs.

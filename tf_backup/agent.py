@@ -169,11 +169,8 @@ class Agent:
         """Returns a job's program, fetched and built at its first use."""
         name = job["program"]["attributes"]["shared_name"]
         if name not in self._programs:
-            self._programs = {  # Of those that the chief still has.
-                known: program
-                for known, program in self._programs.items()
-                if known in job["programs"]
-            }
+            for known in set(self._programs) - set(job["programs"]):  # The chief has it no more.
+                self._programs.pop(known).close()
             self._programs[name] = _Program(job["program"])
         return self._programs[name]
 
@@ -253,12 +250,16 @@ class _Program:
             del iterator, handle
             _let_go(kept)
 
+    def close(self) -> None:
+        """Lets go of the batches that have not been used."""
+        kept, self._iterator = [self._iterator], None
+        _let_go(kept)
+
     def _open(self, data: dict[str, Any], place: int) -> Any:
         """Returns the iterator of a place, which goes on from run to run."""
         key = (data["number"], place)
         if self._iterator is None or self._iterator[0] != key:
-            kept, self._iterator = [self._iterator], None
-            _let_go(kept)
+            self.close()
             graphs = read_strings(data["graphs"])
             dataset = open_pipeline(data, graphs[place % len(graphs)], place)
             self._iterator = key, iter(dataset)
@@ -266,7 +267,10 @@ class _Program:
 
 
 def _let_go(iterators: list[Any]) -> None:
-    """Lets go of iterators in a thread of its own: their end may wait seconds for their threads.
+    """Lets go of iterators in a thread of its own: their end may wait long for their threads.
+
+    A thread of tf.data's sleeps for up to a minute, and now and then misses that it is to end: a
+    worker that waited for it came to the next run 10 to 60 s late.
 
     Args:
       iterators: whose last reference is in this list.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import socketserver
 import threading
 import time
 from collections.abc import Iterator, Sequence
 
+from tf_backup.address import split
 from tf_backup.errors import ClusterError
 from tf_backup.status import accepts, ask
 from tf_backup.watch import Watch
@@ -23,8 +25,14 @@ NAMED = 5  # So many of those who are missing are named.
 class _Door(socketserver.TCPServer):
     """Accepts connections, and ends them: who does not accept is not seen after a hundred."""
 
+    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
     allow_reuse_address = True
     request_queue_size = 128
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:  # Then IPv4 comes in there, too.
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
 
 def wait_for(servers: Sequence[str], timeout_s: float = TIMEOUT_S) -> None:
@@ -84,14 +92,7 @@ def present(address: str) -> Iterator[None]:
     Raises:
       ClusterError: if something else listens there.
     """
-    port = int(address.rpartition(":")[2])
-    try:
-        door = _Door(("", port), socketserver.BaseRequestHandler)
-    except OSError as error:
-        raise ClusterError(
-            f"Cannot listen at port {port}, which TF_CONFIG gives to this task: {error.strerror}. "
-            "End what listens there, perhaps an earlier run, or name another port."
-        ) from error
+    door = _listening(address)
     thread = threading.Thread(target=door.serve_forever, args=(POLL_S,), daemon=True)
     with door:
         thread.start()
@@ -100,3 +101,30 @@ def present(address: str) -> Iterator[None]:
         finally:
             door.shutdown()
             thread.join()
+
+
+def check_port(address: str) -> None:
+    """Refuses a port of this task that something else listens at.
+
+    TensorFlow would say so with a trace of its C++; and where the other is a TensorFlow server
+    itself, Linux lets both of them listen, and gives each some of the connections.
+
+    Args:
+      address: the task's own `host:port`.
+
+    Raises:
+      ClusterError: if something listens there.
+    """
+    _listening(address).server_close()
+
+
+def _listening(address: str) -> _Door:
+    """Returns a door that listens at the port of an address of this task."""
+    _, port = split(address)
+    try:
+        return _Door(("", port), socketserver.BaseRequestHandler)
+    except OSError as error:
+        raise ClusterError(
+            f"Cannot listen at port {port}, which TF_CONFIG gives to this task: {error.strerror}. "
+            "End what listens there, perhaps an earlier run, or name another port."
+        ) from error

@@ -76,5 +76,6 @@ class Care:
                 self._gate.policy.replicas,
             )
         for worker in sorted(self._gone - gone):
-            log.warning("%s is back.", self.names([worker]).capitalize())
+            name = self.names([worker])
+            log.warning("%s is back.", name[0].upper() + name[1:])
         self._gone = gone

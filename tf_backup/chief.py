@@ -214,10 +214,11 @@ class Chief:
         others = [*objective.state, *objective.sums]
         changes = totals[len(gradients) : len(gradients) + len(others)]
         reports = totals[len(gradients) + len(others) :]
-        objective.apply(gradients)
+        # First, since a trainable variable may be among them: its gradient is for the new value.
         for variable, value in zip(others, changes, strict=True):
             if value is not None:
                 variable.assign_add(value)
+        objective.apply(gradients)
         return objective.results(reports)
 
     def _release(self, event: Tensor, last: Tensor, results: Any) -> Any:

@@ -7,7 +7,7 @@ import json
 import os
 from typing import Any
 
-from tf_backup import pod
+from tf_backup import address, pod
 
 JOBS = ("chief", "worker", "ps")
 
@@ -45,6 +45,7 @@ class ClusterConfig:
             raise ValueError(
                 f"TF_CONFIG's cluster has {len(self.addresses['chief'])} chiefs; it must have 1."
             )
+        self._check_distinct()
         tasks = self.addresses.get(self.task_type)
         if tasks is None:
             raise ValueError(
@@ -56,6 +57,18 @@ class ClusterConfig:
                 f"TF_CONFIG's task index is {self.task_index}, but the cluster's "
                 f"{self.task_type!r} tasks are 0 to {len(tasks) - 1}."
             )
+
+    def _check_distinct(self) -> None:
+        """Refuses one address for two tasks: the second could not listen there."""
+        owners: dict[str, str] = {}
+        for job in JOBS:
+            for index, each in enumerate(self.addresses[job]):
+                owner = owners.setdefault(each.lower(), f"{job} {index}")
+                if owner != f"{job} {index}":
+                    raise ValueError(
+                        f"TF_CONFIG's cluster has {each!r} for both {owner} and {job} {index}; "
+                        "each task needs an address of its own."
+                    )
 
     @property
     def is_chief(self) -> bool:
@@ -146,11 +159,12 @@ def _addresses(job: str, tasks: Any) -> list[str]:
         raise ValueError(
             f"TF_CONFIG's cluster {job!r} is {tasks!r}; it must be a list of 'host:port'."
         )
-    for address in tasks:
-        host, _, port = address.rpartition(":") if isinstance(address, str) else ("", "", "")
-        if not host or not port.isdigit():
+    for each in tasks:
+        try:
+            address.split(each)
+        except ValueError as error:
             raise ValueError(
-                f"TF_CONFIG's cluster {job!r} has {address!r}; it must be 'host:port', for "
-                "instance 'host1:2222'."
-            )
+                f"TF_CONFIG's cluster {job!r} has {each!r}; it must be 'host:port', for instance "
+                f"'host1:2222': {error}."
+            ) from None
     return list(tasks)

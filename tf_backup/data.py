@@ -120,8 +120,23 @@ class WorkerData:
                     f"but of {self.element_spec} for worker 0; they must be the same."
                 )
         self._graphs = [_serialized(dataset) for dataset in datasets]
+        self._check_caches()
         self._random = np.random.default_rng()
         self._passes = 0  # How often the pipelines have been started.
+
+    def _check_caches(self) -> None:
+        """Refuses files that several workers would write."""
+        readers = 1 if self._own else self.workers
+        known: set[str] = set()
+        for name in [name for graph in self._graphs for name in _tf_data.cache_files(graph)]:
+            if name in known or readers > 1:
+                raise ValueError(
+                    f"the data set has cache({name!r}), a file that all {self.workers} workers "
+                    "would write. Leave the name out, and each worker caches in its memory; or "
+                    "give a function from tf.distribute.InputContext to a data set, which names a "
+                    "file for each context.input_pipeline_id."
+                )
+            known.add(name)
 
     @property
     def endless(self) -> bool:

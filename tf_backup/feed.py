@@ -10,11 +10,14 @@ from typing import Any
 import tensorflow as tf
 
 from tf_backup import _keras_data
+from tf_backup.checks import whole
 from tf_backup.data import Pipelines, WorkerData
+
+_MEANING = " (updates, each of N gradients), or left out for one pass over the data"
 
 
 class Feed:
-    """Stands for Keras' epoch iterator: the data of one `fit`, `evaluate` or `predict`.
+    """Stands for Keras' epoch iterator: the data of one `fit` or `evaluate`.
 
     An epoch of `fit` has `steps_per_epoch` updates; left out, a data set of known length is
     passed once, in ceil(batches / N) updates, and a function's data sets until fewer than N
@@ -23,12 +26,13 @@ class Feed:
     Args:
       strategy: whose workers read.
       steps_per_execution: Keras steps per call of the train function.
-      steps_per_epoch: updates in fit, batches in evaluate and predict.
+      steps_per_epoch: updates in fit, batches in evaluate.
       x, y, sample_weight, batch_size, shuffle, class_weight: as `fit` has them. Only fit
         passes `class_weight`, which tells it from the others.
 
     Raises:
-      ValueError: if `steps_per_epoch` is no positive int.
+      TypeError: if `steps_per_epoch` is no int.
+      ValueError: if it is below 1.
     """
 
     def __init__(
@@ -39,14 +43,13 @@ class Feed:
         steps_per_epoch: int | None = None,
         **data: Any,
     ) -> None:
-        if steps_per_epoch is not None and (
-            not isinstance(steps_per_epoch, int) or steps_per_epoch < 1
-        ):
-            raise ValueError(
-                f"steps_per_epoch is {steps_per_epoch!r}; it must be an int of at least 1 "
-                "(updates, each of N gradients), or left out for one pass over the data."
-            )
         self.training = "class_weight" in data
+        if steps_per_epoch is not None:
+            name, meaning = "steps (or validation_steps)", ""
+            if self.training:
+                name, meaning = "steps_per_epoch", _MEANING
+            steps_per_epoch = whole(name, steps_per_epoch, meaning=meaning)
+        steps_per_epoch = _keras_data.capped(steps_per_epoch)
         self.count = steps_per_execution  # Updates to make in the call at hand.
         self.strategy = strategy
         self.steps = steps_per_epoch
@@ -55,7 +58,6 @@ class Feed:
         self._per_call = steps_per_execution
         self._data: WorkerData | None = None
         self._pipelines: Pipelines | None = None
-        self._local: Any = None
         if _is_dataset_fn(data.get("x")):
             self._source = _keras_data.Source(data["x"], None)
             self._check_function(data)
@@ -71,7 +73,10 @@ class Feed:
                     "of (x, y) or (x, y, sample_weight)."
                 )
         if not self.training and self.steps is not None:
-            raise ValueError("steps cannot be given with a function: let its data sets .take().")
+            raise ValueError(
+                "steps (also those of keras.config.set_max_steps_per_epoch) cannot be given with a "
+                "function: let its data sets .take()."
+            )
 
     def _check_finite(self) -> None:
         """Refuses data that would be read for ever."""
@@ -92,7 +97,7 @@ class Feed:
     @property
     def num_batches(self) -> int | None:
         """Steps of the progress bar; None if that is not known."""
-        if not self.training and self._data is not None:
+        if not self.training:
             return 1  # All shards at once.
         return self.steps if self.steps is not None else self._source.batches
 
@@ -120,15 +125,13 @@ class Feed:
     def reset(self) -> None:
         """Called by Keras between symbolic build and first epoch."""
         self.done = False
-        self._local = None
 
     def __iter__(self) -> Iterator[tuple[int, int, Any]]:
         begin = 0
         self.done = False
         if self.training and self.steps is None:
             self._pipelines = None  # Each epoch reads the data once, from its beginning.
-        local = not self.training and self._data is None  # For predict.
-        limit = self.num_batches if local else self.steps if self.training else None
+        limit = self.steps if self.training else None
         while not self.done and (limit is None or begin < limit):
             end = begin + self._per_call
             self.remaining = None
@@ -138,15 +141,6 @@ class Feed:
             self.count = end - begin
             yield begin, end - 1, self
             begin = end
-
-    def __next__(self) -> Any:
-        """Returns a batch, on this process, for `predict`."""
-        if self._local is None:
-            if not isinstance(self._source.dataset, tf.data.Dataset):
-                raise TypeError("predict wants arrays or a tf.data.Dataset, not a function.")
-            dataset = self._source.dataset
-            self._local = iter(dataset if self.steps is None else dataset.take(self.steps))
-        return next(self._local)
 
     @contextlib.contextmanager
     def catch_stop_iteration(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from tf_backup import _keras, _keras_seams, _tf, coordinator, errors
+from tf_backup.checks import whole
 from tf_backup.engine import AHEAD, Engine
 from tf_backup.evaluation import Evaluation
 from tf_backup.feed import Feed
@@ -142,8 +143,8 @@ class _Hooks:
     def __init__(self) -> None:
         self._observed: weakref.WeakKeyDictionary[Model, bool] = weakref.WeakKeyDictionary()
 
-    def check_fit(self, model: Model, callbacks: Any) -> None:
-        self._observed[model] = _keras.only_look(callbacks)
+    def check_fit(self, model: Model, arguments: dict[str, Any]) -> None:
+        self._observed[model] = _keras.only_look(arguments.get("callbacks"))
         wrapped = find(getattr(model, "optimizer", None))
         strategy = _keras.strategy_of(model)
         if strategy is None:
@@ -163,6 +164,8 @@ class _Hooks:
                 "backups=b)."
             )
         check_strategy(strategy, wrapped.policy)
+        if arguments.get("validation_steps") is not None:
+            whole("validation_steps", arguments["validation_steps"])
         if model.run_eagerly:
             raise ValueError(
                 "run_eagerly=True cannot work: the workers run graphs. Compile the model without "
@@ -228,7 +231,7 @@ def _check_feed(feed: Any, method: str) -> None:
 
 
 def wrap(
-    optimizer: keras.optimizers.Optimizer,
+    optimizer: keras.optimizers.Optimizer | str | dict[str, Any],
     replicas: int,
     backups: int = 0,
     *,
@@ -251,7 +254,8 @@ def wrap(
         print(optimizer.contributions)
 
     Args:
-      optimizer: any Keras optimizer, with any option.
+      optimizer: any Keras optimizer, with any option; or what `keras.optimizers.get` makes one of,
+        such as "adam".
       replicas: N, gradients averaged in one update; at least 1.
       backups: b, workers beyond N that nobody waits for.
       stall_timeout_s: how long `fit` waits, with fewer than N workers alive, for one to come
@@ -275,7 +279,7 @@ def wrap(
     )
     strategy = tf.distribute.get_strategy()
     check_strategy(strategy, wrapped.policy)
-    if _keras.strategy_of_optimizer(optimizer) is not strategy:
+    if _keras.strategy_of_optimizer(wrapped.inner_optimizer) is not strategy:
         raise ValueError(
             "The optimizer was created outside the strategy's scope, and its variables with it. "
             "Create it inside `with strategy.scope():`."

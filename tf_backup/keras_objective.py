@@ -6,6 +6,7 @@ A model with a `train_step` or `test_step` of its own goes another way: see `ker
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from tf_backup import _keras, _tf
 from tf_backup.keras_variables import KerasVariables, tensors_of
 from tf_backup.objective import Measurement, Objective, Results
 from tf_backup.tables import Lookups
+
+log = logging.getLogger(__name__)
 
 Tensor = Any
 Model = Any  # a compiled, built keras.Model
@@ -87,6 +90,7 @@ def keras_measurement(model: Model, element_spec: Any) -> Measurement:
             scope = variables.scope(values, seed=None)
             with scope, variables.lookup(Lookups()):
                 _keras.metrics(model, _keras.forward(model, batch, training=False))
+            warn_of_changes([v for v in variables.changing if id(v) in scope.assigned])
             return [scope.get_current_value(v) for v in variables.sums]
 
     def results(sums: Sequence[Tensor]) -> Any:
@@ -105,26 +109,38 @@ def _gradients(
     seed: Tensor,
     batch: Any,
 ) -> Results:
-    """Computes gradients, and what the pass changes and adds up, on one batch."""
+    """Computes gradients, and what the pass changes and adds up, on one batch.
+
+    What the pass assigns to a trainable variable is a change like any other, and its gradient is,
+    as in plain Keras, the sum of those at every value that the variable has had.
+    """
     scope = variables.scope(values, seed)
     tables = {id(table) for table in variables.tables}
-    changing = [*variables.state, *variables.sums]
+    changing = [*variables.changing, *variables.sums]
 
     def current(known: Sequence[Any]) -> list[Tensor | None]:
         return [None if id(v) in tables else scope.get_current_value(v) for v in known]
 
     before, parameters = current(changing), current(variables.trainable)
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
+    with tf.GradientTape(watch_accessed_variables=False) as scope.tape:
+        tape = scope.tape
         tape.watch([parameter for parameter in parameters if parameter is not None])
         lookups = Lookups(tape)
         with scope, variables.lookup(lookups):
             value, then = loss(batch)
             scaled = optimizer.scale_loss(value)
-    sources: list[Any] = [
-        lookups.looked_up(table) if parameter is None else parameter
-        for parameter, table in zip(parameters, tensors_of(variables.trainable), strict=True)
+    trainable = list(zip(parameters, variables.trainable, strict=True))
+    sources = [
+        lookups.looked_up(_keras.tensors_of(variable))
+        if start is None
+        else [start, *scope.assigned.get(id(variable), [])]
+        for start, variable in trainable
     ]
-    gradients = tape.gradient(scaled, sources)
+    gradients = [
+        lookups.gradient(_keras.tensors_of(variable), parts) if start is None else total(parts)
+        for (start, variable), parts in zip(trainable, tape.gradient(scaled, sources), strict=True)
+    ]
+    scope.tape = None
     with scope, variables.lookup(Lookups()):
         reports = then() or ()
     moves = [
@@ -132,21 +148,32 @@ def _gradients(
         for old, new, variable in zip(before, current(changing), changing, strict=True)
     ]
     return Results(
-        gradients=[
-            lookups.gradient(table, gradient) if parameter is None else dense(gradient)
-            for parameter, gradient, table in zip(
-                parameters, gradients, tensors_of(variables.trainable), strict=True
-            )
-        ],
-        changes=moves[: len(variables.state)],
-        sums=moves[len(variables.state) :],
+        gradients=gradients,
+        changes=moves[: len(variables.changing)],
+        sums=moves[len(variables.changing) :],
         reports=[tf.cast(report, tf.float32) for report in reports],
     )
+
+
+def total(gradients: Sequence[Any]) -> Tensor | None:
+    """Returns the sum of gradients, leaving out those that are None; None if all are."""
+    parts = [dense(gradient) for gradient in gradients if gradient is not None]
+    return tf.add_n(parts) if parts else None
 
 
 def dense(gradient: Any) -> Tensor | None:
     """Returns a gradient that may be tf.IndexedSlices, or None, as a tensor or None."""
     return None if gradient is None else tf.convert_to_tensor(gradient)
+
+
+def warn_of_changes(variables: Sequence[Any]) -> None:
+    """Says which variables a computation assigns to, that should assign to none."""
+    if variables:
+        log.warning(
+            "Evaluating the model assigns to %s. On workers this changes nothing: every batch is "
+            "evaluated with the values that training has left.",
+            ", ".join(repr(variable.path) for variable in variables),
+        )
 
 
 def change(old: Tensor, new: Tensor, variable: Any) -> Tensor:

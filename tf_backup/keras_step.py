@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tf_backup import _keras, _tf, _tf_graph
-from tf_backup.keras_objective import change, dense
+from tf_backup.keras_objective import change, dense, warn_of_changes
 from tf_backup.keras_variables import KerasVariables, mixed, tensors_of
 from tf_backup.objective import Measurement, Objective, Results
 
@@ -40,11 +40,6 @@ _NOT_APPLIED = (
     "{model}.train_step applies no gradients with the optimizer that the model was compiled with: "
     "call self.optimizer.apply_gradients or self.optimizer.apply in it, once. Other optimizers "
     "cannot be used."
-)
-_ASSIGNED = (
-    "{model}.train_step assigns to the trainable variable {variable!r}. Only the optimizer may "
-    "change it, once for N gradients: use a constraint (kernel_constraint, say) to clip weights, "
-    "or do it in a callback."
 )
 
 
@@ -82,13 +77,17 @@ def step_objective(model: Model, element_spec: Any) -> Objective:
 
     def compute(values: Sequence[Tensor], seed: Tensor, batch: Any) -> Results:
         with _tf.outside_strategy(), _local(variables, values, seed) as local:
-            with _recorded(model, variables, local) as gradients:
+            with _recorded(model, variables, local) as applied:
                 reports = _run(model, model.train_step, batch, told)
-            _check_applied(model, variables, local, gradients)
+            if not applied.gradients:
+                raise ValueError(_NOT_APPLIED.format(model=type(model).__name__))
             moves = [_moved(local[id(v)], v) for v in [*variables.state, *variables.sums]]
         return Results(
-            gradients=[gradients.get(id(v)) for v in variables.trainable],
-            changes=moves[: len(variables.state)],
+            gradients=[applied.gradients.get(id(v)) for v in variables.trainable],
+            changes=[
+                *moves[: len(variables.state)],
+                *[applied.changes.get(id(v)) for v in variables.trainable],
+            ],
             sums=moves[len(variables.state) :],
             reports=reports,
         )
@@ -118,6 +117,7 @@ def step_measurement(model: Model, element_spec: Any) -> Measurement:
         del seed
         with _tf.outside_strategy(), _local(variables, values, None) as local:
             reports = _run(model, model.test_step, batch, told)
+            warn_of_changes([v for v in variables.changing if local[id(v)].variable.changed])
             sums = [local[id(v)].variable.read_value() for v in variables.sums]
         return [*sums, *reports, tf.constant(1.0)]
 
@@ -128,17 +128,6 @@ def step_measurement(model: Model, element_spec: Any) -> Measurement:
 
     computed = variables.traced(compute, element_spec, jit_compile=False)
     return Measurement(tensors_of(variables.read), computed, results, tensors_of(variables.tables))
-
-
-def _check_applied(
-    model: Model, variables: KerasVariables, local: dict[int, _Local], gradients: dict[int, Any]
-) -> None:
-    """Refuses a step whose update is not the optimizer's alone."""
-    if not gradients:
-        raise ValueError(_NOT_APPLIED.format(model=type(model).__name__))
-    for variable in variables.trainable:
-        if local[id(variable)].variable.changed:
-            raise ValueError(_ASSIGNED.format(model=type(model).__name__, variable=variable.path))
 
 
 class _Local(NamedTuple):
@@ -166,12 +155,20 @@ def _local(
         yield local
 
 
+class _Applied(NamedTuple):
+    """What a step leaves to the optimizer, by the ids of trainable variables."""
+
+    gradients: dict[int, Tensor | None]
+    changes: dict[int, Tensor | None]  # What the step has added to them before.
+
+
 @contextlib.contextmanager
 def _recorded(
     model: Model, variables: KerasVariables, local: dict[int, _Local]
-) -> Iterator[dict[int, Tensor | None]]:
-    """Lets the model's optimizer keep gradients; yields them, by the ids of the variables."""
-    gradients: dict[int, Tensor | None] = {}
+) -> Iterator[_Applied]:
+    """Lets the model's optimizer keep gradients; yields them."""
+    applied = _Applied({}, {})
+    gradients = applied.gradients
     name = type(model).__name__
 
     def apply(grads: Sequence[Any], trainable_variables: Any = None) -> None:
@@ -189,13 +186,14 @@ def _recorded(
                 raise ValueError(f"{name}.train_step applies two gradients to {variable.path!r}.")
             gradients[id(variable)] = dense(gradient)
         for variable in variables.trainable:
+            applied.changes[id(variable)] = _moved(local[id(variable)], variable)
             local[id(variable)].variable.refuse(
                 ValueError(_AFTER_APPLY.format(model=name, variable=variable.path))
             )
 
     other = ValueError(_NOT_APPLIED.format(model=name))
     with _keras.applying(model.optimizer, apply, other):
-        yield gradients
+        yield applied
 
 
 def _run(model: Model, step: Any, batch: Any, told: Logs) -> list[Tensor]:

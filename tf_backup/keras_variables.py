@@ -53,6 +53,14 @@ class KerasVariables:
         """The variables whose values workers get: all that are no tables and no sums."""
         return _without([*self.trainable, *self.state, *self.settings], self.tables)
 
+    @property
+    def changing(self) -> list[Any]:
+        """The variables that a computation may assign to, beside the sums.
+
+        Trainable ones are among them: some layers normalise or project a weight in `call`.
+        """
+        return [*self.state, *self.trainable]
+
     def check_placed(self) -> None:
         """Refuses variables that are on no parameter server.
 
@@ -67,7 +75,7 @@ class KerasVariables:
                     "compile, inside `with strategy.scope():`."
                 )
 
-    def scope(self, values: Sequence[Tensor], seed: Tensor | None) -> Any:
+    def scope(self, values: Sequence[Tensor], seed: Tensor | None) -> _keras.ValuesScope:
         """Returns a scope in which the model's variables have the given values.
 
         Args:
@@ -126,7 +134,7 @@ class KerasVariables:
         return Objective(
             read=tensors_of(self.read),
             trainable=tensors_of(self.trainable),
-            state=tensors_of(self.state),
+            state=tensors_of(self.changing),
             sums=tensors_of(self.sums),
             compute=computed,
             apply=apply,

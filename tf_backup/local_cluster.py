@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from tf_backup import chatter, cluster, errors
+from tf_backup.checks import whole
 from tf_backup.fork_server import ForkServer, Task
 from tf_backup.members import HEARTBEAT_S
 from tf_backup.servers import Servers
@@ -72,6 +73,7 @@ class LocalCluster:
       server_timeout_s: how long a parameter server may be silent before it counts as lost.
 
     Raises:
+      TypeError: if a number of processes or threads is no int.
       ValueError: if a number is too small.
       ClusterError: on entering, if a process does not come up.
     """
@@ -85,16 +87,14 @@ class LocalCluster:
         worker_timeout_s: float = DEFAULT_TIMEOUT_S,
         server_timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
-        for name, value in (("workers", workers), ("ps", ps), ("threads", threads)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be an int of at least 1.")
-        self.workers = workers
-        self.ps = ps
-        self._threads = threads
+        self.workers = whole("workers", workers)
+        self.ps = whole("ps", ps)
+        self._threads = whole("threads", threads)
         self._timeouts = Timeouts(worker_timeout_s, server_timeout_s)
         # A pipe that nobody writes to. The processes end when its writing end is closed, and
         # that is when this process ends, however it does.
         self._lifeline: tuple[int, ...] = ()
+        self._logs: tempfile.TemporaryDirectory[str] | None = None
         self._fork_server: ForkServer | None = None
         self._tasks: dict[tuple[str, int], Task] = {}
         self._config: cluster.ClusterConfig | None = None
@@ -121,6 +121,8 @@ class LocalCluster:
 
     def start(self) -> None:
         """Starts all processes and waits until each answers."""
+        if self._fork_server is not None:
+            raise errors.ClusterError("The cluster has been started already.")
         log.info("Starting %d worker and %d ps processes.", self.workers, self.ps)
         self._lifeline = os.pipe()
         self._logs = tempfile.TemporaryDirectory(prefix="tf_backup_")
@@ -141,8 +143,11 @@ class LocalCluster:
 
     def start_task(self, job: str, index: int) -> None:
         """Starts one task's process, for the first time or again after it ended."""
-        if self._fork_server is None:
-            raise errors.ClusterError("The cluster has not been started: use it as a context.")
+        address = self._address(job, index)
+        assert self._fork_server is not None
+        task = self._tasks.get((job, index))
+        if task is not None and not task.ended:
+            raise errors.ClusterError(f"{job} {index} ({address}) runs already.")
         # Room for the runs of a step, a gate call and a transfer of every other task at once.
         inter_op = max(4, self.workers + 2)
         self._tasks[job, index] = self._fork_server.start(
@@ -153,10 +158,12 @@ class LocalCluster:
 
     def kill_task(self, job: str, index: int) -> None:
         """Kills one task's process (SIGKILL), as a failing machine would."""
+        self._address(job, index)
         self._tasks[job, index].kill()
 
     def pid(self, job: str, index: int) -> int:
         """Returns the process id of one task."""
+        self._address(job, index)
         return self._tasks[job, index].pid
 
     def strategy(self) -> Any:
@@ -184,9 +191,29 @@ class LocalCluster:
         for end in self._lifeline:
             os.close(end)
         self._lifeline = ()
-        self._logs.cleanup()
+        if self._logs is not None:
+            self._logs.cleanup()
+            self._logs = None
+
+    def _address(self, job: str, index: int) -> str:
+        """Returns the address of a task, checked to be one of a cluster that runs.
+
+        Raises:
+          ClusterError: if the cluster does not run.
+          ValueError: if it has no such task.
+        """
+        if self._fork_server is None:
+            raise errors.ClusterError("The cluster has not been started: use it as a context.")
+        addresses = self.config.addresses.get(job, []) if job != "chief" else []
+        if not 0 <= index < len(addresses):
+            raise ValueError(
+                f"there is no {job} {index}: the cluster has workers 0 to {self.workers - 1} and "
+                f"ps 0 to {self.ps - 1}."
+            )
+        return addresses[index]
 
     def _log_path(self, job: str, index: int) -> str:
+        assert self._logs is not None
         return os.path.join(self._logs.name, f"{job}{index}.log")
 
     def _free_addresses(self) -> cluster.ClusterConfig:

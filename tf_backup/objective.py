@@ -30,7 +30,8 @@ class Objective:
       trainable: the variables that gradients are computed for. Those that are not in `read` are
         tables: workers look rows of them up, and send gradients as tf.IndexedSlices.
       state: variables that the computation reads and may change, such as batch-norm
-        statistics. Update t adds the mean of the N changes.
+        statistics. Update t adds the mean of the N changes before it applies gradients;
+        trainable variables may be among them.
       sums: variables that the computation adds to and never reads, such as the total and
         count of a metric. Update t adds the sum of the N contributions.
       compute: called on workers, as `compute(values, seed, batch)`, where `values` are the values

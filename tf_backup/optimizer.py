@@ -77,7 +77,7 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):  # type: ignore[misc]
     its clipping sees the mean of the N gradients.
 
     Args:
-      inner_optimizer: the optimizer that makes the updates.
+      inner_optimizer: makes the updates; or what `keras.optimizers.get` makes one of.
       replicas: N, gradients averaged in one update.
       backups: b, workers beyond N.
       stall_timeout_s: how long `fit` waits, with fewer than N workers alive, for one to come
@@ -92,20 +92,20 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     def __init__(
         self,
-        inner_optimizer: keras.optimizers.Optimizer,
+        inner_optimizer: keras.optimizers.Optimizer | str | dict[str, Any],
         replicas: int,
         backups: int = 0,
         stall_timeout_s: float = DEFAULT_STALL_TIMEOUT_S,
         name: str | None = None,
         max_staleness: int | None = 0,
     ) -> None:
+        if isinstance(inner_optimizer, str | dict):
+            inner_optimizer = keras.optimizers.get(inner_optimizer)
         if _wrapped(inner_optimizer):
             raise TypeError("The optimizer is wrapped already; wrap the optimizer inside it.")
         if not isinstance(inner_optimizer, keras.optimizers.Optimizer):
-            raise TypeError(
-                f"optimizer is {inner_optimizer!r}; it must be a Keras 3 optimizer, for instance "
-                "keras.optimizers.SGD(0.1)."
-            )
+            rule = "it must be a Keras 3 optimizer, such as keras.optimizers.SGD(0.1), or its name."
+            raise TypeError(f"optimizer is {inner_optimizer!r}; {rule}")
         policy = BackupPolicy(replicas, backups, max_staleness)
         if not isinstance(stall_timeout_s, int | float) or not stall_timeout_s > 0:
             raise ValueError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from tf_backup.checks import whole
+
 
 @dataclasses.dataclass(frozen=True)
 class BackupPolicy:
@@ -33,16 +35,15 @@ class BackupPolicy:
     max_staleness: int | None = 0
 
     def __post_init__(self) -> None:
-        _check("replicas", self.replicas, least=1)
-        _check("backups", self.backups, least=0)
-        if self.max_staleness is not None:
-            _check("max_staleness", self.max_staleness, least=0)
+        for name, least in (("replicas", 1), ("backups", 0), ("max_staleness", 0)):
+            value = getattr(self, name)
+            if name != "max_staleness" or value is not None:
+                object.__setattr__(self, name, whole(name, value, least))
 
     @classmethod
     def asynchronous(cls, workers: int, max_staleness: int | None = None) -> BackupPolicy:
         """Every gradient of `workers` is an update of its own, unless it is too old."""
-        _check("workers", workers, least=1)
-        return cls(replicas=1, backups=workers - 1, max_staleness=max_staleness)
+        return cls(replicas=1, backups=whole("workers", workers) - 1, max_staleness=max_staleness)
 
     @property
     def workers(self) -> int:
@@ -61,10 +62,3 @@ class BackupPolicy:
                 f"worker(s) in the cluster: step 0 would wait for ever. Start "
                 f"{self.workers - workers} more worker(s), or lower replicas or backups."
             )
-
-
-def _check(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, not {value!r} ({type(value).__name__}).")
-    if value < least:
-        raise ValueError(f"{name} is {value}; it must be at least {least}.")

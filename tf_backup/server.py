@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import tensorflow as tf
 
-from tf_backup import _tf, cluster, errors
+from tf_backup import _tf, arrivals, cluster, errors
 from tf_backup.status import accepts
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ def serve(
 
     Raises:
       ValueError: if TF_CONFIG is malformed, or says that this task is the chief.
+      ClusterError: if something else listens at this task's port.
     """
     config = cluster.from_tf_config()
     if config.is_chief:
@@ -70,6 +71,7 @@ def serve(
     ends, tell = _listen()
     name = f"{config.task_type} {config.task_index}"
     address = config.addresses[config.task_type][config.task_index]
+    arrivals.check_port(address)
     if config.task_type == "ps":
         server = _parameter_server(config, intra_op_threads, inter_op_threads)
     else:

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tf_backup.address import split
 from tf_backup.status import Channel, Status, ask
 
 log = logging.getLogger(__name__)
@@ -208,8 +209,7 @@ class Connections:
     """
 
     def __init__(self, address: str) -> None:
-        self._host, _, port = address.rpartition(":")
-        self._port = int(port)
+        self._host, self._port = split(address)
         self._hosts = self._resolve()
 
     def cut(self) -> int:

@@ -16,6 +16,8 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # It talks when a proces
 import grpc
 from tensorflow.core.framework import device_attributes_pb2
 
+from tf_backup.address import split
+
 _METHOD = "/tensorflow.WorkerService/GetStatus"
 _CLEAR = "/tensorflow.WorkerService/CleanupAll"  # CleanupAllRequest: containers, as field 1.
 _OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms", 500))
@@ -88,9 +90,8 @@ def clear(address: str, container: str, timeout_s: float = 10.0) -> bool:
 
 def accepts(address: str, timeout_s: float = 1.0) -> bool:
     """Returns whether anything accepts connections at `host:port`."""
-    host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), timeout_s):
+        with socket.create_connection(split(address), timeout_s):
             return True
     except OSError:
         return False

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tf_backup import _keras, _tf, errors
+from tf_backup.checks import whole
 from tf_backup.data import WorkerData
 from tf_backup.engine import Engine
 from tf_backup.keras_objective import objective_of
@@ -63,8 +64,8 @@ def minimize(
       data left.
 
     Raises:
-      TypeError: if the optimizer is not wrapped, or the loss is no scalar.
-      ValueError: if `updates` is no positive int, or the model is not built under the strategy.
+      TypeError: if the optimizer is not wrapped, `updates` no int, or the loss no scalar.
+      ValueError: if `updates` is below 1, or the model is not built under the strategy.
       ParameterServerLost, WorkersLost, WorkerFailed: while iterating, as in `fit`.
     """
     wrapped = find(optimizer)
@@ -73,8 +74,7 @@ def minimize(
             f"optimizer is {optimizer!r}; it must be made by tf_backup.wrap(optimizer, "
             "replicas=N, backups=b)."
         )
-    if not isinstance(updates, int) or updates < 1:
-        raise ValueError(f"updates is {updates!r}; it must be an int of at least 1.")
+    updates = whole("updates", updates)
     strategy = _keras.strategy_of_optimizer(wrapped.inner_optimizer)
     check_strategy(strategy, wrapped.policy)
     if not model.built or not model.trainable_variables:

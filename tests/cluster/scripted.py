@@ -68,6 +68,18 @@ class ScriptedData:
         (self._directory / "end").touch()
 
 
+def held(dataset: tf.data.Dataset, path: Path) -> tf.data.Dataset:
+    """Returns `dataset`, whose elements come when there is a file."""
+
+    def exists(tick: Any) -> Any:
+        # The tick has a part in the path, or TensorFlow would look once and for all.
+        name = tf.strings.join([str(path), tf.strings.as_string(tick)])
+        return tf.size(tf.io.matching_files(tf.strings.substr(name, 0, len(str(path))))) > 0
+
+    ticks = _tf_data.sleep_before_each(tf.data.Dataset.range(2**60), 0.002)
+    return tf.data.Dataset.zip((ticks.filter(exists), dataset)).map(lambda tick, batch: batch)
+
+
 def two_server_model(
     strategy: Any,
     learning_rate: float,
@@ -100,7 +112,8 @@ def ledger(model: Any) -> Any:
 class Script(threading.Thread):
     """Releases batches in order, each once the gate has heard the one before; then ends the data.
 
-    It begins when all workers have come in.
+    A context manager: it runs while the model is fitted, and raises at the end what went wrong with
+    it, whatever that did to training. It begins when all workers have come in.
 
     Args:
       model: being trained.
@@ -116,12 +129,13 @@ class Script(threading.Thread):
         events: Sequence[tuple[int, float]],
         settled: int = 0,
     ) -> None:
-        super().__init__(name="script")
+        super().__init__(name="script", daemon=True)
         self._model = model
         self._data = data
         self._events = events
         self._settled = settled
-        self.error: BaseException | None = None
+        self._error: BaseException | None = None
+        self._said = "waits for all workers"
 
     def run(self) -> None:
         try:
@@ -129,13 +143,15 @@ class Script(threading.Thread):
             wait_until(lambda: np.all(ledger(self._model).status != protocol.ABSENT))
             for index, (worker, value) in enumerate(self._events):
                 heard = self._heard(worker)
+                self._said = f"event {index}: worker {worker}, gradient {value}, heard {heard}"
                 self._data.release(worker, value)
                 wait_until(lambda w=worker, h=heard: self._heard(w) > h)
                 if index < self._settled:
                     wait_until(lambda: not protocol.complete(ledger(self._model), self._replicas))
+            self._said = "waits for the end of training"
             wait_until(lambda: ledger(self._model).open == 0)
         except BaseException as error:
-            self.error = error
+            self._error = error
         finally:
             self._data.end()
 
@@ -149,11 +165,15 @@ class Script(threading.Thread):
         ended = books.accepted + books.late + books.stale + books.duplicate
         return int(ended[worker] + (books.status[worker] == protocol.DELIVERED))
 
-    def finish(self) -> None:
-        """Waits for the end of the script; raises what it raised."""
+    def __enter__(self) -> Script:
+        self.start()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
         self.join(60)
-        if self.error is not None:
-            raise self.error
+        if self._error is not None or self.is_alive():
+            books = ledger(self._model)
+            raise AssertionError(f"The script stopped at: {self._said}. {books}") from self._error
 
 
 def weights(model: Any) -> list[np.ndarray[Any, Any]]:

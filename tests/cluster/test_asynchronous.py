@@ -49,9 +49,8 @@ def fit(
     updates: int,
     callbacks: list[keras.callbacks.Callback] | None = None,
 ) -> None:
-    script.start()
-    model.fit(data, steps_per_epoch=updates, verbose=0, callbacks=callbacks)
-    script.finish()
+    with script:
+        model.fit(data, steps_per_epoch=updates, verbose=0, callbacks=callbacks)
     check_accounts(model.optimizer)
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -236,6 +240,34 @@ def test_no_two_workers_read_the_same_of_what_is_shuffled(strategy: Any, shuffle
     assert [one + other for one, other in zip(seen[::2], seen[1::2], strict=True)] == [65535] * 3
     if shuffled is not shuffled_inside_an_interleave:  # There, its order is that of the fit.
         assert len(set(seen[::2])) > 1
+
+
+def test_an_old_pipeline_that_does_not_end_holds_nobody_up(strategy: Any, tmp_path: Path) -> None:
+    """Nobody writes to the pipe that it reads: its thread ends when somebody does."""
+    pipe = str(tmp_path / "pipe")
+    os.mkfifo(pipe)
+
+    def blocking(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        batches = tf.data.Dataset.from_tensors((X[:8], Y[:8])).repeat(4)  # Three, and one ahead.
+        return batches.concatenate(
+            tf.data.TextLineDataset(pipe).map(
+                lambda line: (tf.zeros([8, 6]), tf.zeros([8], Y.dtype))
+            )
+        )
+
+    old = compiled(strategy, replicas=4, backups=0)
+    try:
+        old.fit(blocking, steps_per_epoch=3, verbose=0)
+        del old
+        gc.collect()
+        model = compiled(strategy)
+        begin = time.monotonic()
+        model.fit(X, Y, batch_size=8, epochs=1, verbose=0)
+        assert time.monotonic() - begin < 60.0
+    finally:
+        reading = os.open(pipe, os.O_RDWR)  # Opens it for all who wait; closes it behind them.
+        time.sleep(1.0)
+        os.close(reading)
 
 
 def test_batch_norm_moves_by_the_mean_of_the_workers(strategy: Any) -> None:

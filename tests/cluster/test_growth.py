@@ -8,8 +8,8 @@ from typing import Any
 
 from tests.cluster.processes import start
 
-FITS = int(os.environ.get("TF_BACKUP_TEST_FITS", "22"))
-NEW = 20  # Fits of each model.
+FITS = int(os.environ.get("TF_BACKUP_TEST_FITS", "14"))
+NEW = 12  # Fits of each model.
 
 # How much more a process may have after all fits of one model, and after another model: TensorFlow
 # cannot release functions on other machines yet, so servers keep those of every model.

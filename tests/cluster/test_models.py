@@ -1,17 +1,10 @@
-"""Every kind of Keras model: its updates are one device's on the same N batches, and it trains.
-
-A kind is a function that builds and compiles a model with a given optimizer, and one that makes
-a batch. With b = 0 worker i's batches are known, so one device can compute what must come out:
-the plain optimizer on the mean of the N gradients, state moved by the mean of the N moves,
-metrics over all batches.
-"""
+"""Every kind of Keras model trains as on one device; see `kinds`."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,68 +13,35 @@ import tensorflow as tf
 from keras import layers
 
 import tf_backup
+from tests.cluster.kinds import (
+    BATCH,
+    LENGTH,
+    REPLICAS,
+    UPDATES,
+    WORDS,
+    Batch,
+    Kind,
+    Rng,
+    assert_same,
+    batches,
+    check,
+    circumstances,
+    classification,
+    data_of,
+    normal,
+    on_strategy,
+    one_device,
+    regression,
+    sequential,
+    sgd,
+    update_with,
+    weighted,
+    words,
+)
 
 pytestmark = pytest.mark.parametrize("cluster", [2], indirect=True)
 
-REPLICAS = 2
-UPDATES = 3
-BATCH = 4
-LENGTH = 5  # of sequences
-WORDS = 7
-
-Rng = np.random.Generator
-Batch = Any  # (x,), (x, y) or (x, y, sample_weight) of arrays
-
-
-class Kind(NamedTuple):
-    """A kind of model.
-
-    Attributes:
-      model: from an optimizer to a compiled model.
-      batch: from a random generator to a batch.
-      policy: Keras' dtype policy.
-      rtol: how near to one device's the values must come, relative to them.
-      atol: the same, in absolute terms.
-      warns: what Keras warns of when this kind is trained.
-      equality: whether one device computes the same (not if random numbers are drawn).
-    """
-
-    model: Callable[[Any], Any]
-    batch: Callable[[Rng], Batch]
-    policy: str = "float32"
-    rtol: float = 2e-5
-    atol: float = 2e-6
-    warns: str | None = None
-    equality: bool = True
-
-
 KINDS: dict[str, Kind] = {}
-
-
-def normal(rng: Rng, *shape: int) -> np.ndarray[Any, Any]:
-    return rng.normal(size=[BATCH, *shape]).astype(np.float32)
-
-
-def regression(rng: Rng) -> Batch:
-    return normal(rng, 6), normal(rng, 2)
-
-
-def classification(rng: Rng) -> Batch:
-    return normal(rng, 6), rng.integers(3, size=[BATCH])
-
-
-def weighted(rng: Rng) -> Batch:
-    return *classification(rng), rng.uniform(size=[BATCH]).astype(np.float32)
-
-
-def words(rng: Rng) -> np.ndarray[Any, Any]:
-    """Returns sentences that end in zeros: [batch, length]."""
-    ends = rng.integers(1, LENGTH + 1, size=[BATCH, 1])
-    return np.where(np.arange(LENGTH) < ends, rng.integers(1, WORDS, size=[BATCH, LENGTH]), 0)
-
-
-def sequential(*stack: Any, size: int = 6) -> Any:
-    return keras.Sequential([keras.Input((size,)), *stack])
 
 
 # ---- Inputs, outputs, losses ------------------------------------------------------------------
@@ -349,6 +309,21 @@ def own_step(optimizer: Any) -> Any:
     return model
 
 
+class AssigningStep(OwnStep):
+    """Normalises a weight before it uses it."""
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        if training:
+            self.body.layers[0].kernel.assign(0.9 * self.body.layers[0].kernel)
+        return super().call(x, training)
+
+
+def assigning_step(optimizer: Any) -> Any:
+    model = AssigningStep()
+    model.compile(optimizer)
+    return model
+
+
 class Wrapped(keras.Model):  # type: ignore[misc]
     """Keras' own step, with the learning rate among what it tells."""
 
@@ -365,8 +340,18 @@ def around_keras_step(optimizer: Any) -> Any:
     return model
 
 
-KINDS["own step"] = Kind(own_step, regression)
-KINDS["own step around Keras'"] = Kind(around_keras_step, lambda rng: (words(rng), normal(rng, 2)))
+def of_own_step(logs: dict[str, Any], losses: list[float]) -> dict[str, Any]:
+    """Returns what such a step tells: the mean loss is that of the last update's batches."""
+    return {"mae": logs["error"], "my_loss": np.mean(losses[-REPLICAS:])}
+
+
+KINDS["own step"] = Kind(own_step, regression, told=of_own_step)
+KINDS["own step that assigns"] = Kind(assigning_step, regression, told=of_own_step)
+KINDS["own step around Keras'"] = Kind(
+    around_keras_step,
+    lambda rng: (words(rng), normal(rng, 2)),
+    told=lambda logs, losses: {**logs, "rate": 0.1},
+)
 
 
 # ---- Weights ----------------------------------------------------------------------------------
@@ -407,6 +392,65 @@ def without_gradient(optimizer: Any) -> Any:
     return model
 
 
+class Assigning(layers.Layer):  # type: ignore[misc]
+    """Reads a weight before and after it assigns to it, and assigns to another layer's.
+
+    What it assigns depends on the batch, and so differs from worker to worker.
+    """
+
+    def __init__(self, other: Any) -> None:
+        super().__init__()
+        self.other = other
+
+    def build(self, shape: Any) -> None:
+        self.kernel = self.add_weight(shape=(shape[-1], 2))
+        self.calls = self.add_weight(shape=(), dtype="int64", trainable=False, initializer="zeros")
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        before = keras.ops.matmul(x, self.kernel)
+        if training:
+            self.kernel.assign(0.5 * self.kernel + 0.1 * keras.ops.mean(x))
+            self.other.kernel.assign(0.9 * self.other.kernel)
+            self.other.bias.assign_add(keras.ops.mean(x, axis=0)[:4])
+            self.calls.assign_add(2)
+        return before * keras.ops.matmul(x, self.kernel)
+
+
+def assigning(optimizer: Any) -> Any:
+    inputs = keras.Input((6,))
+    frozen, free = layers.Dense(4, trainable=False), layers.Dense(4)
+    hidden = layers.Concatenate()([inputs, frozen(inputs), free(inputs)])
+    outputs = layers.Add()([Assigning(frozen)(hidden), Assigning(free)(hidden)])
+    model = keras.Model(inputs, outputs)
+    model.compile(optimizer, "mse")
+    return model
+
+
+def spectral(optimizer: Any) -> Any:
+    model = sequential(layers.SpectralNormalization(layers.Dense(4)), layers.Dense(2))
+    model.compile(optimizer, "mse")
+    return model
+
+
+class Centred(layers.Embedding):  # type: ignore[misc]
+    """A table that is changed as a whole in every step."""
+
+    def call(self, x: Any) -> Any:
+        table = self._embeddings
+        table.assign(table - keras.ops.mean(table, axis=0, keepdims=True))
+        return super().call(x)
+
+
+def assigned_table(optimizer: Any) -> Any:
+    inputs = keras.Input((LENGTH,), dtype="int64")
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(Centred(WORDS, 3)(inputs))))
+    model.compile(optimizer, "mse")
+    return model
+
+
+KINDS["assigns"] = Kind(assigning, regression)
+KINDS["assigns to a table"] = Kind(assigned_table, lambda rng: (words(rng), normal(rng, 2)))
+KINDS["spectral normalization"] = Kind(spectral, regression)
 KINDS["frozen"] = Kind(frozen, regression)
 KINDS["shared"] = Kind(siamese, lambda rng: ((normal(rng, 3), normal(rng, 3)), normal(rng, 1)))
 KINDS["no gradient"] = Kind(without_gradient, regression, warns="Gradients do not exist for var")
@@ -476,143 +520,9 @@ KINDS["metrics"] = Kind(
 # ---- What must come out -----------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def circumstances(kind: Kind) -> Iterator[None]:
-    """Sets dtype policy and seed, and expects the kind's warning."""
-    keras.utils.set_random_seed(1)
-    keras.mixed_precision.set_global_policy(kind.policy)
-    quiet = contextlib.nullcontext()
-    try:
-        with pytest.warns(UserWarning, match=kind.warns) if kind.warns else quiet:
-            yield
-    finally:
-        keras.mixed_precision.set_global_policy("float32")
-
-
-def sgd() -> Any:
-    return keras.optimizers.SGD(0.1, momentum=0.9)
-
-
-def batches(kind: Kind, worker: int) -> list[Batch]:
-    rng = np.random.default_rng(worker)
-    return [kind.batch(rng) for _ in range(UPDATES)]
-
-
-def data_of(kind: Kind) -> Callable[[tf.distribute.InputContext], tf.data.Dataset]:
-    """Returns a function that gives each worker its batches."""
-
-    def dataset_fn(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        mine = batches(kind, context.input_pipeline_id)
-        stacked = tf.nest.map_structure(lambda *parts: np.stack(parts), *mine)
-        return tf.data.Dataset.from_tensor_slices(stacked)
-
-    return dataset_fn
-
-
-def on_strategy(strategy: Any, kind: Kind, replicas: int = REPLICAS, backups: int = 0) -> Any:
-    with strategy.scope():
-        return kind.model(tf_backup.wrap(sgd(), replicas, backups))
-
-
-def gradients_of(model: Any, batch: Batch) -> tuple[list[Any], float]:
-    """Computes as Keras' train_step does, less the update; returns gradients and loss."""
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-    with tf.GradientTape() as tape:
-        y_pred = model(x, training=True)
-        loss = model.compute_loss(x, y, y_pred, sample_weight, training=True)
-        scaled = model.optimizer.scale_loss(loss)
-    model.compute_metrics(x, y, y_pred, sample_weight)
-    return tape.gradient(scaled, [v.value for v in model.trainable_variables]), float(loss)
-
-
-def mean_gradient(gradients: Any) -> Any:
-    if gradients[0] is None:
-        return None
-    return tf.add_n([tf.convert_to_tensor(g) for g in gradients]) / len(gradients)
-
-
-def update_with(model: Any, each: list[Batch]) -> list[float]:
-    """Makes one update with the mean of the gradients on N batches; returns the N losses."""
-    state = model.non_trainable_variables
-    before = [variable.numpy() for variable in state]
-    moves: list[Any] = [0.0] * len(state)
-    gradients, losses = [], []
-    for batch in each:
-        for variable, value in zip(state, before, strict=True):
-            variable.assign(value)
-        more, loss = gradients_of(model, batch)
-        gradients.append(more)
-        losses.append(loss)
-        moves = [m + v.numpy() - b for m, v, b in zip(moves, state, before, strict=True)]
-    for variable, value, move in zip(state, before, moves, strict=True):
-        variable.assign(value + move / len(each))
-    means = [mean_gradient(column) for column in zip(*gradients, strict=True)]
-    model.optimizer.apply(means, model.trainable_variables)
-    return losses
-
-
-def one_device(kind: Kind, by_worker: list[list[Batch]]) -> tuple[Any, dict[str, Any]]:
-    """Trains on one device on the mean over the workers; returns the model and its metrics."""
-    model = kind.model(sgd())
-    model(keras.utils.unpack_x_y_sample_weight(by_worker[0][0])[0])
-    model.optimizer.build(model.trainable_variables)
-    losses: list[float] = []
-    for each in zip(*by_worker, strict=True):
-        losses += update_with(model, list(each))
-    logs = {**model.get_metrics_result(), "loss": np.mean(losses)}
-    if isinstance(model, OwnStep):
-        logs = {"mae": logs["error"], "my_loss": np.mean(losses[-len(by_worker) :])}
-    if isinstance(model, Wrapped):
-        logs["rate"] = 0.1
-    return model, logs
-
-
-def assert_same(kind: Kind, model: Any, logs: dict[str, Any], plain: Any, expected: Any) -> None:
-    """Compares variables (of model and optimizer) and metrics."""
-    pairs = list(zip(model.variables, plain.variables, strict=True))
-    pairs += zip(model.optimizer.variables, plain.optimizer.variables, strict=True)
-    for ours, theirs in pairs:
-        np.testing.assert_allclose(
-            ours.numpy(), theirs.numpy(), kind.rtol, kind.atol, err_msg=theirs.path
-        )
-    assert set(logs) == set(expected)
-    for name, value in expected.items():
-        np.testing.assert_allclose(logs[name], value, kind.rtol, kind.atol, err_msg=name)
-
-
-@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.equality])
-def test_updates_equal_one_devices(strategy: Any, name: str) -> None:
-    kind = KINDS[name]
-    with circumstances(kind):
-        model = on_strategy(strategy, kind)
-        start = [np.array(weight) for weight in model.get_weights()]
-        history = model.fit(data_of(kind), steps_per_epoch=UPDATES, verbose=0).history
-    with circumstances(kind):
-        plain, logs = one_device(kind, [batches(kind, i) for i in range(REPLICAS)])
-    assert_same(kind, model, {key: values[-1] for key, values in history.items()}, plain, logs)
-    if len(start) == len(model.get_weights()):  # It was built before fit.
-        moved = [(a != b).any() for a, b in zip(start, model.get_weights(), strict=True)]
-        assert any(moved), "Nothing was trained."
-
-
 @pytest.mark.parametrize("name", KINDS)
-def test_trains_beside_a_slow_worker(strategy: Any, name: str) -> None:
-    kind = KINDS[name]
-
-    def dataset_fn(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        slow = context.input_pipeline_id == 2
-        return tf_backup.delay(data_of(kind)(context).repeat(), 0.2 if slow else 0.0)
-
-    with circumstances(kind):
-        model = on_strategy(strategy, kind, REPLICAS, backups=1)
-        history = model.fit(dataset_fn, steps_per_epoch=UPDATES, verbose=0).history
-    assert all(math.isfinite(values[-1]) for values in history.values()), history
-    wrapped = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    wrapped = wrapped if hasattr(wrapped, "contributions") else model.optimizer
-    total = wrapped.contributions.total
-    assert total.accepted == REPLICAS * UPDATES
-    assert total.computed == total.accepted + total.late + total.stale
-    assert total.duplicate == total.lost == 0
+def test_trains_as_on_one_device(strategy: Any, name: str, tmp_path: Path) -> None:
+    check(strategy, KINDS[name], tmp_path)
 
 
 def test_loss_scaling_skips_what_overflows(strategy: Any) -> None:

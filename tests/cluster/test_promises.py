@@ -18,10 +18,8 @@ pytestmark = pytest.mark.parametrize("cluster", [2], indirect=True)
 
 
 def fit(model: Any, data: ScriptedData, events: list[tuple[int, float]], updates: int) -> None:
-    script = Script(model, data, events)
-    script.start()
-    model.fit(data, steps_per_epoch=updates, verbose=0)
-    script.finish()
+    with Script(model, data, events):
+        model.fit(data, steps_per_epoch=updates, verbose=0)
 
 
 def moves(before: list[Any], after: list[Any]) -> list[float]:
@@ -94,10 +92,8 @@ def test_metrics_are_exact_over_accepted_batches(strategy: Any, tmp_path: Path) 
     model = two_server_model(strategy, 0.0, replicas=2, backups=2)
     model.set_weights([np.ones([1, 1]), np.ones([1, 1])])
     data = ScriptedData(tmp_path)
-    script = Script(model, data, [(3, 1.0), (1, 3.0), (0, 1e6), (1, 5.0), (3, 7.0)])
-    script.start()
-    history = model.fit(data, steps_per_epoch=2, verbose=0)
-    script.finish()
+    with Script(model, data, [(3, 1.0), (1, 3.0), (0, 1e6), (1, 5.0), (3, 7.0)]):
+        history = model.fit(data, steps_per_epoch=2, verbose=0)
     assert history.history["loss"] == [pytest.approx(2 * (1 + 3 + 5 + 7) / 4)]
 
 

@@ -21,7 +21,18 @@ MAX_LINES = 320
 
 # A module imports from lower levels, and from its own level where that makes no cycle.
 LEVELS = [
-    {"chatter", "errors", "policy", "protocol", "places", "pieces", "members", "watch"}
+    {
+        "address",
+        "chatter",
+        "checks",
+        "errors",
+        "policy",
+        "protocol",
+        "places",
+        "pieces",
+        "members",
+        "watch",
+    }
     | {"records", "delays", "pod"},
     {"_tf", "_tf_named", "_tf_graph", "_tf_data", "_tf_program", "_tf_cut", "_tf_strategy"}
     | {"cluster", "placement", "status", "servers"},

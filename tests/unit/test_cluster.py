@@ -198,6 +198,28 @@ def test_address_that_is_no_host_and_port(monkeypatch, address: Any):
     assert message.startswith(wanted)
 
 
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("http://host:22", "leave out 'http://'."),
+        ("::1", "an IPv6 address needs brackets, as in '[::1]:2222'."),
+        ("host1:99999", "the port '99999' is no number from 1 to 65535."),
+    ],
+)
+def test_address_is_refused_with_the_reason(monkeypatch, address: str, reason: str):
+    message = refusal(monkeypatch, with_job("ps", [address]))
+    assert message.endswith(f"for instance 'host1:2222': {reason}")
+
+
+@pytest.mark.parametrize("address", ["host1:2222", "HOST1:2222"])
+def test_one_address_for_two_tasks(monkeypatch, address: str):
+    message = refusal(monkeypatch, with_job("ps", ["host3:2222", address]))
+    assert message == (
+        f"TF_CONFIG's cluster has {address!r} for both worker 0 and ps 1; each task needs an "
+        "address of its own."
+    )
+
+
 @pytest.mark.parametrize("job", ["chief", "worker", "ps"])
 def test_cluster_without_a_job(monkeypatch, job: str):
     task = {"type": "worker" if job == "chief" else "chief", "index": 0}

@@ -211,6 +211,38 @@ def test_data_set_that_calls_python_is_refused(make: Any, as_function: bool):
         WorkerData((lambda context: make()) if as_function else make(), workers=2)
 
 
+# ---- Caches -----------------------------------------------------------------------------------
+
+
+def nested_cache(path: str) -> tf.data.Dataset:
+    inside = tf.data.Dataset.range(2).cache(path)
+    return tf.data.Dataset.range(3).flat_map(lambda x: inside.map(lambda y: x + y))
+
+
+@pytest.mark.parametrize("make", [tf.data.Dataset.range(3).cache, nested_cache])
+def test_file_that_all_workers_would_cache_in_is_refused(make: Any):
+    with pytest.raises(ValueError, match=r"has cache\('/tmp/x'\), a file that all 2 workers"):
+        WorkerData(make("/tmp/x"), workers=2)
+    with pytest.raises(ValueError, match="names a file for each"):
+        WorkerData(lambda context: make("/tmp/x"), workers=2)
+
+
+def test_each_worker_may_cache_in_memory_or_in_its_own_file(tmp_path: Any):
+    assert pipelines(WorkerData(tf.data.Dataset.range(4).cache(), workers=2)) == [
+        repeated(0, 2),
+        repeated(1, 3),
+    ]
+    one = WorkerData(tf.data.Dataset.range(2).cache(str(tmp_path / "one")), workers=1)
+    assert pipelines(one) == [repeated(0, 1)]
+    own = WorkerData(
+        lambda context: tf.data.Dataset.range(2).cache(
+            str(tmp_path / f"{context.input_pipeline_id}")
+        ),
+        workers=2,
+    )
+    assert pipelines(own) == [[0, 1], [0, 1]]
+
+
 # ---- delay ------------------------------------------------------------------------------------
 
 

@@ -109,6 +109,10 @@ def assert_close(these: Sequence[Any], those: Sequence[Any]) -> None:
         np.testing.assert_allclose(np.asarray(one), np.asarray(other), rtol=1e-4, atol=1e-5)
 
 
+def moved(results: Results) -> list[Any]:
+    return [change for change in results.changes if change is not None]
+
+
 def snapshot(variables: Sequence[Any]) -> list[np.ndarray]:
     return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
 
@@ -124,14 +128,14 @@ def test_a_step_equals_keras_own(stack: Callable[[], list[Any]], batch: Any):
     trainable, state = model.trainable_variables, model.non_trainable_variables
     before = snapshot(trainable), snapshot(state)
     model.train_on_batch(*batch)  # With SGD of learning rate 1.
-    moved = [old - new for old, new in zip(before[0], snapshot(trainable), strict=True)]
+    steps = [old - new for old, new in zip(before[0], snapshot(trainable), strict=True)]
     changed = [new - old for old, new in zip(before[1], snapshot(state), strict=True)]
-    assert_close(results.gradients, moved)
+    assert_close(results.gradients, steps)
     changes = [
         np.zeros(old.shape) if change is None else change
-        for change, old in zip(results.changes, before[1], strict=True)
+        for change, old in zip(results.changes, [*before[1], *before[0]], strict=True)
     ]
-    assert_close(changes, changed)
+    assert_close(changes, [*changed, *(np.zeros(old.shape) for old in before[0])])
     assert_close(results.sums, snapshot(model.metrics_variables))
     assert any(np.any(total) for total in results.sums)
 
@@ -271,6 +275,54 @@ def test_what_lies_in_the_chiefs_process_is_refused(resource: str, make: Callabl
         make(model, SPEC)
 
 
+class Elsewhere(layers.Layer):
+    """Assigns to a variable of nobody's."""
+
+    def __init__(self, variable: Any) -> None:
+        super().__init__()
+        self.others = (lambda: variable,)  # Keras does not look into functions.
+
+    def call(self, x: Any) -> Any:
+        self.others[0]().assign(1.0)
+        return x
+
+
+@pytest.mark.parametrize("make", [keras_objective, keras_measurement])
+def test_assigning_to_what_is_no_part_of_the_model_is_refused(make: Callable[..., Any]):
+    variable = keras.Variable(2.0, name="hidden")
+    model = build([Elsewhere(variable), layers.Dense(3)])
+    with pytest.raises(ValueError, match="assigns to the variable 'hidden', which is no part of"):
+        make(model, SPEC)
+
+
+class Halving(layers.Dense):
+    """Assigns to its weight whenever it is called."""
+
+    def call(self, x: Any) -> Any:
+        self.kernel.assign(0.5 * self.kernel)
+        return super().call(x)
+
+
+def test_a_weight_that_is_assigned_to_is_one_devices():
+    results = compute(build([Halving(3)]))
+    model = build([Halving(3)])
+    before = snapshot(model.trainable_variables)
+    model.train_on_batch(X, Y)
+    after = [
+        value - gradient + (0 if change is None else change)
+        for value, gradient, change in zip(before, results.gradients, results.changes, strict=True)
+    ]
+    assert_close(after, snapshot(model.trainable_variables))
+    assert_close(moved(results), [-0.5 * before[0]])
+
+
+def test_evaluation_says_that_it_keeps_nothing_that_is_assigned(caplog: pytest.LogCaptureFixture):
+    keras_measurement(build([Halving(3)]), SPEC)
+    (record,) = caplog.records
+    assert "Evaluating the model assigns to 'sequential" in record.getMessage()
+    assert "every batch is evaluated with the values that training has left" in record.getMessage()
+
+
 def test_traced_gives_values_seed_and_batch():
     read = [tf.Variable([1.0, 2.0]), tf.Variable(3)]
 
@@ -308,14 +360,14 @@ def test_traced_allows_the_tables_it_is_told_of_and_no_other():
 
 
 def test_state_that_does_not_change_is_none():
-    assert compute(build(plain())).changes == []
-    assert compute(build(frozen())).changes == [None, None]
+    assert compute(build(plain())).changes == [None] * 4
+    assert compute(build(frozen())).changes == [None] * 4
 
 
 def test_batch_norm_that_is_frozen_does_not_move():
     stack = [layers.Dense(5), layers.BatchNormalization(trainable=False), layers.Dense(3)]
     results = compute(build(stack))
-    assert results.changes == [None] * 4  # Scale and offset are frozen with the statistics.
+    assert results.changes == [None] * 8
 
 
 def test_gradient_of_what_is_not_used_is_none():
@@ -424,7 +476,7 @@ def test_gradients_are_scaled_by_the_scale_that_it_is_given():
     *values, scale = values_of(objective)
     assert float(scale) == 4.0
     results = run(objective, [*values, tf.constant(16.0)])
-    assert results.changes == [None]
+    assert not any(change is not None for change in results.changes)
     wanted = compute(build(plain())).gradients
     assert_close([gradient / 16.0 for gradient in results.gradients], wanted)
 
@@ -461,7 +513,7 @@ def test_jit_compile_is_the_models(jit_compile: bool):
 def test_compiled_gradients_are_the_same():
     ours, theirs = compute(build(normalised(), jit_compile=True)), compute(build(normalised()))
     assert_close(ours.gradients, theirs.gradients)
-    assert_close(ours.changes, theirs.changes)
+    assert_close(moved(ours), moved(theirs))
     assert_close(ours.sums, theirs.sums)
 
 
@@ -653,7 +705,7 @@ def test_a_frozen_table_is_looked_up_too():
     objective = keras_objective(texts(embedding(trainable=False)), spec_of(TEXTS))
     results = run(objective, values_of(objective), TEXTS)
     assert len(objective.read) == 2  # Of the Dense layer.
-    assert results.changes == [None]
+    assert not any(change is not None for change in results.changes)
     assert_close(results.gradients, dense_gradients(embedding(trainable=False)))
 
 

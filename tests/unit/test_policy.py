@@ -53,7 +53,9 @@ def test_out_of_range_is_refused(arguments: tuple[int, ...], message: str):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *itertools.product(("replicas", "backups", "max_staleness"), (True, 2.0, "2", np.int64(2))),
+        *itertools.product(
+            ("replicas", "backups", "max_staleness"), (True, 2.0, "2", np.float32(2))
+        ),
         ("replicas", None),
         ("backups", None),
     ],
@@ -62,6 +64,13 @@ def test_what_is_no_int_is_refused(name: str, value: object):
     with pytest.raises(TypeError) as error:
         BackupPolicy(**{"replicas": 1, name: value})  # type: ignore[arg-type]
     assert str(error.value) == f"{name} must be an int, not {value!r} ({type(value).__name__})."
+
+
+def test_numpys_integers_are_ints():
+    policy = BackupPolicy(np.int64(2), np.int32(1), np.uint8(3))  # type: ignore[arg-type]
+    assert policy == BackupPolicy(2, 1, 3)
+    numbers = (policy.replicas, policy.backups, policy.max_staleness)
+    assert all(type(number) is int for number in numbers)
 
 
 @pytest.mark.parametrize("workers", [8, 9])
