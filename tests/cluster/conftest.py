@@ -15,8 +15,6 @@ from tests.cluster.processes import children
 
 tf.config.threading.set_intra_op_parallelism_threads(1)
 
-WORKERS = 4
-
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell starts background jobs with Ctrl-C ignored. The programs that tests start and then
     # interrupt would inherit that.
@@ -25,8 +23,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[tf_backup.LocalCluster]:
-    """A cluster of 4 workers, and of as many parameter servers as the parameter says."""
-    with tf_backup.LocalCluster(workers=WORKERS, ps=request.param) as local:
+    """A cluster of as many workers and parameter servers as the parameter says: (workers, ps)."""
+    workers, ps = request.param
+    with tf_backup.LocalCluster(workers=workers, ps=ps) as local:
         local.strategy()
         yield local
     assert not children(), "A process outlives its cluster."

@@ -17,7 +17,7 @@ from tests.cluster.scripted import Script, ScriptedData, ledger, two_server_mode
 from tf_backup import protocol
 
 RATE = 0.1
-TWO_SERVERS = pytest.mark.parametrize("cluster", [2], indirect=True)
+TWO_SERVERS = pytest.mark.parametrize("cluster", [(4, 2)], indirect=True)
 
 
 class Hold(keras.callbacks.Callback):  # type: ignore[misc]
@@ -78,7 +78,7 @@ def contributions_on_servers(model: Any) -> dict[int, int]:
     return sizes
 
 
-@pytest.mark.parametrize("cluster", [1], indirect=True)
+@pytest.mark.parametrize("cluster", [(4, 1)], indirect=True)
 def test_old_gradients_are_applied_in_the_order_of_their_arrival(
     strategy: Any, tmp_path: Path
 ) -> None:

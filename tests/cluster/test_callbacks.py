@@ -20,7 +20,7 @@ import tensorflow as tf
 
 import tf_backup
 
-pytestmark = pytest.mark.parametrize("cluster", [2], indirect=True)
+pytestmark = pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
 
 STEPS = 4
 EPOCHS = 4

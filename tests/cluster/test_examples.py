@@ -25,7 +25,7 @@ from tests.cluster.kinds import (
     words,
 )
 
-pytestmark = pytest.mark.parametrize("cluster", [2], indirect=True)
+pytestmark = pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
 
 KINDS: dict[str, Kind] = {}
 

@@ -12,9 +12,9 @@ import tensorflow as tf
 
 import tf_backup
 
-servers = pytest.mark.parametrize("cluster", [1, 2], indirect=True)
-
 REPLICAS = 2
+servers = pytest.mark.parametrize("cluster", [(REPLICAS, 1), (REPLICAS, 2)], indirect=True)
+
 UPDATES = 5
 BATCH = 4
 
@@ -117,7 +117,10 @@ def expected(new_model: Callable[[], Any], make_optimizer: Callable[[], Any]) ->
 
 @pytest.mark.parametrize(
     ("cluster", "name", "kind"),
-    [*((1, *case) for case in ONE_SERVER), *((2, *case) for case in CASES)],
+    [
+        *(((REPLICAS, 1), *case) for case in ONE_SERVER),
+        *(((REPLICAS, 2), *case) for case in CASES),
+    ],
     indirect=["cluster"],
 )
 def test_equals_the_plain_optimizer_on_the_mean(strategy: Any, name: str, kind: str) -> None:

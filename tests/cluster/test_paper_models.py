@@ -12,7 +12,7 @@ import tensorflow as tf
 import tf_backup
 from tests.unit.test_models import TASKS, Task, compiled, examples
 
-pytestmark = pytest.mark.parametrize("cluster", [2], indirect=True)
+pytestmark = pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
 
 
 @pytest.mark.parametrize("name", TASKS)

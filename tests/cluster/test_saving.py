@@ -15,7 +15,7 @@ import tensorflow as tf
 import tf_backup
 from tests.cluster.processes import start, wait_until
 
-pytestmark = pytest.mark.parametrize("cluster", [2], indirect=True)
+pytestmark = pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
 
 X = np.random.default_rng(0).normal(size=[32, 3]).astype(np.float32)
 Y = X[:, :1] * 2.0

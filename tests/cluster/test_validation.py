@@ -14,7 +14,7 @@ import tensorflow as tf
 
 import tf_backup
 
-pytestmark = pytest.mark.parametrize("cluster", [2], indirect=True)
+pytestmark = pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
 
 SAMPLES = 23
 RNG = np.random.default_rng(4)
