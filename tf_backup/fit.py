@@ -158,6 +158,14 @@ class _Hooks:
         if not model.compiled:
             return  # Keras says so.
         if wrapped is None:
+            own = [name for name, value in vars(model).items() if _is_wrapped(value)]
+            if own:
+                raise ValueError(
+                    f"The model's own optimizers ({', '.join(own)}) are wrapped, but fit trains "
+                    "with the one that compile is given: a step is one update of N gradients. "
+                    "Give super().compile(optimizer=...) a wrapped one, and let train_step apply "
+                    "it once; two networks with an optimizer each (a GAN) train on one device."
+                )
             raise ValueError(
                 "The model was created under a parameter-server strategy, which trains only with "
                 "a wrapped optimizer: compile it with tf_backup.wrap(optimizer, replicas=N, "
@@ -220,6 +228,10 @@ def install() -> None:
     Also lets Keras find the wrapped optimizer in files.
     """
     _keras_seams.install(_Hooks())
+
+
+def _is_wrapped(value: Any) -> bool:
+    return isinstance(value, keras.optimizers.Optimizer) and find(value) is not None
 
 
 def _check_feed(feed: Any, method: str) -> None:

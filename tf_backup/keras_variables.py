@@ -70,9 +70,11 @@ class KerasVariables:
         for variable in [*self.trainable, *self.state, *self.sums]:
             if not _tf.is_on_ps(_keras.tensors_of(variable).device):
                 raise ValueError(
-                    f"variable {variable.path!r} is on no parameter server: it was created "
-                    "outside the strategy's scope. Create the model and the optimizer, and call "
-                    "compile, inside `with strategy.scope():`."
+                    f"variable {variable.path!r} is on no parameter server: "
+                    f"{variable.path.split('/')[0]!r} was created outside the strategy's scope. "
+                    "Create it inside `with strategy.scope():`: the model and the optimizer, and "
+                    "also metrics, augmentation layers and what `adapt` is called on; and call "
+                    "compile there."
                 )
 
     def scope(self, values: Sequence[Tensor], seed: Tensor | None) -> _keras.ValuesScope:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ import tensorflow as tf
 
 Tensor = Any
 Variable = Any  # a tf.Variable on a parameter server
+
+_NAMED = 2  # So many resources are named that a computation cannot use.
 
 
 class Results(NamedTuple):
@@ -107,6 +110,13 @@ def traced(
             "process: a lookup table (as StringLookup and TextVectorization have), a variable of "
             "another model, or one that Keras does not know. Move the table into the data set's "
             "map, make one model of the two, or make the variable with add_weight. "
-            f"TensorFlow calls it {', '.join(str(t) for t in foreign)}."
+            f"TensorFlow calls it {_names(foreign)}."
         )
     return concrete
+
+
+def _names(tensors: Sequence[Tensor]) -> str:
+    """Returns a few words on captured resources: a handle prints itself in 300 letters."""
+    names = [textwrap.shorten(str(tensor), 100, placeholder=" ...") for tensor in tensors]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

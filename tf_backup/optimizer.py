@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tf_backup import _tf, coordinator
+from tf_backup.accounts import Account, Source
 from tf_backup.policy import BackupPolicy
 from tf_backup.records import Contributions
 
@@ -29,43 +29,6 @@ _INNER = (
 )
 
 DEFAULT_STALL_TIMEOUT_S = 600.0
-
-
-class Source(Protocol):
-    """What knows accounts, and who lives: an engine."""
-
-    @property
-    def living_workers(self) -> int:
-        """How many workers live."""
-
-    def contributions(self) -> Contributions:
-        """Returns what became of every contribution since it was made."""
-
-    def settle(self) -> None:
-        """Waits until no update is under way."""
-
-
-class _Account:
-    """The accounts of one source, which may be gone: then, what it told last."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = weakref.ref(source)
-        self._latest = source.contributions()
-
-    def living_workers(self) -> int | None:
-        source = self._source()
-        return None if source is None else source.living_workers
-
-    def settle(self) -> None:
-        source = self._source()
-        if source is not None:
-            source.settle()
-
-    def read(self) -> Contributions:
-        source = self._source()
-        if source is not None:
-            self._latest = source.contributions()
-        return self._latest
 
 
 @keras.saving.register_keras_serializable(package="tf_backup")
@@ -117,7 +80,7 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):  # type: ignore[misc]
         self.inner_optimizer = inner_optimizer
         self.policy = policy
         self.stall_timeout_s = stall_timeout_s
-        self._accounts: list[_Account] = []
+        self._accounts: list[Account] = []
 
     @property
     def replicas(self) -> int:
@@ -160,7 +123,7 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):  # type: ignore[misc]
 
         It may go without a word: read `contributions` when it has done its work.
         """
-        self._accounts.append(_Account(source))
+        self._accounts.append(Account(source))
 
     # ---- All else is the inner optimizer's ----------------------------------------------------
 
@@ -201,7 +164,17 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):  # type: ignore[misc]
         self.built = True
 
     def apply(self, grads: Sequence[Tensor], trainable_variables: Any = None) -> None:
-        """Updates variables; called by the chief, with the mean of the N gradients."""
+        """Updates variables; called by the chief, with the mean of the N gradients.
+
+        Raises:
+          RuntimeError: if it is called by hand, in the strategy's scope.
+        """
+        if tf.distribute.get_replica_context() is None:
+            raise RuntimeError(
+                "the wrapped optimizer cannot apply gradients by hand: an update is the mean of N "
+                "workers' gradients. Use model.fit or tf_backup.minimize, or apply them with "
+                "optimizer.inner_optimizer on one device."
+            )
         self.inner_optimizer.apply(grads, trainable_variables)
 
     def scale_loss(self, loss: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ LEVELS = [
     | {"failures", "board", "coordinator", "runs", "arrivals", "departures"},
     {"worker", "chief", "care", "agent", "evaluation", "run"}
     | {"server", "local_task", "fork_server"},
-    {"engine", "optimizer", "_keras", "_keras_seams", "_keras_data"}
+    {"engine", "accounts", "optimizer", "_keras", "_keras_seams", "_keras_data"}
     | {"keras_variables", "keras_objective", "keras_step", "feed"},
     {"fit", "training_loop", "local_cluster", "strategy"},
 ]

@@ -1,0 +1,69 @@
+"""Addresses of tasks on real processes: IPv6, and a port that somebody else has."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.forks import Program
+from tests.cluster.processes import free_addresses, start
+
+BEGIN = "import logging, tf_backup\nlogging.basicConfig(level=logging.INFO)\n"
+
+TRAINS = """
+import keras, numpy as np
+strategy = tf_backup.parameter_server_strategy()
+with strategy.scope():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(tf_backup.wrap("sgd", replicas=1), "mse")
+model.fit(np.ones([8, 2]), np.ones([8, 1]), batch_size=4, verbose=0)
+print("updates", int(model.optimizer.iterations), flush=True)
+tf_backup.dismiss()
+"""
+
+Started = list[Program]
+
+
+@pytest.fixture
+def started() -> Iterator[Started]:
+    processes: Started = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def run(started: Started, cluster: dict[str, list[str]], job: str, program: str) -> Program:
+    config = json.dumps({"cluster": cluster, "task": {"type": job, "index": 0}})
+    process = start("-c", BEGIN + program, TF_CONFIG=config)
+    started.append(process)
+    return process
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="This machine has no IPv6.")
+def test_a_job_with_addresses_of_ipv6(started: Started) -> None:
+    ports = [address.rpartition(":")[2] for address in free_addresses(3)]
+    cluster = {
+        job: [f"[::1]:{port}"] for job, port in zip(("chief", "worker", "ps"), ports, strict=True)
+    }
+    servers = [run(started, cluster, job, "tf_backup.serve()") for job in ("worker", "ps")]
+    chief = run(started, cluster, "chief", TRAINS)
+    out, log = chief.communicate(timeout=90)
+    assert out == "updates 2\n", log[-3000:]
+    for server in servers:
+        _, log = server.communicate(timeout=60)
+        assert server.returncode == 0, log[-3000:]
+
+
+@pytest.mark.parametrize("job", ["worker", "ps"])
+def test_a_port_that_somebody_else_has(started: Started, job: str) -> None:
+    cluster = dict(zip(("chief", "worker", "ps"), map(list, zip(free_addresses(3))), strict=True))
+    _, _, port = cluster[job][0].rpartition(":")
+    with socket.create_server(("", int(port))):
+        _, log = run(started, cluster, job, "tf_backup.serve()").communicate(timeout=60)
+    assert f"Cannot listen at port {port}, which TF_CONFIG gives to this task: Address " in log
+    assert "End what listens there" in log
+    assert "grpc" not in log.lower()
