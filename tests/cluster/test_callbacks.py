@@ -388,6 +388,16 @@ def test_tensorboard(sides: Sides, tmp_path: Path) -> None:
             )
 
 
+def test_tensorboard_profiles_the_chief(strategy: Any, tmp_path: Path) -> None:
+    """It waits for all that is pending, and the workers' loops always are."""
+    with strategy.scope():
+        model = built(tf_backup.wrap(sgd(), replicas=2, backups=1))
+    board = keras.callbacks.TensorBoard(str(tmp_path), profile_batch=(2, 4), histogram_freq=1)
+    model.fit(train().repeat(), steps_per_epoch=6, epochs=2, verbose=0, callbacks=[board])
+    assert int(model.optimizer.iterations) == 12
+    assert list(tmp_path.glob("**/*.xplane.pb"))
+
+
 def test_csv_logger(sides: Sides, tmp_path: Path) -> None:
     paths = iter([tmp_path / "ours", tmp_path / "theirs"])
     sides.fit(lambda: [keras.callbacks.CSVLogger(str(next(paths)))])

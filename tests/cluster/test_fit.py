@@ -364,6 +364,21 @@ def refused(strategy: Any) -> Iterator[tuple[str, Any, Any]]:
     yield "run_eagerly", compiled(strategy, run_eagerly=True), {"x": X, "y": Y}
 
 
+class Gan(keras.Model):  # type: ignore[misc]
+    def __init__(self, discriminator: Any) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+
+    def compile(self, d_optimizer: Any) -> None:
+        super().compile()
+        self.d_optimizer = d_optimizer
+
+
+def with_lookup() -> list[Any]:
+    lookup = keras.layers.StringLookup(vocabulary=["a", "b"])
+    return [lookup, keras.layers.Embedding(3, 2), keras.layers.Flatten(), keras.layers.Dense(1)]
+
+
 def test_bad_input_is_refused_and_the_cluster_stays_usable(strategy: Any) -> None:
     for message, model, arguments in refused(strategy):
         with pytest.raises((TypeError, ValueError), match=message):
@@ -378,8 +393,22 @@ def test_bad_input_is_refused_and_the_cluster_stays_usable(strategy: Any) -> Non
     with strategy.scope():
         model, optimizer = functional(), tf_backup.wrap(keras.optimizers.SGD(), 1)
     model.compile(optimizer, "sparse_categorical_crossentropy")
-    with pytest.raises(ValueError, match="call compile, inside"):
+    with pytest.raises(ValueError, match="'loss' was created outside the strategy's scope"):
         model.fit(X, Y, verbose=0)
+    with strategy.scope():
+        gan = Gan(keras.layers.Dense(1))
+        gan.compile(tf_backup.wrap("adam", replicas=np.int64(1)))
+        with pytest.raises(RuntimeError, match="cannot apply gradients by hand"):
+            gan.d_optimizer.apply_gradients([(tf.zeros([2]), keras.Variable([1.0, 2.0]))])
+        lookup = keras.Sequential([keras.Input((1,), dtype="string"), *with_lookup()])
+        lookup.compile(tf_backup.wrap("adam", replicas=1), "mse")
+    with pytest.raises(ValueError, match=r"own optimizers \(d_optimizer\) are wrapped, but fit"):
+        gan.fit(X, Y, verbose=0)
+    with pytest.raises(ValueError, match="a lookup table") as error:
+        lookup.fit(np.array([["a"], ["b"]] * 8), np.ones([16, 1]), batch_size=4, verbose=0)
+    assert len(str(error.value)) < 700
+    with pytest.raises(TypeError, match=r"validation_steps must be an int, not 2\.5"):
+        compiled(strategy).fit(X, Y, validation_data=(X, Y), validation_steps=2.5, verbose=0)
     outside = keras.optimizers.SGD()
     with strategy.scope(), pytest.raises(ValueError, match="outside the strategy's scope"):
         tf_backup.wrap(outside, replicas=1)

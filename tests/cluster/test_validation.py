@@ -314,6 +314,16 @@ def test_the_averages_can_be_evaluated(strategy: Any) -> None:
 # ---- Predict ----------------------------------------------------------------------------------
 
 
+class Batches(keras.utils.PyDataset):  # type: ignore[misc]
+    """Lives in this process, as predict does."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> Any:
+        return (X[4 * index : 4 * index + 4],)
+
+
 def test_predict_keeps_the_order(model: Any) -> None:
     expected = twin(model).predict(X, verbose=0)
     dataset = tf.data.Dataset.from_tensor_slices(X)
@@ -322,8 +332,12 @@ def test_predict_keeps_the_order(model: Any) -> None:
         {"x": dataset.batch(3)},
         {"x": dataset.batch(4).filter(lambda x: True)},
         {"x": dataset.batch(4).repeat(), "steps": 6},
+        {"x": (X[i : i + 4] for i in range(0, SAMPLES, 4)), "steps": 6},
+        {"x": Batches()},
     ):
-        found = model.predict(**arguments, verbose=0)
+        with warnings.catch_warnings():  # Keras warns at the end of what has no known length.
+            warnings.filterwarnings("ignore", "Your input ran out of data")
+            found = model.predict(**arguments, verbose=0)
         np.testing.assert_allclose(found[:SAMPLES], expected, rtol=1e-5)
         assert len(found) == SAMPLES
     np.testing.assert_allclose(
