@@ -69,7 +69,7 @@ def test_a_frozen_worker_holds_nobody_up_and_contributes_again() -> None:
     result, log = run(
         replicas=3,
         faults=[[30, "freeze", "worker", 1], [400, "thaw", "worker", 1]],
-        updates=900,
+        updates=700,
         in_validation=[["freeze", "worker", 2]],
     )
     check_accounts(result, replicas=3)
@@ -86,10 +86,10 @@ def test_a_frozen_worker_that_is_needed_is_named_and_waited_for() -> None:
     result, log = run(
         workers=2,
         replicas=2,
-        worker_timeout_s=30.0,
+        worker_timeout_s=13.0,  # After the first word on it, at 10 s.
         faults=[[20, "freeze", "worker", 1]],
         later=[],
-        stall_timeout_s=14.0,
+        stall_timeout_s=3.0,
         updates=100,
     )
     assert result["error"] == "WorkersLost"

@@ -405,7 +405,7 @@ def test_bad_input_is_refused_and_the_cluster_stays_usable(strategy: Any) -> Non
     with pytest.raises(ValueError, match=r"own optimizers \(d_optimizer\) are wrapped, but fit"):
         gan.fit(X, Y, verbose=0)
     with pytest.raises(ValueError, match="a lookup table") as error:
-        lookup.fit(np.array([["a"], ["b"]] * 8), np.ones([16, 1]), batch_size=4, verbose=0)
+        lookup.fit(tf.constant([["a"], ["b"]] * 8), np.ones([16, 1]), batch_size=4, verbose=0)
     assert len(str(error.value)) < 700
     with pytest.raises(TypeError, match=r"validation_steps must be an int, not 2\.5"):
         compiled(strategy).fit(X, Y, validation_data=(X, Y), validation_steps=2.5, verbose=0)

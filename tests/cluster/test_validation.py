@@ -332,7 +332,7 @@ def test_predict_keeps_the_order(model: Any) -> None:
         {"x": dataset.batch(3)},
         {"x": dataset.batch(4).filter(lambda x: True)},
         {"x": dataset.batch(4).repeat(), "steps": 6},
-        {"x": (X[i : i + 4] for i in range(0, SAMPLES, 4)), "steps": 6},
+        {"x": ((X[i : i + 4],) for i in range(0, SAMPLES, 4)), "steps": 6},
         {"x": Batches()},
     ):
         with warnings.catch_warnings():  # Keras warns at the end of what has no known length.
