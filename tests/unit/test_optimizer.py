@@ -66,7 +66,22 @@ def assert_same_values(these: list[Any], those: list[Any]) -> None:
 # ---- The constructor --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wrong", [None, "sgd", 0.1, keras.optimizers.SGD])
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [("rmsprop", 0.001), (keras.optimizers.serialize(keras.optimizers.RMSprop(0.5)), 0.5)],
+)
+def test_an_optimizer_by_its_name_or_configuration(name: Any, rate: float):
+    inner = SyncReplicasWithBackup(name, 2).inner_optimizer
+    assert type(inner) is keras.optimizers.RMSprop
+    assert float(inner.learning_rate) == pytest.approx(rate)
+
+
+def test_a_name_of_no_optimizer_is_refused():
+    with pytest.raises(ValueError, match="adamm"):
+        SyncReplicasWithBackup("adamm", 2)
+
+
+@pytest.mark.parametrize("wrong", [None, 0.1, keras.optimizers.SGD])
 def test_what_is_no_optimizer_is_refused(wrong: Any):
     with pytest.raises(TypeError, match=re.escape(f"optimizer is {wrong!r}; it must be a Keras 3")):
         SyncReplicasWithBackup(wrong, 2)
@@ -382,7 +397,7 @@ def test_wrap_under_another_strategy_is_refused(name: str):
 
 def test_wrap_refuses_bad_arguments_before_it_looks_at_the_strategy():
     with pytest.raises(TypeError, match="must be a Keras 3 optimizer"):
-        tf_backup.wrap("sgd", replicas=2)
+        tf_backup.wrap(0.1, replicas=2)
     with pytest.raises(ValueError, match="replicas is 0"):
         tf_backup.wrap(sgd(), replicas=0)
 
