@@ -6,6 +6,7 @@ import contextlib
 import logging
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
@@ -29,25 +30,45 @@ class Terminated(KeyboardInterrupt):
 
 _told: list[type[KeyboardInterrupt]] = []  # By signals, so far.
 
+_AGAIN_S = 0.02  # Until a signal that came within TensorFlow is looked at again,
+_WITHIN_S = 1.0  # and for so long.
+
 
 def at_signals() -> None:
     """Lets SIGTERM raise `Terminated` from here on, and Ctrl-C `KeyboardInterrupt`.
 
-    Whatever else is raised afterwards comes of that: C++ that a signal interrupts may raise an
-    error of its own, and one of twenty interrupts ended as if a flag were wrong.
+    Raises after TensorFlow's own code, not within it, unless that takes longer than a second: its
+    C++ calls Python, and prints or replaces what is raised there. Whatever else is raised after a
+    signal comes of it, too: one of twenty interrupts ended as if a flag were wrong.
     """
 
     def tell(kind: type[KeyboardInterrupt]) -> Any:
         def handler(signum: int, frame: FrameType | None) -> None:
-            del signum, frame
+            del signum
             _told.append(kind)
-            raise kind
+            _raise_after_tensorflow(frame, time.monotonic() + _WITHIN_S)
 
         handler.raises = True  # type: ignore[attr-defined]  # It may be called again.
         return handler
 
     signal.signal(signal.SIGTERM, tell(Terminated))
     signal.signal(signal.SIGINT, tell(KeyboardInterrupt))
+
+
+def _raise_after_tensorflow(frame: FrameType | None, deadline: float) -> None:
+    """Raises what the first signal is to raise; later, by an alarm, if TensorFlow runs now."""
+
+    def later(signum: int, frame: FrameType | None) -> None:
+        del signum
+        _raise_after_tensorflow(frame, deadline)
+
+    module = str(frame.f_globals.get("__name__")) if frame else ""
+    if module.partition(".")[0] == "tensorflow" and time.monotonic() < deadline:
+        signal.signal(signal.SIGALRM, later)
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+        return
+    signal.setitimer(signal.ITIMER_REAL, 0.0)
+    raise _told[0]
 
 
 def end(message: str, code: int) -> NoReturn:
@@ -93,6 +114,7 @@ def told(go_on: str, command: str = "train.py") -> Iterator[None]:
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
         kind = _told[0] if _told else type(error)
         if issubclass(kind, Terminated):
             end(f"Told to end.{go_on}", TOLD_TO_END)

@@ -146,7 +146,7 @@ class ValuesScope(backend.StatelessScope):  # type: ignore[misc]
                 "of the model, or assign to it in a callback."
             )
         value = tf.stop_gradient(value)
-        if self.tape is not None:
+        if self.tape is not None and value.dtype.is_floating:  # TensorFlow warns of others.
             self.tape.watch(value)
         self.assigned.setdefault(id(variable), []).append(value)
         super().add_update((variable, value))

@@ -20,14 +20,14 @@ def split(address: Any) -> tuple[str, int]:
       ValueError: saying which part is wrong.
     """
     if not isinstance(address, str):
-        raise ValueError("it is no string")
+        raise ValueError("it is not a string")
     if "://" in address:
         raise ValueError(f"leave out {address[: address.index('://') + 3]!r}")
     host, colon, port = address.rpartition(":")
     if not colon or not host:
         raise ValueError("it needs a host, a colon and a port")
     if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
-        raise ValueError(f"the port {port!r} is no number from 1 to 65535")
+        raise ValueError(f"the port {port!r} is not a number from 1 to 65535")
     return _host(host), int(port)
 
 
@@ -37,13 +37,13 @@ def _host(host: str) -> str:
         try:
             return str(ipaddress.IPv6Address(host[1:-1]))
         except ValueError:
-            raise ValueError(f"{host[1:-1]!r} is no IPv6 address") from None
+            raise ValueError(f"{host[1:-1]!r} is not an IPv6 address") from None
     if ":" in host:
         raise ValueError("an IPv6 address needs brackets, as in '[::1]:2222'")
     labels = host.removesuffix(".").split(".")
     if len(host) > _LONGEST_NAME or not all(map(_LABEL.fullmatch, labels)):
         raise ValueError(
-            f"the host {host!r} is no name: parts of 1 to 63 letters, digits and hyphens, with "
-            "dots between them"
+            f"{host!r} is not the name of a host: letters, digits and hyphens, 1 to 63 between two "
+            "dots"
         )
     return host

@@ -267,10 +267,10 @@ class _Program:
 
 
 def _let_go(iterators: list[Any]) -> None:
-    """Lets go of iterators in a thread of its own: their end may wait long for their threads.
+    """Lets go of iterators in a thread of its own: their end waits for the threads that read ahead.
 
-    A thread of tf.data's sleeps for up to a minute, and now and then misses that it is to end: a
-    worker that waited for it came to the next run 10 to 60 s late.
+    In about one of twenty fits that took 10 to 25 s. A worker that waited came to the next run so
+    late.
 
     Args:
       iterators: whose last reference is in this list.

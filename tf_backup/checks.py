@@ -6,7 +6,7 @@ import operator
 from typing import Any
 
 
-def whole(name: str, value: Any, least: int = 1, meaning: str = "") -> int:
+def checked_int(name: str, value: Any, least: int = 1, meaning: str = "") -> int:
     """Returns a number as an int: NumPy's integers count as such, bool does not.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_backup import _keras_data
-from tf_backup.checks import whole
+from tf_backup.checks import checked_int
 from tf_backup.data import Pipelines, WorkerData
 
 _MEANING = " (updates, each of N gradients), or left out for one pass over the data"
@@ -48,7 +48,7 @@ class Feed:
             name, meaning = "steps (or validation_steps)", ""
             if self.training:
                 name, meaning = "steps_per_epoch", _MEANING
-            steps_per_epoch = whole(name, steps_per_epoch, meaning=meaning)
+            steps_per_epoch = checked_int(name, steps_per_epoch, meaning=meaning)
         steps_per_epoch = _keras_data.capped(steps_per_epoch)
         self.count = steps_per_execution  # Updates to make in the call at hand.
         self.strategy = strategy

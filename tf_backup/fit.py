@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from tf_backup import _keras, _keras_seams, _tf, coordinator, errors
-from tf_backup.checks import whole
+from tf_backup.checks import checked_int
 from tf_backup.engine import AHEAD, Engine
 from tf_backup.evaluation import Evaluation
 from tf_backup.feed import Feed
@@ -173,7 +173,7 @@ class _Hooks:
             )
         check_strategy(strategy, wrapped.policy)
         if arguments.get("validation_steps") is not None:
-            whole("validation_steps", arguments["validation_steps"])
+            checked_int("validation_steps", arguments["validation_steps"])
         if model.run_eagerly:
             raise ValueError(
                 "run_eagerly=True cannot work: the workers run graphs. Compile the model without "

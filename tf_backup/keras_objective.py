@@ -122,8 +122,8 @@ def _gradients(
         return [None if id(v) in tables else scope.get_current_value(v) for v in known]
 
     before, parameters = current(changing), current(variables.trainable)
-    with tf.GradientTape(watch_accessed_variables=False) as scope.tape:
-        tape = scope.tape
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        scope.tape = tape
         tape.watch([parameter for parameter in parameters if parameter is not None])
         lookups = Lookups(tape)
         with scope, variables.lookup(lookups):
@@ -167,7 +167,7 @@ def dense(gradient: Any) -> Tensor | None:
 
 
 def warn_of_changes(variables: Sequence[Any]) -> None:
-    """Says which variables a computation assigns to, that should assign to none."""
+    """Warns of variables that the evaluation of a model assigns to."""
     if variables:
         log.warning(
             "Evaluating the model assigns to %s. On workers this changes nothing: every batch is "

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from tf_backup import chatter, cluster, errors
-from tf_backup.checks import whole
+from tf_backup.checks import checked_int
 from tf_backup.fork_server import ForkServer, Task
 from tf_backup.members import HEARTBEAT_S
 from tf_backup.servers import Servers
@@ -87,9 +87,9 @@ class LocalCluster:
         worker_timeout_s: float = DEFAULT_TIMEOUT_S,
         server_timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
-        self.workers = whole("workers", workers)
-        self.ps = whole("ps", ps)
-        self._threads = whole("threads", threads)
+        self.workers = checked_int("workers", workers)
+        self.ps = checked_int("ps", ps)
+        self._threads = checked_int("threads", threads)
         self._timeouts = Timeouts(worker_timeout_s, server_timeout_s)
         # A pipe that nobody writes to. The processes end when its writing end is closed, and
         # that is when this process ends, however it does.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from tf_backup.checks import whole
+from tf_backup.checks import checked_int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +38,14 @@ class BackupPolicy:
         for name, least in (("replicas", 1), ("backups", 0), ("max_staleness", 0)):
             value = getattr(self, name)
             if name != "max_staleness" or value is not None:
-                object.__setattr__(self, name, whole(name, value, least))
+                object.__setattr__(self, name, checked_int(name, value, least))
 
     @classmethod
     def asynchronous(cls, workers: int, max_staleness: int | None = None) -> BackupPolicy:
         """Every gradient of `workers` is an update of its own, unless it is too old."""
-        return cls(replicas=1, backups=whole("workers", workers) - 1, max_staleness=max_staleness)
+        return cls(
+            replicas=1, backups=checked_int("workers", workers) - 1, max_staleness=max_staleness
+        )
 
     @property
     def workers(self) -> int:

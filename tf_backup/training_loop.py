@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tf_backup import _keras, _tf, errors
-from tf_backup.checks import whole
+from tf_backup.checks import checked_int
 from tf_backup.data import WorkerData
 from tf_backup.engine import Engine
 from tf_backup.keras_objective import objective_of
@@ -74,7 +74,7 @@ def minimize(
             f"optimizer is {optimizer!r}; it must be made by tf_backup.wrap(optimizer, "
             "replicas=N, backups=b)."
         )
-    updates = whole("updates", updates)
+    updates = checked_int("updates", updates)
     strategy = _keras.strategy_of_optimizer(wrapped.inner_optimizer)
     check_strategy(strategy, wrapped.policy)
     if not model.built or not model.trainable_variables:

@@ -198,9 +198,12 @@ def check(strategy: Any, kind: Kind, directory: Path) -> None:
     with circumstances(kind):
         model = on_strategy(strategy, kind, REPLICAS, backups=1)
         start = [np.array(weight) for weight in model.get_weights()]
-        history = model.fit(
-            dataset_fn, steps_per_epoch=UPDATES, verbose=0, callbacks=[over]
-        ).history
+        try:
+            history = model.fit(
+                dataset_fn, steps_per_epoch=UPDATES, verbose=0, callbacks=[over]
+            ).history
+        finally:  # If it has failed, too: the worker is needed for the next kind.
+            (directory / "over").touch()
     logs = {name: values[-1] for name, values in history.items()}
     assert all(math.isfinite(value) for value in logs.values()), history
     if len(start) == len(model.get_weights()):  # It was built before fit.

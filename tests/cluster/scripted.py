@@ -7,7 +7,7 @@ gradient x on it. `Script` releases in a given order, each once the gate has hea
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,23 @@ from tests.cluster.processes import wait_until
 from tf_backup import _tf_data, protocol
 
 
+def ticks() -> tf.data.Dataset:
+    """Returns the numbers 0, 1, ... one every 2 ms."""
+    return _tf_data.sleep_before_each(tf.data.Dataset.range(2**60), 0.002)
+
+
+def exists(path: Path) -> Callable[[Any], Any]:
+    """Returns a function from a tick to whether a file is there at that time."""
+    name = str(path)
+
+    def at(tick: Any) -> Any:
+        # The tick has a part in the path, or TensorFlow would look once and for all.
+        longer = tf.strings.join([name, tf.strings.as_string(tick)])
+        return tf.size(tf.io.matching_files(tf.strings.substr(longer, 0, len(name)))) > 0
+
+    return at
+
+
 class ScriptedData:
     """Batches that tests release one by one; call it as a dataset function."""
 
@@ -30,12 +47,9 @@ class ScriptedData:
     def __call__(self, context: tf.distribute.InputContext) -> tf.data.Dataset:
         prefix = str(self._directory / str(context.input_pipeline_id)) + "-"
 
-        def exists(path: Any) -> Any:
-            return tf.size(tf.io.matching_files(path)) > 0
-
         def look(index: Any, _: Any) -> Any:
             path = tf.strings.join([prefix, tf.strings.as_string(index)])
-            there = exists(path)
+            there = tf.size(tf.io.matching_files(path)) > 0
             value = tf.cond(
                 there,
                 lambda: tf.strings.to_number(tf.io.read_file(path)),
@@ -43,16 +57,9 @@ class ScriptedData:
             )
             return index + tf.cast(there, tf.int64), (there, value)
 
-        ticks = _tf_data.sleep_before_each(tf.data.Dataset.range(2**60), 0.002)
-
-        def goes_on(tick: Any) -> Any:
-            # The tick has a part in the path, or TensorFlow would look once and for all.
-            end = str(self._directory / "end")
-            path = tf.strings.join([end, tf.strings.as_string(tick)])
-            return ~exists(tf.strings.substr(path, 0, len(end)))
-
-        ticks = ticks.take_while(goes_on)
-        values = ticks.scan(tf.constant(0, tf.int64), look).filter(lambda there, value: there)
+        ended = exists(self._directory / "end")
+        going_on = ticks().take_while(lambda tick: ~ended(tick))
+        values = going_on.scan(tf.constant(0, tf.int64), look).filter(lambda there, value: there)
         return values.map(lambda there, value: (value[None, None], tf.zeros([1, 1])))
 
     def release(self, worker: int, value: float) -> None:
@@ -70,14 +77,8 @@ class ScriptedData:
 
 def held(dataset: tf.data.Dataset, path: Path) -> tf.data.Dataset:
     """Returns `dataset`, whose elements come when there is a file."""
-
-    def exists(tick: Any) -> Any:
-        # The tick has a part in the path, or TensorFlow would look once and for all.
-        name = tf.strings.join([str(path), tf.strings.as_string(tick)])
-        return tf.size(tf.io.matching_files(tf.strings.substr(name, 0, len(str(path))))) > 0
-
-    ticks = _tf_data.sleep_before_each(tf.data.Dataset.range(2**60), 0.002)
-    return tf.data.Dataset.zip((ticks.filter(exists), dataset)).map(lambda tick, batch: batch)
+    there = ticks().filter(exists(path))
+    return tf.data.Dataset.zip((there, dataset)).map(lambda tick, batch: batch)
 
 
 def two_server_model(

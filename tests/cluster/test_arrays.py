@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.cluster.processes import start
-from tests.unit.test_keras_data import KINDS, SAMPLES, SIZE, numbered, source
+from tests.unit.arrays import KINDS, SAMPLES, SIZE, numbered, source
 from tf_backup.data import WorkerData
 
 WORKERS = 2

@@ -52,14 +52,7 @@ class Tracked(keras.Model):  # type: ignore[misc]
         self.tracker.update_state(loss)
         return {"loss": self.tracker.result()}
 
-    def compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        training: bool = True,
-    ) -> Any:
+    def compute_loss(self, x: Any = None, y: Any = None, *others: Any, **named: Any) -> Any:
         """What one device's reference asks for."""
         return self.loss_of(x if y is None else (x, y))
 
@@ -176,17 +169,10 @@ class Distiller(keras.Model):  # type: ignore[misc]
     def call(self, x: Any) -> Any:
         return self.student(x)
 
-    def compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        training: bool = True,
-    ) -> Any:
+    def compute_loss(self, x: Any, y: Any, y_pred: Any, *others: Any, **named: Any) -> Any:
         taught = ops.softmax(self.teacher(x, training=False) / 2.0)
         soft = keras.losses.kl_divergence(taught, ops.softmax(y_pred / 2.0))
-        return 0.3 * super().compute_loss(x, y, y_pred, sample_weight) + 0.7 * ops.mean(soft)
+        return 0.3 * super().compute_loss(x, y, y_pred, *others, **named) + 0.7 * ops.mean(soft)
 
 
 def distiller(optimizer: Any) -> Any:

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tf_backup.checks import whole
+from tf_backup.checks import checked_int
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), np.array(3)])
 def test_integers_of_all_kinds_are_ints(value: Any) -> None:
-    found = whole("replicas", value)
+    found = checked_int("replicas", value)
     assert found == 3
     assert type(found) is int
 
@@ -20,11 +20,11 @@ def test_integers_of_all_kinds_are_ints(value: Any) -> None:
 @pytest.mark.parametrize("value", [3.0, np.float32(3), "3", None, True, np.array([3, 4])])
 def test_what_is_no_integer(value: Any) -> None:
     with pytest.raises(TypeError) as error:
-        whole("replicas", value)
+        checked_int("replicas", value)
     assert str(error.value) == f"replicas must be an int, not {value!r} ({type(value).__name__})."
 
 
 def test_too_small() -> None:
-    assert whole("backups", np.int32(0), least=0) == 0
+    assert checked_int("backups", np.int32(0), least=0) == 0
     with pytest.raises(ValueError, match=r"^steps is 0; it must be at least 1 \(updates\)\.$"):
-        whole("steps", np.int64(0), meaning=" (updates)")
+        checked_int("steps", np.int64(0), meaning=" (updates)")

@@ -203,7 +203,7 @@ def test_address_that_is_no_host_and_port(monkeypatch, address: Any):
     [
         ("http://host:22", "leave out 'http://'."),
         ("::1", "an IPv6 address needs brackets, as in '[::1]:2222'."),
-        ("host1:99999", "the port '99999' is no number from 1 to 65535."),
+        ("host1:99999", "the port '99999' is not a number from 1 to 65535."),
     ],
 )
 def test_address_is_refused_with_the_reason(monkeypatch, address: str, reason: str):

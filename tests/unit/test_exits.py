@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import tensorflow as tf
 
@@ -69,3 +74,49 @@ def test_what_is_not_there_in_the_beginning_is_wrong_the_next_time_too() -> None
         with pytest.raises(SystemExit) as caught, exits.preparing():
             raise error
         assert caught.value.code == exits.WRONG
+
+
+WITHIN_TENSORFLOW = """
+import signal
+import time
+
+
+def run(seconds):
+    signal.raise_signal(signal.SIGTERM)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+    ended.append(True)
+"""
+
+
+@pytest.fixture
+def at_signals() -> Iterator[None]:
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+    before = [signal.getsignal(number) for number in numbers]
+    exits.at_signals()
+    yield
+    exits._told.clear()
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("module", "seconds", "ends"),
+    [
+        ("tensorflow.python.some", 0.1, True),  # What TensorFlow does is done first,
+        ("tensorflow.python.some", 60.0, False),  # if it does not take long.
+        ("tensorflow_datasets", 60.0, False),
+    ],
+)
+def test_a_signal_raises_outside_of_tensorflow(
+    at_signals: None, module: str, seconds: float, ends: bool
+) -> None:
+    ended: list[bool] = []
+    names: dict[str, Any] = {"__name__": module, "ended": ended}
+    exec(WITHIN_TENSORFLOW, names)
+    with pytest.raises(exits.Terminated):
+        names["run"](seconds)
+        time.sleep(60.0)
+    assert ended == [True] * ends
+    time.sleep(3 * exits._AGAIN_S)  # It raises once.
