@@ -90,6 +90,11 @@ def build(model: Model, element_spec: Any) -> None:
                 model.optimizer.build(model.trainable_variables)
 
 
+def step_function(model: Model, name: str) -> Any:
+    """Returns what Keras would call with an iterator, to run a step of the model on a batch."""
+    return model._make_function(getattr(model, name))
+
+
 def seed_states(model: Model) -> list[Any]:
     """Returns the state variables of all seed generators in a model (of dropout, say).
 

@@ -2,54 +2,88 @@
 
 from __future__ import annotations
 
+import types
 import warnings
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import keras
 import tensorflow as tf
 from keras.src import tree
 from keras.src.backend import config
 from keras.src.trainers import data_adapters
 from keras.src.trainers.data_adapters import array_slicing
 
+from tf_backup.python_data import Source
+
 Tensor = Any
 
+_MOVABLE = (data_adapters.ArrayDataAdapter, data_adapters.TFDatasetAdapter)
 _LARGEST_ARRAYS = 2**31 - 2**24  # Bytes; a serialized graph has less than 2 GiB.
 
 
-class Source(NamedTuple):
-    """A data set of batches, and how many there are (None if that is not known)."""
-
-    dataset: Any
-    batches: int | None
-
-
 def source(**data: Any) -> Source:
-    """Returns what `fit` or `evaluate` was given, as a data set.
-
-    Raises:
-      TypeError: if it lives in this process alone, as a generator does.
-    """
+    """Returns what `fit` was given, or arrays or a data set that `evaluate` was, as a data set."""
     if isinstance(data.get("x"), tf.distribute.DistributedDataset):
         raise TypeError(
             "x is a data set that the strategy has distributed already. Give the tf.data.Dataset "
             "itself: tf_backup shares its batches out among the workers."
         )
-    # Keras shuffles arrays only, and warns at length that it does not shuffle what is none.
+    # Keras warns at length that it does not shuffle what it cannot.
     adapter = data_adapters.get_data_adapter(**{**data, "shuffle": False})
-    if isinstance(adapter, data_adapters.ArrayDataAdapter):
+    kinds = (data_adapters.ArrayDataAdapter, data_adapters.PyDatasetAdapter)
+    if isinstance(adapter, kinds) and adapter.num_batches is not None:
         adapter = data_adapters.get_data_adapter(**data)
-    movable = (data_adapters.ArrayDataAdapter, data_adapters.TFDatasetAdapter)
-    if not isinstance(adapter, movable):
-        raise TypeError(
-            f"x is {type(data.get('x')).__name__}, which runs in this process and cannot be sent "
-            "to the workers. Give arrays, a tf.data.Dataset, or a function from "
-            "tf.distribute.InputContext to a tf.data.Dataset."
-        )
+    if not isinstance(adapter, _MOVABLE):
+        return _source_here(adapter, data["x"])
     if isinstance(adapter, data_adapters.ArrayDataAdapter):
         _check_size(adapter)
         if adapter._shuffle and adapter._shuffle != "batch":
             return Source(_shuffled(adapter), adapter.num_batches)
     return Source(adapter.get_tf_dataset(), adapter.num_batches)
+
+
+def element_spec(iterator: Any) -> Any:
+    """Returns the spec of a batch of an epoch iterator: a `Feed`, or Keras' own."""
+    own = getattr(iterator, "_distributed_dataset", None)
+    return iterator.data.element_spec if own is None else own.element_spec
+
+
+def is_python(x: Any) -> bool:
+    """Returns whether Keras reads data in this process that no other one can read."""
+    kinds = (types.GeneratorType, keras.utils.PyDataset)
+    if isinstance(x, kinds) or data_adapters.is_torch_dataloader(x):
+        return True
+    return bool(data_adapters.is_grain_dataset(x))
+
+
+def _source_here(adapter: Any, x: Any) -> Source:
+    """Returns the source of data that this process reads; notes what their code raises."""
+    errors: list[BaseException] = []
+
+    def noting(generate: Callable[[], Any]) -> Callable[[], Iterator[Any]]:
+        def generator() -> Iterator[Any]:
+            try:
+                yield from generate()
+            except Exception as error:
+                errors.append(error)
+                raise
+
+        return generator
+
+    for name in ("generator", "_get_iterator"):  # Of generators, and of PyDatasets.
+        if hasattr(adapter, name):
+            setattr(adapter, name, noting(getattr(adapter, name)))
+    kind = "PyDataset" if isinstance(x, keras.utils.PyDataset) else type(x).__name__
+    return Source(
+        adapter.get_tf_dataset(),
+        adapter.num_batches,
+        isinstance(x, keras.utils.PyDataset) and adapter.num_batches is None,
+        f"a {kind}",
+        adapter.on_epoch_begin,
+        adapter.on_epoch_end,
+        errors,
+    )
 
 
 def capped(steps: int | None) -> int | None:

@@ -36,10 +36,10 @@ class Hooks(Protocol):
         """Called last in fit, however it ends."""
 
     def feed(self, strategy: Any, **data: Any) -> Any:
-        """Returns what stands for Keras' epoch iterator."""
+        """Returns what stands for Keras' epoch iterator; None for Keras' own, in this process."""
 
     def build(self, model: Model, feed: Any) -> None:
-        """Called with the feed before the first step; makes all variables."""
+        """Called with the epoch iterator before the first step; makes all variables."""
 
     def train_function(self, model: Model) -> Any:
         """Returns what is called with the feed for each step of fit."""
@@ -93,9 +93,10 @@ def _install_iterator(hooks: Hooks) -> None:
     def epoch_iterator(distribute_strategy: Any = None, *args: Any, **data: Any) -> Any:
         if not _tf.is_parameter_server_strategy(distribute_strategy):
             return original(distribute_strategy, *args, **data)
-        if "y" not in data:  # For predict, which runs on this process.
-            return original(tf.distribute.get_strategy(), *args, **data)
-        return hooks.feed(distribute_strategy, **data)
+        feed = hooks.feed(distribute_strategy, **data) if "y" in data else None
+        if feed is None:  # For predict, which runs in this process, and what evaluate does here.
+            feed = original(tf.distribute.get_strategy(), *args, **data)
+        return feed
 
     keras_trainer.TFEpochIterator = epoch_iterator
 

@@ -6,10 +6,14 @@ here and no other file.
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.core.protobuf import struct_pb2
 from tensorflow.python.data.util import structure
+from tensorflow.python.saved_model import nested_structure_coder
 
 Tensor = Any  # a tf.Tensor
 
@@ -128,6 +132,49 @@ def flat_spec(element_spec: Any) -> list[tuple[str, list[int | None] | None]]:
         (dtype.name, None if shape.rank is None else shape.as_list())
         for dtype, shape in zip(dtypes, shapes, strict=True)
     ]
+
+
+def write_spec(element_spec: Any) -> str:
+    """Returns the spec of an element as text that another process can read."""
+    proto = nested_structure_coder.encode_structure(element_spec)
+    return base64.b64encode(proto.SerializeToString()).decode()
+
+
+def read_spec(text: str) -> Any:
+    """Returns the spec that `write_spec` has written."""
+    proto = struct_pb2.StructuredValue.FromString(base64.b64decode(text))
+    return nested_structure_coder.decode_proto(proto)
+
+
+def components(element: Any) -> list[Any]:
+    """Returns the dense tensors that an element is made of, or their specs, of its spec."""
+    return list(tf.nest.flatten(element, expand_composites=True))
+
+
+def from_python(elements: Callable[[], Iterator[Sequence[Tensor]]], element_spec: Any) -> Any:
+    """Returns a data set of what a Python function yields, which may wait long for each.
+
+    It is called in a thread of the data set's own: TensorFlow's may be few, and what the function
+    calls may need them.
+
+    Args:
+      elements: to the components of elements.
+      element_spec: of the elements.
+
+    Returns:
+      A data set of flat elements, as `flat_spec` describes them.
+    """
+
+    def flat(*parts: Tensor) -> tuple[Tensor, ...]:
+        element = tf.nest.pack_sequence_as(element_spec, parts, expand_composites=True)
+        return tuple(structure.to_tensor_list(element_spec, element))
+
+    signature = tuple(components(element_spec))
+    dataset = tf.data.Dataset.from_generator(elements, output_signature=signature).map(flat)
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.threading.private_threadpool_size = 1
+    return dataset.with_options(options)
 
 
 def resource_of(iterator: Any) -> Tensor:

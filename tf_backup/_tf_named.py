@@ -113,7 +113,7 @@ class NamedQueue(Named):
       ps: the parameter server.
       name: the container and the name that all clients share.
       dtypes: of the components of an element.
-      shapes: of the components, static.
+      shapes: of the components, static; None if they differ from element to element.
       capacity: how many elements it holds before an enqueue waits.
       owner: whether it goes when this object does.
     """
@@ -123,11 +123,12 @@ class NamedQueue(Named):
         ps: int,
         name: Name,
         dtypes: Sequence[tf.DType],
-        shapes: Sequence[Sequence[int]],
+        shapes: Sequence[Sequence[int]] | None,
         capacity: int,
         owner: bool = True,
     ) -> None:
-        self._dtypes, self._shapes = list(dtypes), [list(shape) for shape in shapes]
+        self._dtypes = list(dtypes)
+        self._shapes = [list(shape) for shape in shapes or []]
         attributes = {
             "component_types": list(dtypes),
             "shapes": self._shapes,
@@ -150,7 +151,11 @@ class NamedQueue(Named):
 
     def take(self) -> list[Tensor]:
         """Takes an element out; holds no thread while it waits for one."""
-        return take(self.handle, self._dtypes, self._shapes)
+        return take(self.handle, self._dtypes, self._shapes or None)
+
+    def close(self) -> Any:
+        """Lets nothing more in; who takes, from an empty queue, then gets `OutOfRangeError`."""
+        return tf.raw_ops.QueueCloseV2(handle=self.handle, cancel_pending_enqueues=True)
 
     def take_many(self, count: Tensor) -> list[Tensor]:
         """Takes `count` ([] int32) elements out: the components of all, stacked."""
@@ -167,12 +172,13 @@ class NamedQueue(Named):
 
 
 def take(
-    queue: Tensor, dtypes: Sequence[tf.DType], shapes: Sequence[Sequence[int]]
+    queue: Tensor, dtypes: Sequence[tf.DType], shapes: Sequence[Sequence[int]] | None
 ) -> list[Tensor]:
-    """Takes an element out of the queue behind a handle."""
+    """Takes an element out of the queue behind a handle, of shapes that may not be known."""
     taken = tf.raw_ops.QueueDequeueV2(handle=queue, component_types=list(dtypes))
-    for component, shape in zip(taken, shapes, strict=True):
-        component.set_shape(shape)
+    if shapes is not None:
+        for component, shape in zip(taken, shapes, strict=True):
+            component.set_shape(shape)
     return list(taken)
 
 

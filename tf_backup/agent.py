@@ -20,6 +20,7 @@ import tensorflow as tf
 from tf_backup import _tf, _tf_data, _tf_program, arrivals, pieces, protocol
 from tf_backup._tf_named import read_strings
 from tf_backup._tf_strategy import connect
+from tf_backup.batch_queue import BatchReader
 from tf_backup.board import Board
 from tf_backup.data import open_pipeline
 from tf_backup.failures import gist
@@ -211,6 +212,7 @@ class _Program:
         parts = read_strings(spec)
         self._functions = dict(map(_tf_program.load, parts[::2], parts[1::2]))
         self._iterator: tuple[tuple[int, int], Any] | None = None
+        self._reader: BatchReader | None = None
 
     def train(self, worker: int, life: int, job: dict[str, Any]) -> None:
         """Contributes to a run, if there is a place for this worker, or as soon as there is."""
@@ -252,6 +254,8 @@ class _Program:
 
     def close(self) -> None:
         """Lets go of the batches that have not been used."""
+        if self._reader is not None:
+            self._reader.close()
         kept, self._iterator = [self._iterator], None
         _let_go(kept)
 
@@ -260,10 +264,16 @@ class _Program:
         key = (data["number"], place)
         if self._iterator is None or self._iterator[0] != key:
             self.close()
-            graphs = read_strings(data["graphs"])
-            dataset = open_pipeline(data, graphs[place % len(graphs)], place)
-            self._iterator = key, iter(dataset)
+            self._iterator = key, iter(self._dataset(data, place))
         return self._iterator[1]
+
+    def _dataset(self, data: dict[str, Any], place: int) -> Any:
+        """Returns the batches for a place."""
+        self._reader = data["queue"] and BatchReader(data["queue"])
+        graphs = read_strings(data["graphs"])  # Fails if the chief has deleted data and queue.
+        if self._reader is not None:
+            return self._reader.dataset()
+        return open_pipeline(data, graphs[place % len(graphs)], place)
 
 
 def _let_go(iterators: list[Any]) -> None:

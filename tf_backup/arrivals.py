@@ -12,13 +12,14 @@ from collections.abc import Iterator, Sequence
 
 from tf_backup.address import split
 from tf_backup.errors import ClusterError
-from tf_backup.status import accepts, ask
+from tf_backup.status import accepts, ask, is_ready
 from tf_backup.watch import Watch
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 TIMEOUT_S = 1800.0  # Images are pulled, nodes are made: minutes. Then somebody should look.
+PORT_TAKEN = "Cannot listen at port"
 NAMED = 5  # So many of those who are missing are named.
 
 
@@ -63,8 +64,8 @@ def wait_for(servers: Sequence[str], timeout_s: float = TIMEOUT_S) -> None:
             for index, address in missing.items():
                 if accepts(address):
                     log.warning(
-                        "Something listens at %s, but does not answer as TensorFlow's server does: "
-                        "is it another program? It should be ps %d.",
+                        "Something listens at %s, but does not answer as a server of "
+                        "tf_backup.serve() does: is it another program? It should be ps %d.",
                         address,
                         index,
                     )
@@ -72,14 +73,14 @@ def wait_for(servers: Sequence[str], timeout_s: float = TIMEOUT_S) -> None:
 
 
 def _answers(index: int, address: str) -> bool:
-    """Returns whether a parameter server answers."""
+    """Returns whether a parameter server answers, and is ready for clients."""
     status = ask(address)
     if status is not None and status.task != f"ps {index}":
         raise ClusterError(
             f"The server at {address} is {status.task}, but it should be ps {index}: all tasks "
             "must have the same cluster in TF_CONFIG."
         )
-    return status is not None
+    return status is not None and is_ready(address)
 
 
 @contextlib.contextmanager
@@ -125,6 +126,6 @@ def _listening(address: str) -> _Door:
         return _Door(("", port), socketserver.BaseRequestHandler)
     except OSError as error:
         raise ClusterError(
-            f"Cannot listen at port {port}, which TF_CONFIG gives to this task: {error.strerror}. "
+            f"{PORT_TAKEN} {port}, which TF_CONFIG gives to this task: {error.strerror}. "
             "End what listens there, perhaps an earlier run, or name another port."
         ) from error

@@ -12,6 +12,20 @@ import tensorflow as tf
 
 from tf_backup import _tf_data
 
+
+class Immovable(ValueError):
+    """A data set that cannot be sent to another process.
+
+    Args:
+      message: for whom this ends in an error.
+      what: "a tf.data.Dataset that ...", for a sentence about it.
+    """
+
+    def __init__(self, message: str, what: str) -> None:
+        super().__init__(message)
+        self.what = what
+
+
 DatasetFn = Callable[[tf.distribute.InputContext], Any]
 
 _numbers = itertools.count(1)
@@ -26,6 +40,7 @@ class Pipelines:
       spec: of the tensors of an element: their dtypes' names and shapes.
       shards: of how many parts of the data set each worker reads one; 1: all of it.
       repeat: whether to begin again at the end of the data.
+      queue: where workers take the batches, as `BatchQueue.spec` has it; None if they read.
       number: no other pipelines of this process have it.
     """
 
@@ -33,6 +48,7 @@ class Pipelines:
     spec: Sequence[tuple[str, Sequence[int | None] | None]]
     shards: int
     repeat: bool
+    queue: dict[str, Any] | None = None
     number: int = dataclasses.field(default_factory=lambda: next(_numbers))
 
     def describe(self) -> dict[str, Any]:
@@ -41,6 +57,7 @@ class Pipelines:
             "spec": [list(part) for part in self.spec],
             "shards": self.shards,
             "repeat": self.repeat,
+            "queue": self.queue,
             "number": self.number,
         }
 
@@ -192,15 +209,17 @@ def _serialized(dataset: Any) -> Any:
     try:
         graph = _tf_data.dataset_to_graph(dataset)
     except tf.errors.OpError as error:
-        raise ValueError(
+        raise Immovable(
             "The data set cannot be sent to the workers' processes. TensorFlow says: "
-            f"{error.message}"
+            f"{error.message}",
+            "this tf.data.Dataset",
         ) from None
     if _tf_data.calls_python(graph):
-        raise ValueError(
+        raise Immovable(
             "The data set calls Python (from_generator, py_function or numpy_function), which "
             "the workers' processes cannot. Give arrays, or a data set made of TensorFlow's own "
-            "operations."
+            "operations.",
+            "a tf.data.Dataset that calls Python",
         )
     return graph
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_backup import _keras_data
+from tf_backup import _keras_data, _tf
 from tf_backup.checks import checked_int
-from tf_backup.data import Pipelines, WorkerData
+from tf_backup.data import Immovable, Pipelines, WorkerData
+from tf_backup.python_data import PythonData, Source
 
 _MEANING = " (updates, each of N gradients), or left out for one pass over the data"
 
@@ -21,7 +22,7 @@ class Feed:
 
     An epoch of `fit` has `steps_per_epoch` updates; left out, a data set of known length is
     passed once, in ceil(batches / N) updates, and a function's data sets until fewer than N
-    workers have data.
+    workers have data. What `fit` is given and workers cannot read, this process reads for them.
 
     Args:
       strategy: whose workers read.
@@ -33,6 +34,7 @@ class Feed:
     Raises:
       TypeError: if `steps_per_epoch` is no int.
       ValueError: if it is below 1.
+      Immovable: in evaluate, if workers cannot read the data.
     """
 
     def __init__(
@@ -56,13 +58,15 @@ class Feed:
         self.remaining: int | None = None  # Updates left in the epoch, those of the call included.
         self.done = False  # Whether evaluation has read all there is.
         self._per_call = steps_per_execution
-        self._data: WorkerData | None = None
+        self._data: WorkerData | PythonData | None = None
         self._pipelines: Pipelines | None = None
         if _is_dataset_fn(data.get("x")):
-            self._source = _keras_data.Source(data["x"], None)
+            self._source = Source(data["x"], None)
             self._check_function(data)
         else:
             self._source = _keras_data.source(steps_per_epoch=steps_per_epoch, **data)
+        if not self.training:
+            self._bind_evaluation(_tf.worker_count(strategy))
 
     def _check_function(self, data: dict[str, Any]) -> None:
         """Refuses what Keras would do to the data, and cannot do to a function's."""
@@ -81,15 +85,16 @@ class Feed:
     def _check_finite(self) -> None:
         """Refuses data that would be read for ever."""
         dataset = self._source.dataset
-        infinite = isinstance(dataset, tf.data.Dataset) and (
-            int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY
+        infinite = self._source.infinite or (
+            isinstance(dataset, tf.data.Dataset)
+            and int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY
         )
         if infinite and self.steps is None:
             name = "steps_per_epoch" if self.training else "steps (or validation_steps)"
             raise ValueError(f"the data set repeats for ever; say how long to read with {name}.")
 
     @property
-    def data(self) -> WorkerData:
+    def data(self) -> WorkerData | PythonData:
         """The workers' pipelines; known once `bind` was called."""
         assert self._data is not None
         return self._data
@@ -106,15 +111,32 @@ class Feed:
         if self._data is not None:
             return
         self._check_finite()
-        source, batches = self._source
-        if self.training:
-            self._data = WorkerData(source, workers, batches)
-            if self.steps is None and self._data.endless:
-                self.steps = -(-(self._data.batches or 1) // replicas)
-            return
-        if self.steps is not None and isinstance(source, tf.data.Dataset):
-            source = source.take(self.steps)
-        self._data = WorkerData(source, workers, None, repeat=False)
+        self._data = self._training_data(workers)
+        if self.steps is None and self._data.endless:
+            self.steps = -(-(self._data.batches or 1) // replicas)
+
+    def _training_data(self, workers: int) -> WorkerData | PythonData:
+        source = self._source
+        if source.here is None:
+            try:
+                return WorkerData(source.dataset, workers, source.batches)
+            except Immovable as error:
+                if not isinstance(source.dataset, tf.data.Dataset):
+                    raise
+                source = source._replace(here=error.what)
+        return PythonData(self.strategy, source, capacity=workers)
+
+    def _bind_evaluation(self, workers: int) -> None:
+        self._check_finite()
+        dataset = self._source.dataset
+        if self.steps is not None and isinstance(dataset, tf.data.Dataset):
+            dataset = dataset.take(self.steps)
+        self._data = WorkerData(dataset, workers, None, repeat=False)
+
+    def close(self) -> None:
+        """Ends what this process does for the data."""
+        if isinstance(self._data, PythonData):
+            self._data.close()
 
     def pipelines(self) -> Pipelines:
         """Returns the workers' pipelines for an epoch."""
@@ -149,6 +171,8 @@ class Feed:
             yield
         except StopIteration:
             self._pipelines = None
+            if isinstance(self._data, PythonData) and self._data.error is not None:
+                raise self._data.error from None
             if self.training and self.steps is not None:
                 warnings.warn(
                     "Your input ran out of data before steps_per_epoch updates; interrupting the "

@@ -9,13 +9,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_backup import _keras, _keras_seams, _tf, coordinator, errors
+from tf_backup import _keras, _keras_data, _keras_seams, coordinator, errors
 from tf_backup.checks import checked_int
-from tf_backup.engine import AHEAD, Engine
-from tf_backup.evaluation import Evaluation
+from tf_backup.data import Immovable
 from tf_backup.feed import Feed
-from tf_backup.keras_objective import keras_measurement, keras_objective
-from tf_backup.keras_step import step_measurement, step_objective
+from tf_backup.keras_functions import TestFunction, TrainFunction
 from tf_backup.keras_variables import KerasVariables
 from tf_backup.optimizer import (
     DEFAULT_STALL_TIMEOUT_S,
@@ -31,117 +29,12 @@ log = logging.getLogger(__name__)
 Model = Any
 
 
-class TrainFunction:
-    """Makes one update per call; keeps the engine from one `fit` to the next.
-
-    Args:
-      model: compiled with a wrapped optimizer.
-
-    Attributes:
-      observed: whether the callbacks of this `fit` only look at what is reported of an update.
-    """
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self._wrapped = find(model.optimizer)
-        self._spec: Any = None
-        self.engine: Engine | None = None
-        self.observed = False
-
-    def __call__(self, feed: Feed) -> Any:
-        """Makes one update (or `steps_per_execution`).
-
-        Where callbacks only look (`observed`), the updates behind it may have been made already.
-
-        Returns:
-          The model's metrics.
-
-        Raises:
-          StopIteration: if too few workers have data left.
-        """
-        _check_feed(feed, "train_on_batch")
-        engine = self._engine_for(feed)
-        logs = None
-        if not engine.active:
-            assert self._wrapped is not None
-            engine.begin(feed.pipelines(), step=int(self._wrapped.iterations))
-        for turn in range(feed.count):
-            ahead, last = feed.count - turn, feed.count == feed.remaining
-            if self.observed and feed.remaining is not None:
-                ahead, last = feed.remaining - turn, True
-            elif self.observed:
-                ahead = AHEAD
-            results = engine.step(ahead, last)
-            if results is None:
-                engine.end()
-                if logs is None:
-                    raise StopIteration
-                break
-            logs = results
-        return logs
-
-    def note_accounts(self) -> None:
-        """Lets the optimizer read the accounts, while the engine is there."""
-        assert self._wrapped is not None
-        _ = self._wrapped.contributions
-
-    def _engine_for(self, feed: Feed) -> Engine:
-        """Returns the engine for batches of the feed's spec."""
-        spec = feed.data.element_spec
-        if self.engine is None or spec != self._spec:
-            assert self._wrapped is not None
-            own = _keras.has_own_step(self._model, "train_step")
-            objective = (step_objective if own else keras_objective)(self._model, spec)
-            engine = Engine(
-                feed.strategy,
-                self._wrapped.policy,
-                objective,
-                feed.data.element_spec,
-                self._wrapped.stall_timeout_s,
-            )
-            self._spec = spec
-            self._wrapped.report_to(engine)
-            self.engine = engine
-        return self.engine
-
-
-class TestFunction:
-    """Evaluates a model on all workers, in one call.
-
-    Args:
-      model: compiled.
-    """
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self._spec: Any = None
-        self._evaluation: Evaluation | None = None
-
-    def __call__(self, feed: Feed) -> Any:
-        """Evaluates all of the feed's data; returns the model's metrics."""
-        _check_feed(feed, "test_on_batch")
-        logs = self._evaluation_for(feed).run(feed.data)
-        feed.done = True
-        return logs
-
-    def _evaluation_for(self, feed: Feed) -> Evaluation:
-        """Returns the evaluation for batches of the feed's spec."""
-        spec = feed.data.element_spec
-        if self._evaluation is None or spec != self._spec:
-            own = _keras.has_own_step(self._model, "test_step")
-            measurement = (step_measurement if own else keras_measurement)(self._model, spec)
-            wrapped = find(self._model.optimizer)
-            timeout = wrapped.stall_timeout_s if wrapped else DEFAULT_STALL_TIMEOUT_S
-            self._evaluation = Evaluation(feed.strategy, measurement, spec, timeout)
-            self._spec = spec
-        return self._evaluation
-
-
 class _Hooks:
     """What Keras calls; see `_keras_seams.Hooks`."""
 
     def __init__(self) -> None:
         self._observed: weakref.WeakKeyDictionary[Model, bool] = weakref.WeakKeyDictionary()
+        self._feeds: weakref.WeakKeyDictionary[Model, Feed] = weakref.WeakKeyDictionary()
 
     def check_fit(self, model: Model, arguments: dict[str, Any]) -> None:
         self._observed[model] = _keras.only_look(arguments.get("callbacks"))
@@ -181,6 +74,9 @@ class _Hooks:
             )
 
     def end_fit(self, model: Model, failed: bool) -> None:
+        feed = self._feeds.pop(model, None)
+        if feed is not None:
+            feed.close()  # First: workers may wait for it.
         train = model.train_function
         if not isinstance(train, TrainFunction) or train.engine is None:
             return
@@ -194,16 +90,24 @@ class _Hooks:
             log.warning("The cluster is lost; the last counts of contributions are missing.")
 
     def feed(self, strategy: Any, **data: Any) -> Any:
-        return Feed(strategy, **data)
+        training = "class_weight" in data
+        if not training and _keras_data.is_python(data["x"]):
+            return None
+        try:
+            return Feed(strategy, **data)
+        except Immovable:
+            if training or not isinstance(data["x"], tf.data.Dataset):
+                raise
+            return None
 
-    def build(self, model: Model, feed: Feed) -> None:
+    def build(self, model: Model, feed: Any) -> None:
         wrapped = find(model.optimizer)
-        if feed.training and wrapped is not None:
+        if isinstance(feed, Feed) and feed.training:
+            assert wrapped is not None  # `check_fit` has seen to it.
             feed.bind(wrapped.policy.workers, wrapped.replicas)
-        else:
-            feed.bind(_tf.worker_count(feed.strategy), 1)
-        with coordinator.of(feed.strategy).tracing():
-            _keras.build(model, feed.data.element_spec)
+            self._feeds[model] = feed
+        with coordinator.of(_keras.strategy_of(model)).tracing():
+            _keras.build(model, _keras_data.element_spec(feed))
         KerasVariables(model, model.optimizer).check_placed()
 
     def train_function(self, model: Model) -> Any:
@@ -232,14 +136,6 @@ def install() -> None:
 
 def _is_wrapped(value: Any) -> bool:
     return isinstance(value, keras.optimizers.Optimizer) and find(value) is not None
-
-
-def _check_feed(feed: Any, method: str) -> None:
-    if not isinstance(feed, Feed):
-        raise ValueError(
-            f"{method} cannot work on a parameter-server strategy: no worker has the batch. Use "
-            "fit or evaluate, or a model of its own on one device."
-        )
 
 
 def wrap(

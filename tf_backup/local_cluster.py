@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import signal
@@ -13,44 +12,17 @@ import time
 from types import TracebackType
 from typing import Any
 
-from tf_backup import chatter, cluster, errors
+from tf_backup import arrivals, cluster, errors
 from tf_backup.checks import checked_int
+from tf_backup.connection import DEFAULT_TIMEOUT_S, Timeouts, connect, forget
 from tf_backup.fork_server import ForkServer, Task
-from tf_backup.members import HEARTBEAT_S
-from tf_backup.servers import Servers
-from tf_backup.status import ask
+from tf_backup.status import ask, is_ready
 
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 120.0
+_ATTEMPTS = 3  # To start with ports that are free, and still are when the tasks come to use them.
 END_TIMEOUT_S = 5.0
-DEFAULT_TIMEOUT_S = 30.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Timeouts:
-    """How long a task may be silent before it counts as lost, in seconds.
-
-    Args:
-      worker_s: a worker; it is given up, and taken in again when it comes back.
-      server_s: a parameter server; training ends.
-
-    Raises:
-      ValueError: if one is not positive.
-    """
-
-    worker_s: float = DEFAULT_TIMEOUT_S
-    server_s: float = DEFAULT_TIMEOUT_S
-
-    def __post_init__(self) -> None:
-        for name, value in (("worker", self.worker_s), ("server", self.server_s)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-                raise ValueError(f"{name}_timeout_s is {value!r}; it must be a number above 0.")
-        if self.worker_s < 2 * HEARTBEAT_S:
-            raise ValueError(
-                f"worker_timeout_s is {self.worker_s!r}; it must be at least {2 * HEARTBEAT_S:g}, "
-                f"since workers show every {HEARTBEAT_S:g} s that they live."
-            )
 
 
 class LocalCluster:
@@ -131,12 +103,13 @@ class LocalCluster:
                 self._environment(), self._lifeline[0], self._log_path("fork_server", 0)
             )
             self._fork_server.ready()
-            self._config = self._free_addresses()  # Now: somebody else may take them, too.
-            for job, count in (("ps", self.ps), ("worker", self.workers)):
-                for index in range(count):
-                    self.start_task(job, index)
-            for (job, index), task in self._tasks.items():
-                self._await(job, index, task)
+            for _ in range(_ATTEMPTS):
+                if self._start_tasks():
+                    return
+                self._end_tasks()
+            raise errors.ClusterError(
+                f"Other programs took ports of the cluster's tasks, {_ATTEMPTS} times in a row."
+            )
         except BaseException:
             self.stop()
             raise
@@ -177,14 +150,7 @@ class LocalCluster:
         if self._strategy is not None:
             forget(self._strategy)
             self._strategy = None
-        for task in self._tasks.values():
-            task.send_signal(signal.SIGTERM)
-            task.send_signal(signal.SIGCONT)  # One that is stopped would not hear the first.
-        deadline = time.monotonic() + END_TIMEOUT_S
-        for task in self._tasks.values():
-            if not task.wait(deadline - time.monotonic()):
-                task.kill()
-        self._tasks.clear()
+        self._end_tasks()
         if self._fork_server is not None:
             self._fork_server.close()
             self._fork_server = None
@@ -194,6 +160,16 @@ class LocalCluster:
         if self._logs is not None:
             self._logs.cleanup()
             self._logs = None
+
+    def _end_tasks(self) -> None:
+        for task in self._tasks.values():
+            task.send_signal(signal.SIGTERM)
+            task.send_signal(signal.SIGCONT)  # One that is stopped would not hear the first.
+        deadline = time.monotonic() + END_TIMEOUT_S
+        for task in self._tasks.values():
+            if not task.wait(deadline - time.monotonic()):
+                task.kill()
+        self._tasks.clear()
 
     def _address(self, job: str, index: int) -> str:
         """Returns the address of a task, checked to be one of a cluster that runs.
@@ -239,55 +215,45 @@ class LocalCluster:
         environment["PYTHONPATH"] = f"{package}{os.pathsep}{path}" if path else package
         return environment
 
-    def _await(self, job: str, index: int, task: Task) -> None:
-        """Waits until a task answers."""
+    def _start_tasks(self) -> bool:
+        """Starts all tasks, and waits until each answers.
+
+        Returns:
+          False if somebody else has taken a port before its task could.
+        """
+        self._config = self._free_addresses()
+        for job, count in (("ps", self.ps), ("worker", self.workers)):
+            for index in range(count):
+                self.start_task(job, index)
+        waiting = list(self._tasks)
         deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline:
-            if task.ended:
-                with open(self._log_path(job, index)) as log_file:
-                    wrote = log_file.read()[-2000:]
-                raise errors.ClusterError(
-                    f"The process of {job} {index} ended before it served. The end of what it "
-                    f"wrote:\n{wrote}"
-                )
-            if ask(self.config.addresses[job][index]) is not None:
-                return
-            time.sleep(0.05)
-        raise errors.ClusterError(f"{job} {index} did not serve within {START_TIMEOUT_S:.0f} s.")
+        while waiting:
+            # All: at the port of one that has ended, another server may answer.
+            for (job, index), task in self._tasks.items():
+                if task.ended:
+                    return self._explain_end(job, index)
+            waiting = [key for key in waiting if not self._serves(*key)]
+            if waiting and time.monotonic() > deadline:
+                names = ", ".join(f"{job} {index}" for job, index in waiting)
+                raise errors.ClusterError(f"{names} did not serve within {START_TIMEOUT_S:.0f} s.")
+            time.sleep(0.05 if waiting else 0)
+        return True
 
+    def _serves(self, job: str, index: int) -> bool:
+        """Returns whether a task answers, and a ps is ready for clients."""
+        address = self._address(job, index)
+        return is_ready(address) if job == "ps" else ask(address) is not None
 
-def connect(config: cluster.ClusterConfig, timeouts: Timeouts) -> Any:
-    """Returns the strategy of a running cluster, in its chief's process.
-
-    Raises:
-      ClusterError: if the parameter servers have another chief.
-    """
-    os.environ.setdefault("GRPC_FAIL_FAST", "use_caller")
-    from tf_backup import coordinator, fit  # Here: a worker's process needs no Keras.
-    from tf_backup._tf_strategy import Strategy
-
-    fit.install()
-    servers = Servers(config.addresses["ps"], timeouts.server_s, watch_signals=True)
-    try:
-        with chatter.kept_back():
-            strategy = Strategy(config.resolver())
-        coordinator.register(
-            strategy, coordinator.Coordinator(config.addresses, servers, timeouts.worker_s)
+    def _explain_end(self, job: str, index: int) -> bool:
+        """Returns False if a task has ended since its port was taken; raises what it wrote else."""
+        with open(self._log_path(job, index)) as log_file:
+            wrote = log_file.read()[-2000:]
+        if arrivals.PORT_TAKEN in wrote:
+            return False
+        raise errors.ClusterError(
+            f"The process of {job} {index} ended before it served. The end of what it "
+            f"wrote:\n{wrote}"
         )
-    except BaseException:
-        servers.close()
-        raise
-    return strategy
-
-
-def forget(strategy: Any) -> None:
-    """Lets go of a strategy's cluster, which may end then."""
-    from tf_backup import _tf, coordinator
-
-    known = coordinator.of(strategy)
-    known.close()
-    if known.servers.lost is None:
-        _tf.forget_cluster(known.addresses["chief"][0])
 
 
 def _free_ports(count: int) -> list[int]:

@@ -63,5 +63,5 @@ class Program:
         graphs = NamedVariable(
             GATE_SERVER, self._name / f"data/{data.number}", tf.string, [len(data.graphs)]
         )
-        graphs.assign(list(data.graphs))
+        graphs.assign(tf.constant(list(data.graphs), tf.string))
         self._graphs, self._data = graphs, data

@@ -19,8 +19,8 @@ from typing import Any, NoReturn
 
 import tensorflow as tf
 
-from tf_backup import _tf, arrivals, cluster, errors
-from tf_backup.status import accepts
+from tf_backup import _tf, address, arrivals, cluster, errors
+from tf_backup.status import accepts, make_ready
 
 log = logging.getLogger(__name__)
 
@@ -70,13 +70,13 @@ def serve(
     os.environ.setdefault("GRPC_FAIL_FAST", "use_caller")
     ends, tell = _listen()
     name = f"{config.task_type} {config.task_index}"
-    address = config.addresses[config.task_type][config.task_index]
-    arrivals.check_port(address)
+    own = config.addresses[config.task_type][config.task_index]
+    arrivals.check_port(own)
     if config.task_type == "ps":
         server = _parameter_server(config, intra_op_threads, inter_op_threads)
     else:
         server = _worker(config, intra_op_threads, inter_op_threads, tell)
-    log.info("%s serves at %s.", name, address)
+    log.info("%s serves at %s.", name, own)
     chief = config.addresses["chief"][0]
     end = _wait(ends, chief, chief_timeout_s)
     if end is None:
@@ -87,7 +87,7 @@ def serve(
         reason, code = "see above", abandoned if end == _FAILED else _WRONG
     else:
         reason, code = f"told to by {signal.Signals(end).name}", status
-    log.info("%s at %s ends: %s.", name, address, reason)
+    log.info("%s at %s ends: %s.", name, own, reason)
     del server
     sys.stdout.flush()
     sys.stderr.flush()
@@ -100,20 +100,25 @@ def _parameter_server(config: cluster.ClusterConfig, intra_op: int, inter_op: in
     options.intra_op_parallelism_threads = intra_op
     options.inter_op_parallelism_threads = inter_op
     options.experimental.disable_thread_spinning = inter_op > 0
-    return tf.distribute.Server(
+    job, index = config.task_type, config.task_index
+    server = tf.distribute.Server(
         config.resolver().cluster_spec(),
-        job_name=config.task_type,
-        task_index=config.task_index,
+        job_name=job,
+        task_index=index,
         protocol="grpc",
         config=options,
     )
+    _, port = address.split(config.addresses[job][index])
+    make_ready(f"localhost:{port}", job, index)
+    return server
 
 
 def _worker(
     config: cluster.ClusterConfig, intra_op: int, inter_op: int, tell: socket.socket
 ) -> Any:
     """Starts what a worker does, in a thread: this one must stay awake to signals."""
-    from tf_backup.agent import Agent, Dismissed  # A parameter server does not need it.
+    from tf_backup import failures
+    from tf_backup.agent import Agent, Dismissed, start_anew  # A parameter server does not need it.
 
     with contextlib.suppress(RuntimeError):  # The script has used TensorFlow before.
         tf.config.threading.set_intra_op_parallelism_threads(intra_op)
@@ -132,6 +137,9 @@ def _worker(
             end = _REFUSED
         except errors.ClusterError as error:
             log.error("%s", error)
+        except failures.GONE as error:  # At once, before the agent looks after itself.
+            log.info("worker %d: %s", config.task_index, error.message)
+            start_anew()
         except BaseException:
             log.exception("worker %d failed.", config.task_index)
         tell.send(bytes([end]))

@@ -7,13 +7,8 @@ import logging
 from typing import Any
 
 from tf_backup import arrivals, cluster, coordinator, departures
-from tf_backup.local_cluster import (
-    DEFAULT_TIMEOUT_S,
-    LocalCluster,
-    Timeouts,
-    connect,
-    forget,
-)
+from tf_backup.connection import DEFAULT_TIMEOUT_S, Timeouts, connect, forget
+from tf_backup.local_cluster import LocalCluster
 from tf_backup.server import CHIEF_TIMEOUT_S, serve
 
 log = logging.getLogger(__name__)

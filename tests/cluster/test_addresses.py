@@ -8,8 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
+import tf_backup
 from tests.cluster.forks import Program
 from tests.cluster.processes import free_addresses, start
+from tf_backup import cluster
 
 BEGIN = "import logging, tf_backup\nlogging.basicConfig(level=logging.INFO)\n"
 
@@ -36,8 +38,8 @@ def started() -> Iterator[Started]:
         process.communicate()
 
 
-def run(started: Started, cluster: dict[str, list[str]], job: str, program: str) -> Program:
-    config = json.dumps({"cluster": cluster, "task": {"type": job, "index": 0}})
+def run(started: Started, tasks: dict[str, list[str]], job: str, program: str) -> Program:
+    config = json.dumps({"cluster": tasks, "task": {"type": job, "index": 0}})
     process = start("-c", BEGIN + program, TF_CONFIG=config)
     started.append(process)
     return process
@@ -46,11 +48,11 @@ def run(started: Started, cluster: dict[str, list[str]], job: str, program: str)
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="This machine has no IPv6.")
 def test_a_job_with_addresses_of_ipv6(started: Started) -> None:
     ports = [address.rpartition(":")[2] for address in free_addresses(3)]
-    cluster = {
+    tasks = {
         job: [f"[::1]:{port}"] for job, port in zip(("chief", "worker", "ps"), ports, strict=True)
     }
-    servers = [run(started, cluster, job, "tf_backup.serve()") for job in ("worker", "ps")]
-    chief = run(started, cluster, "chief", TRAINS)
+    servers = [run(started, tasks, job, "tf_backup.serve()") for job in ("worker", "ps")]
+    chief = run(started, tasks, "chief", TRAINS)
     out, log = chief.communicate(timeout=90)
     assert out == "updates 2\n", log[-3000:]
     for server in servers:
@@ -60,10 +62,31 @@ def test_a_job_with_addresses_of_ipv6(started: Started) -> None:
 
 @pytest.mark.parametrize("job", ["worker", "ps"])
 def test_a_port_that_somebody_else_has(started: Started, job: str) -> None:
-    cluster = dict(zip(("chief", "worker", "ps"), map(list, zip(free_addresses(3))), strict=True))
-    _, _, port = cluster[job][0].rpartition(":")
+    tasks = dict(zip(("chief", "worker", "ps"), map(list, zip(free_addresses(3))), strict=True))
+    _, _, port = tasks[job][0].rpartition(":")
     with socket.create_server(("", int(port))):
-        _, log = run(started, cluster, job, "tf_backup.serve()").communicate(timeout=60)
+        _, log = run(started, tasks, job, "tf_backup.serve()").communicate(timeout=60)
     assert f"Cannot listen at port {port}, which TF_CONFIG gives to this task: Address " in log
     assert "End what listens there" in log
     assert "grpc" not in log.lower()
+
+
+@pytest.mark.parametrize("job", ["worker", "ps"])
+def test_a_local_cluster_takes_other_ports_if_somebody_was_faster(
+    monkeypatch: pytest.MonkeyPatch, job: str
+) -> None:
+    free = tf_backup.LocalCluster._free_addresses
+    chosen: list[str] = []
+    with socket.create_server(("", 0)) as server:
+
+        def taken_at_first(self: tf_backup.LocalCluster) -> cluster.ClusterConfig:
+            config = free(self)
+            if not chosen:
+                config.addresses[job][0] = f"localhost:{server.getsockname()[1]}"
+            chosen.append(config.addresses[job][0])
+            return config
+
+        monkeypatch.setattr(tf_backup.LocalCluster, "_free_addresses", taken_at_first)
+        with tf_backup.LocalCluster(workers=1, ps=1) as local:
+            assert local.config.addresses[job] == chosen[1:]
+        assert len(chosen) == 2

@@ -38,12 +38,13 @@ LEVELS = [
     | {"cluster", "placement", "status", "servers"},
     {"packing", "objective", "snapshot", "tables", "contribution", "accumulator"}
     | {"tokens", "rules", "gate", "permits", "reports", "dispenser", "data", "program"}
+    | {"batch_queue"}
     | {"failures", "board", "coordinator", "runs", "arrivals", "departures"},
-    {"worker", "chief", "care", "agent", "evaluation", "run"}
+    {"worker", "chief", "care", "agent", "evaluation", "run", "python_data"}
     | {"server", "local_task", "fork_server"},
     {"engine", "accounts", "optimizer", "_keras", "_keras_seams", "_keras_data"}
     | {"keras_variables", "keras_objective", "keras_step", "feed"},
-    {"fit", "training_loop", "local_cluster", "strategy"},
+    {"keras_functions", "fit", "training_loop", "connection", "local_cluster"} | {"strategy"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 
@@ -179,7 +180,8 @@ def test_worker_and_chief_meet_only_on_the_servers() -> None:
 
 def test_environment_is_read_in_one_place() -> None:
     # The others prepare the environment of TensorFlow, gRPC or a server's process.
-    others = {"_tf", "_tf_strategy", "status", "server", "local_cluster", "fork_server"}
+    others = {"_tf", "_tf_strategy", "status", "server", "connection", "local_cluster"}
+    others |= {"fork_server"}
     assert uses(r"os\.(environ|getenv)") <= {"cluster", *others}
 
 

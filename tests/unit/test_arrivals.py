@@ -19,6 +19,7 @@ class Street:
         self.now = 0.0
         self.looks: list[str] = []
         monkeypatch.setattr(arrivals, "ask", self._look)
+        monkeypatch.setattr(arrivals, "is_ready", lambda address: True)
         monkeypatch.setattr(arrivals, "accepts", lambda address: False)
         # Of these modules only: other threads ask for the time as well.
         clock = SimpleNamespace(sleep=self._sleep, monotonic=lambda: self.now)
@@ -74,7 +75,7 @@ def test_another_program_in_the_place_of_a_server_is_told_of(monkeypatch, caplog
     monkeypatch.setattr(arrivals, "accepts", lambda address: True)
     with caplog.at_level(logging.WARNING):
         arrivals.wait_for(["a:1"])
-    assert "Something listens at a:1, but does not answer as TensorFlow's" in caplog.text
+    assert "Something listens at a:1, but does not answer as a server of tf_backup" in caplog.text
 
 
 def test_another_task_in_the_place_of_a_server_is_refused(monkeypatch):
@@ -84,16 +85,18 @@ def test_another_task_in_the_place_of_a_server_is_refused(monkeypatch):
 
 
 def test_it_waits_and_then_ends(monkeypatch):
-    opened = threading.Event()
+    answers, ready = threading.Event(), threading.Event()
     status = Status("ps 0", 7)
-    monkeypatch.setattr(arrivals, "ask", lambda address: status if opened.is_set() else None)
+    monkeypatch.setattr(arrivals, "ask", lambda address: status if answers.is_set() else None)
+    monkeypatch.setattr(arrivals, "is_ready", lambda address: ready.is_set())
     monkeypatch.setattr(arrivals, "accepts", lambda address: False)
     monkeypatch.setattr(arrivals, "POLL_S", 0.01)
     waiting = threading.Thread(target=arrivals.wait_for, args=(["a:1"],), daemon=True)
     waiting.start()
-    waiting.join(0.1)
-    assert waiting.is_alive()
-    opened.set()
+    for event in (answers, ready):
+        waiting.join(0.1)
+        assert waiting.is_alive()
+        event.set()
     waiting.join(10)
     assert not waiting.is_alive()
 
