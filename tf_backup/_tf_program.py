@@ -24,21 +24,24 @@ def dump(name: str, function: Any, resources: Sequence[Resource]) -> tuple[bytes
     Args:
       name: that `load` returns.
       function: a concrete function of tensors.
-      resources: what it captures is among these.
+      resources: what it captures is among these, or a tensor of this process, which is copied.
 
     Raises:
       ValueError: if it captures anything else.
     """
     graph = function.graph
     known = {id(resource.handle): resource for resource in resources}
-    captured = []
+    captured, values = [], {}
     for outside, inside in graph.captures:
-        if id(outside) not in known:
+        if id(outside) in known:
+            captured.append({"tensor": inside.name, "resource": known[id(outside)].spec()})
+        elif outside.dtype in (tf.resource, tf.variant):
             raise ValueError(
                 f"the workers' program uses {outside}, which only the chief's process has."
             )
-        captured.append({"tensor": inside.name, "resource": known[id(outside)].spec()})
-    inputs = graph.inputs[: len(graph.inputs) - len(captured)]
+        else:
+            values[inside.op.name] = outside.numpy()
+    inputs = graph.inputs[: len(graph.inputs) - len(graph.captures)]
     description = {
         "name": name,
         "inputs": [
@@ -48,7 +51,7 @@ def dump(name: str, function: Any, resources: Sequence[Resource]) -> tuple[bytes
         "outputs": [each.name for each in graph.outputs],
         "captured": captured,
     }
-    return json.dumps(description).encode(), graph.as_graph_def().SerializeToString()
+    return json.dumps(description).encode(), _with_values(graph, values).SerializeToString()
 
 
 def load(description: bytes, graph: bytes) -> tuple[str, Callable[..., list[Tensor]]]:
@@ -78,6 +81,19 @@ def load(description: bytes, graph: bytes) -> tuple[str, Callable[..., list[Tens
         return list(tf.nest.flatten(wrapped(*args)))
 
     return str(about["name"]), run
+
+
+def _with_values(graph: Any, values: dict[str, Any]) -> Any:
+    """Returns the definition of a graph in which placeholders, by name, are constants."""
+    definition = graph.as_graph_def()
+    for node in definition.node:
+        if node.name in values:
+            node.op = "Const"
+            node.attr.clear()
+            value = tf.make_tensor_proto(values[node.name])
+            node.attr["dtype"].type = value.dtype
+            node.attr["value"].tensor.CopyFrom(value)
+    return definition
 
 
 def _shape(tensor: Tensor) -> list[int | None] | None:

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 LEASE_S = 10.0  # How long a chief that is not heard of keeps its servers.
 _BEAT_S = 0.5
 _POLL_S = 0.1
+_GONE_DEVICE = "/job:localhost/"  # Of a process that is no task of a cluster.
 _CONTAINER = "tf-backup.{generation}"
 
 _coordinators: weakref.WeakKeyDictionary[Any, Coordinator] = weakref.WeakKeyDictionary()
@@ -122,9 +123,21 @@ class Coordinator:
 
     @contextlib.contextmanager
     def told_plainly(self) -> Iterator[None]:
-        """Raises our own error in the place of what TensorFlow says of a lost server."""
+        """Raises our own error in the place of what TensorFlow says of a lost server.
+
+        Also of what was made before this process was a task of the cluster: its device is gone.
+        """
         try:
             yield
+        except tf.errors.InvalidArgumentError as error:
+            if _GONE_DEVICE not in error.message:
+                raise
+            raise ValueError(
+                "Something that is used here was made before the strategy: a layer or metric, a "
+                "variable, or a data set. Make the strategy at the beginning of the script, and "
+                "everything else after it; layers, metrics and optimizers inside `with "
+                "strategy.scope():`."
+            ) from error
         except GONE as error:
             self.servers.look()
             self.check(error)
