@@ -7,11 +7,11 @@ here and no other file.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.protobuf import struct_pb2
+from tensorflow.python.data.ops import map_op
 from tensorflow.python.data.util import structure
 from tensorflow.python.saved_model import nested_structure_coder
 
@@ -151,30 +151,36 @@ def components(element: Any) -> list[Any]:
     return list(tf.nest.flatten(element, expand_composites=True))
 
 
-def from_python(elements: Callable[[], Iterator[Sequence[Tensor]]], element_spec: Any) -> Any:
-    """Returns a data set of what a Python function yields, which may wait long for each.
+def from_queues(wanted: Any, got: Any, element_spec: Any) -> Any:
+    """Returns a data set that puts a number into one queue, and takes its element out of another.
 
-    It is called in a thread of the data set's own: TensorFlow's may be few, and what the function
-    calls may need them.
+    It does so when it is asked for an element, and not before; it ends when the second queue is
+    closed. Relies on a `map` that may end a data set.
 
     Args:
-      elements: to the components of elements.
+      wanted: a `tf.queue.QueueBase` of int64.
+      got: a `tf.queue.QueueBase` of an element's components.
       element_spec: of the elements.
 
     Returns:
       A data set of flat elements, as `flat_spec` describes them.
     """
+    specs = components(element_spec)
 
-    def flat(*parts: Tensor) -> tuple[Tensor, ...]:
+    def take(number: Tensor) -> tuple[Tensor, ...]:
+        with tf.control_dependencies([wanted.enqueue(number)]):
+            taken = got.dequeue()
+        parts = taken if isinstance(taken, list) else [taken]
+        for part, spec in zip(parts, specs, strict=True):
+            part.set_shape(spec.shape)
         element = tf.nest.pack_sequence_as(element_spec, parts, expand_composites=True)
         return tuple(structure.to_tensor_list(element_spec, element))
 
-    signature = tuple(components(element_spec))
-    dataset = tf.data.Dataset.from_generator(elements, output_signature=signature).map(flat)
+    numbers = tf.data.Dataset.range(2**60)
     options = tf.data.Options()
-    options.autotune.enabled = False
-    options.threading.private_threadpool_size = 1
-    return dataset.with_options(options)
+    options.autotune.enabled = False  # TensorFlow would read ahead.
+    options.experimental_optimization.inject_prefetch = False
+    return map_op._MapDataset(numbers, take, preserve_cardinality=False).with_options(options)
 
 
 def resource_of(iterator: Any) -> Tensor:

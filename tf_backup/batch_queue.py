@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -17,22 +19,25 @@ Tensor = Any
 class BatchQueue:
     """The chief's end. It is traced when it is made, and gone from the server when it is collected.
 
+    One function puts all batches in, in a thread of its own: to call one for each batch took
+    several times as long.
+
     Args:
       name: on the server.
       element_spec: of the batches.
-      capacity: batches; `put` waits while so many wait for a worker.
+      capacity: batches that may wait for a worker.
     """
 
     def __init__(self, name: Name, element_spec: Any, capacity: int) -> None:
         self._element_spec = element_spec
-        signature = _tf_data.components(element_spec)
-        dtypes = [each.dtype for each in signature]
+        dtypes = [each.dtype for each in _tf_data.components(element_spec)]
         self._queue = NamedQueue(GATE_SERVER, name, dtypes, None, capacity)
+        self._here = tf.queue.FIFOQueue(1, dtypes)
         self._calls = _tf.Cancelable()
-        self._put = _tf_graph.function(self._on_server(self._queue.put))
-        self._put = self._put.get_concrete_function(*signature)
-        self._close = _tf_graph.function(self._on_server(self._queue.close))
-        self._close = self._close.get_concrete_function()
+        self._loop = _tf_graph.function(self._put_all).get_concrete_function()
+        self._close = _tf_graph.function(self._close_queue).get_concrete_function()
+        self._thread = threading.Thread(target=self._work, name="tf_backup-queue", daemon=True)
+        self._thread.start()
 
     def spec(self) -> dict[str, Any]:
         """Returns what a `BatchReader` needs, as JSON can hold it."""
@@ -42,35 +47,79 @@ class BatchQueue:
         """Puts a batch in; waits while the queue is full.
 
         Raises:
-          tf.errors.CancelledError: if it is cut off, or the queue closed, meanwhile.
+          tf.errors.CancelledError: if it is cut off meanwhile, or the server is lost.
         """
-        self._calls(self._put, *_tf_data.components(batch))
-
-    def cut_off(self) -> None:
-        """Ends a `put` that waits, and every later one; from another thread."""
-        self._calls.cancel()
+        self._here.enqueue(_tf_data.components(batch))
 
     def close(self) -> None:
         """Says that no batch will follow: workers take what there is, and come to an end."""
-        self._close()
+        _close_here(self._here)
 
-    @staticmethod
-    def _on_server(method: Any) -> Any:
-        def call(*args: Tensor) -> Tensor:
-            def at_server(*args: Tensor) -> Tensor:
-                with tf.control_dependencies([method(*args)]):
-                    return tf.constant(True)
+    def cut_off(self) -> None:
+        """Closes it at once, also for a `put` that waits; from any thread."""
+        _close_here(self._here, cancel=True)
+        self._calls.cancel()
 
-            return _tf_graph.on_server(GATE_SERVER, at_server, *args)
+    def join(self, timeout_s: float) -> bool:
+        """Waits until all that was put in is on the server; returns whether it is."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
-        return call
+    def _work(self) -> None:
+        """Puts batches in until there are no more, or it is cut off."""
+        with contextlib.suppress(tf.errors.OpError):
+            self._calls(self._loop)
+        with contextlib.suppress(tf.errors.OpError):  # A lost server is others' to tell of.
+            self._close()
+        _close_here(self._here, cancel=True)
+
+    def _put_all(self) -> Any:
+        def put_one() -> Tensor:
+            batch = self._here.dequeue()
+            batch = batch if isinstance(batch, list) else [batch]
+            return _tf_graph.on_server(GATE_SERVER, _after(self._queue.put), *batch)
+
+        return _again_and_again(put_one)
+
+    def _close_queue(self) -> Tensor:
+        return _tf_graph.on_server(GATE_SERVER, _after(self._queue.close))
+
+
+def _again_and_again(turn: Callable[[], Any]) -> Tensor:
+    """Loops until an operation of a turn fails; a turn begins when the one before it is done."""
+
+    def body(number: Tensor) -> Tensor:
+        with tf.control_dependencies([number]):
+            done = turn()
+        with tf.control_dependencies([done]):
+            return number + 1
+
+    start = tf.constant(0, tf.int64)
+    return tf.while_loop(lambda number: number >= 0, body, [start], parallel_iterations=1)
+
+
+def _close_here(queue: Any, cancel: bool = False) -> None:
+    """Closes a queue of this process, if it is not closed."""
+    with contextlib.suppress(tf.errors.CancelledError):
+        queue.close(cancel_pending_enqueues=cancel)
+
+
+def _after(method: Callable[..., Any]) -> Callable[..., Tensor]:
+    """Returns a function for a server that returns a tensor when an operation is done."""
+
+    def call(*args: Tensor) -> Tensor:
+        with tf.control_dependencies([method(*args)]):
+            return tf.constant(True)
+
+    return call
 
 
 class BatchReader:
     """A worker's end.
 
     A batch is taken when it is asked for and not before: a worker that is lost takes no more than
-    one along, and with b = 0 an update uses N batches that follow each other.
+    one along, and with b = 0 an update uses N batches that follow each other. One function takes
+    them all, in a thread of its own: to call one for each batch took several times as long.
 
     Args:
       spec: as `BatchQueue.spec` has it.
@@ -78,25 +127,35 @@ class BatchReader:
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self._element_spec = _tf_data.read_spec(spec["element"])
+        self._handle = open_handle(spec["queue"])
+        self._dtypes = [each.dtype for each in _tf_data.components(self._element_spec)]
         self._calls = _tf.Cancelable()
-        handle = open_handle(spec["queue"])
-        dtypes = [each.dtype for each in _tf_data.components(self._element_spec)]
-        self._take = _tf_graph.function(
-            lambda: _tf_graph.on_server(GATE_SERVER, lambda: take(handle, dtypes, None))
-        )
+        self._wanted = tf.queue.FIFOQueue(1, [tf.int64], [[]])
+        self._got = tf.queue.FIFOQueue(1, self._dtypes)
+        loop = _tf_graph.function(self._loop).get_concrete_function()
+        threading.Thread(target=self._take, args=(loop,), name="batches", daemon=True).start()
 
     def dataset(self) -> Any:
         """Returns the batches that this worker takes, until the queue is closed and empty."""
-        return _tf_data.from_python(self._batches, self._element_spec)
+        return _tf_data.from_queues(self._wanted, self._got, self._element_spec)
 
     def close(self) -> None:
-        """Ends a take that waits."""
+        """Ends a take that waits, and what waits for it."""
         self._calls.cancel()
 
-    def _batches(self) -> Iterator[tuple[Tensor, ...]]:
-        while True:
-            try:
-                batch = self._calls(self._take)
-            except (tf.errors.OutOfRangeError, tf.errors.CancelledError):
-                return
-            yield tuple(batch)
+    def _take(self, loop: Any) -> None:
+        """Takes batches until it is cut off, or there are no more."""
+        with contextlib.suppress(tf.errors.OpError):
+            self._calls(loop)
+        _close_here(self._got)
+        _close_here(self._wanted, cancel=True)
+
+    def _loop(self) -> Any:
+        def take_one() -> Any:
+            with tf.control_dependencies([self._wanted.dequeue()]):
+                batch = _tf_graph.on_server(
+                    GATE_SERVER, lambda: take(self._handle, self._dtypes, None)
+                )
+            return self._got.enqueue(batch)
+
+        return _again_and_again(take_one)

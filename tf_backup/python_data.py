@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
 import uuid
 from collections.abc import Callable
 from typing import Any, NamedTuple
-
-import tensorflow as tf
 
 from tf_backup import _tf_data, coordinator
 from tf_backup._tf_named import Name
@@ -95,11 +92,8 @@ class PythonData:
         if producer is None:
             return
         producer.cut_off()
-        if self._coordinator.servers.lost is None:
-            self._coordinator.call(producer.close_queue)
         deadline = time.monotonic() + _END_TIMEOUT_S
-        while producer.is_alive() and time.monotonic() < deadline:
-            producer.join(_POLL_S)
+        while not producer.join(_POLL_S) and time.monotonic() < deadline:
             self._coordinator.servers.repeat_signal()
 
 
@@ -118,17 +112,16 @@ class _Producer:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tf_backup-batches", daemon=True)
         self._thread.start()
-        self.join, self.is_alive = self._thread.join, self._thread.is_alive
 
     def cut_off(self) -> None:
-        """Ends the thread as soon as the user's code returns."""
+        """Closes the queue at once, and ends the thread as soon as the user's code returns."""
         self._over.set()
         self._queue.cut_off()
 
-    def close_queue(self) -> None:
-        """Says that no batch will follow."""
-        with contextlib.suppress(tf.errors.OpError):  # A lost server is others' to tell of.
-            self._queue.close()
+    def join(self, timeout_s: float) -> bool:
+        """Waits for the end of the thread and of the queue's; returns whether they have ended."""
+        self._thread.join(timeout_s)
+        return self._queue.join(timeout_s) and not self._thread.is_alive()
 
     def _run(self) -> None:
         try:
@@ -140,7 +133,7 @@ class _Producer:
             if not self._over.is_set():
                 self.error = self._source.errors[0] if self._source.errors else error
         finally:
-            self.close_queue()
+            self._queue.close()
 
     def _make_pass(self) -> None:
         """Puts the batches of one pass into the queue."""
