@@ -1,4 +1,4 @@
-"""Real clusters for tests, started once for all tests that want the same one."""
+"""Real clusters for tests, started once for tests in a row that want the same one."""
 
 from __future__ import annotations
 
@@ -22,14 +22,43 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+class Kept:
+    """The cluster that the last test wanted, for the next one if that wants the same."""
+
+    def __init__(self) -> None:
+        self._size: tuple[int, int] | None = None
+        self._local: tf_backup.LocalCluster | None = None
+
+    def get(self, size: tuple[int, int]) -> tf_backup.LocalCluster:
+        """Returns a cluster of so many workers and parameter servers."""
+        if self._local is None or self._size != size:
+            self.stop()
+            self._local = tf_backup.LocalCluster(*size)
+            self._local.start()
+            self._local.strategy()
+            self._size = size
+        return self._local
+
+    def stop(self) -> None:
+        """Ends the cluster."""
+        if self._local is not None:
+            self._local.stop()
+            self._local = None
+            assert not children(), "A process outlives its cluster."
+
+
 @pytest.fixture(scope="session")
-def cluster(request: pytest.FixtureRequest) -> Iterator[tf_backup.LocalCluster]:
+def kept() -> Iterator[Kept]:
+    """The cluster that tests share."""
+    shared = Kept()
+    yield shared
+    shared.stop()
+
+
+@pytest.fixture
+def cluster(request: pytest.FixtureRequest, kept: Kept) -> tf_backup.LocalCluster:
     """A cluster of as many workers and parameter servers as the parameter says: (workers, ps)."""
-    workers, ps = request.param
-    with tf_backup.LocalCluster(workers=workers, ps=ps) as local:
-        local.strategy()
-        yield local
-    assert not children(), "A process outlives its cluster."
+    return kept.get(request.param)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 import tf_backup
 from tests.cluster.forks import Program
 from tests.cluster.processes import free_addresses, start
-from tf_backup import arrivals
+from tf_backup import arrivals, status
 
 BY_SIGNAL, ABANDONED = 3, 4
 SOON_S = 20.0  # A server wakes after 30 s, to look for the chief: what told it to end must wake it.
@@ -93,6 +93,26 @@ def test_tasks_that_come_later_are_told_then(servers: Servers) -> None:
     assert "But not" not in check(chief, 0, "have been told that training is done.")
     for process in there:
         check(process, 0, "ends: training is done.")
+
+
+TENSORFLOWS = """
+import tensorflow as tf
+server = tf.distribute.Server({{"ps": [{address!r}]}}, job_name="ps", task_index=0)
+print("serves", flush=True)
+server.join()
+"""
+
+
+def test_a_server_is_ready_when_it_has_a_context_that_no_client_has_made(servers: Servers) -> None:
+    # Two clients that both make the first one kill TensorFlow's server now and then.
+    servers.start("ps", 0)
+    assert status.is_ready(servers.addresses["ps"][0])
+    other = servers.addresses["worker"][0]
+    process = servers.run("worker", 0, TENSORFLOWS.format(address=other))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "serves\n"
+    assert status.ask(other) is not None
+    assert not status.is_ready(other)
 
 
 def test_only_the_chief_may_dismiss(monkeypatch: pytest.MonkeyPatch, servers: Servers) -> None:

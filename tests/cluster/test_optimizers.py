@@ -13,7 +13,8 @@ import tensorflow as tf
 import tf_backup
 
 REPLICAS = 2
-servers = pytest.mark.parametrize("cluster", [(REPLICAS, 1), (REPLICAS, 2)], indirect=True)
+TWO_SERVERS = (REPLICAS, 2)
+ONE_SERVER = (REPLICAS, 1)
 
 UPDATES = 5
 BATCH = 4
@@ -74,7 +75,7 @@ SPARSE = ("momentum", "adagrad_schedule", "global_clipnorm", "loss_scale")
 CASES = [*((name, "dense") for name in OPTIMIZERS), *((name, "table") for name in SPARSE)]
 CASES.append(("adam_weight_decay", "slow table"))
 # One server makes an update in one function, whatever the optimizer; several have to be cut apart.
-ONE_SERVER = [
+OF_ONE_SERVER = [
     ("momentum", "dense"),
     ("gradient_accumulation", "dense"),
     ("loss_scale", "table"),
@@ -118,8 +119,8 @@ def expected(new_model: Callable[[], Any], make_optimizer: Callable[[], Any]) ->
 @pytest.mark.parametrize(
     ("cluster", "name", "kind"),
     [
-        *(((REPLICAS, 1), *case) for case in ONE_SERVER),
-        *(((REPLICAS, 2), *case) for case in CASES),
+        *((ONE_SERVER, *case) for case in OF_ONE_SERVER),
+        *((TWO_SERVERS, *case) for case in CASES),
     ],
     indirect=["cluster"],
 )
@@ -137,7 +138,7 @@ def test_equals_the_plain_optimizer_on_the_mean(strategy: Any, name: str, kind: 
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-6)
 
 
-@servers
+@pytest.mark.parametrize("cluster", [TWO_SERVERS], indirect=True)
 def test_slots_lie_beside_their_variables(strategy: Any) -> None:
     with strategy.scope():
         model = dense_model()
@@ -164,7 +165,7 @@ def sizes_here(nodes: Any, library: dict[str, Any]) -> list[int]:
     return sizes
 
 
-@servers
+@pytest.mark.parametrize("cluster", [TWO_SERVERS, ONE_SERVER], indirect=True)
 def test_the_update_stays_on_the_parameter_servers(strategy: Any) -> None:
     """Global clipping included: what passes through the coordinator are scalars."""
     with strategy.scope():
