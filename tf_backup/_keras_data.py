@@ -19,6 +19,7 @@ from tf_backup.python_data import Source
 Tensor = Any
 
 _MOVABLE = (data_adapters.ArrayDataAdapter, data_adapters.TFDatasetAdapter)
+_OTHERS = ("torch_dataloader", "grain_dataset")
 _LARGEST_ARRAYS = 2**31 - 2**24  # Bytes; a serialized graph has less than 2 GiB.
 
 
@@ -51,10 +52,11 @@ def element_spec(iterator: Any) -> Any:
 
 def is_python(x: Any) -> bool:
     """Returns whether Keras reads data in this process that no other one can read."""
-    kinds = (types.GeneratorType, keras.utils.PyDataset)
-    if isinstance(x, kinds) or data_adapters.is_torch_dataloader(x):
+    if isinstance(x, types.GeneratorType | keras.utils.PyDataset):
         return True
-    return bool(data_adapters.is_grain_dataset(x))
+    # Of other packages; not every Keras knows them.
+    tests = (getattr(data_adapters, f"is_{kind}", None) for kind in _OTHERS)
+    return any(test is not None and test(x) for test in tests)
 
 
 def _source_here(adapter: Any, x: Any) -> Source:

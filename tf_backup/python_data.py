@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from tf_backup import _tf_data, coordinator
@@ -16,7 +16,7 @@ from tf_backup.data import Pipelines
 
 log = logging.getLogger(__name__)
 
-_END_TIMEOUT_S = 5.0  # How long the end of training waits for the user's code to return a batch.
+_END_TIMEOUT_S = 1.0  # How long the end of training waits for the user's code to return a batch.
 _POLL_S = 0.02
 
 
@@ -42,7 +42,7 @@ class Source(NamedTuple):
     here: str | None = None
     begin: Callable[[], None] = _nothing
     end: Callable[[], None] = _nothing
-    errors: list[BaseException] = []  # noqa: RUF012  # Nobody adds to this one.
+    errors: Sequence[BaseException] = ()
 
 
 class PythonData:
