@@ -62,8 +62,17 @@ class History(keras.callbacks.Callback):
         self._path = path
         self._rows: list[dict[str, Any]] = []
         if os.path.exists(path):
-            with open(path, encoding="utf-8", newline="") as file:
-                self._rows = [row for row in csv.DictReader(file) if int(row["updates"]) <= start]
+            rows, whole = _read(path)
+            self._rows = [row for row in rows if int(row["updates"]) <= start]
+            if not whole:
+                os.replace(path, f"{path}.damaged")
+                log.warning(
+                    "%s is damaged; it is %s.damaged now. Goes on with the %d rows that could be "
+                    "read.",
+                    path,
+                    path,
+                    len(self._rows),
+                )
 
     def has(self, updates: int) -> bool:
         """Returns whether there is a row of an epoch that ended after `updates` updates."""
@@ -74,15 +83,38 @@ class History(keras.callbacks.Callback):
         self._rows.append({"epoch": epoch, **logs})
         columns = list(dict.fromkeys(name for row in self._rows for name in row))
         partial = f"{self._path}.partial"
-        with open(partial, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(self._rows)
-        os.replace(partial, self._path)
+        try:
+            with open(partial, "w", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, columns)
+                writer.writeheader()
+                writer.writerows(self._rows)
+            os.replace(partial, self._path)
+        except OSError as error:  # With the next epoch, this one is written, too.
+            log.warning("%s could not be written: %s.", self._path, error)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Adds a row."""
         self.add(epoch, logs or {})
+
+
+def _read(path: str) -> tuple[list[dict[str, Any]], bool]:
+    """Returns the rows of a history up to the first that is damaged; whether none is."""
+    rows: list[dict[str, Any]] = []
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            text = file.read()
+        whole = not text or text.endswith("\n")  # Else the last row has been cut off.
+        lines = text.splitlines(keepends=True)
+        for row in csv.DictReader(lines if whole else lines[:-1], strict=True):
+            if None in row or None in row.values():
+                return rows, False
+            int(row["updates"])
+            for value in row.values():
+                float(value or 0)  # Empty where a column was added later.
+            rows.append(row)
+    except (csv.Error, KeyError, ValueError):  # A UnicodeDecodeError is a ValueError.
+        return rows, False
+    return rows, whole
 
 
 class Lines(keras.callbacks.Callback):

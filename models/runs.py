@@ -166,6 +166,12 @@ class Run:
                 )
             made += span.updates * (span.epochs - span.initial_epoch)
             self.logs = {name: float(values[-1]) for name, values in history.history.items()}
+        if self._saving is not None and self._saving.error is not None:
+            raise OSError(
+                f"All {self.plan.updates} updates were made, but the last checkpoint could not be "
+                f"saved: {self._saving.error}. Make room; the same command goes on from the one "
+                "before."
+            )
         if not spans:
             self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
 

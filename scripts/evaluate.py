@@ -96,10 +96,12 @@ class Evaluation:
 
         try:
             self.checkpoints.load(self.model, step)
-        except FileNotFoundError:
+        except OSError as error:
             if not FLAGS.watch:
                 raise
-            return  # There are newer ones.
+            if not isinstance(error, FileNotFoundError):  # Removed: there are newer ones.
+                log.warning("%s Going on with the next one.", error)
+            return
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         bar = 1 if sys.stdout.isatty() else 0
         logs = self.model.evaluate(self.held_out, verbose=bar, return_dict=True)

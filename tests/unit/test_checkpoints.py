@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +105,78 @@ def test_a_truncated_file_is_left_out(
 ) -> None:
     for updates in (1, 2, 3):
         checkpoints.save(model_after(updates))
+    newest = checkpoints.path(3)
     for updates in (2, 3):
         truncate(checkpoints.path(updates), size)
     model = model_after(0)
     assert checkpoints.restore(model) == 1
     assert value_of(model) == 1.0
-    assert f"{checkpoints.path(3)} cannot be read" in caplog.text
+    assert f"{newest} cannot be read" in caplog.text
     assert "older one" in caplog.text
+
+
+def damage(path: str, kind: str, seed: int) -> None:
+    """Cuts a file off, or flips 200 of its bytes."""
+    content = bytearray(Path(path).read_bytes())
+    if kind == "flipped":
+        for place in np.random.default_rng(seed).choice(len(content), 200, replace=False):
+            content[place] ^= 0xFF
+    else:
+        length = {"1 KiB": 1024, "half": len(content) // 2, "all but one": len(content) - 1}[kind]
+        del content[length:]
+    Path(path).write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["1 KiB", "half", "all but one", "flipped"])
+def test_a_damaged_file_is_never_used(
+    checkpoints: Checkpoints, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints.save(model_after(1))
+    checkpoints.save(model_after(2))
+    path = Path(checkpoints.path(2))
+    whole, model = path.read_bytes(), model_after(0)
+    for seed in range(50 if kind == "flipped" else 1):
+        damage(str(path), kind, seed)
+        assert checkpoints.restore(model) == 1
+        assert value_of(model) == 1.0
+        assert f"{path} cannot be read (it is damaged: the checksum" in caplog.text
+        assert not path.exists()
+        assert Path(f"{path}.unreadable").exists()
+        path.write_bytes(whole)
+    assert checkpoints.restore(model) == 2
+
+
+def test_a_file_without_a_checksum_is_used(checkpoints: Checkpoints) -> None:
+    path = Path(checkpoints.save(model_after(7)))
+    path.rename(path.with_name("000000007.weights.h5"))  # As version 0.1.0 called it.
+    model = model_after(0)
+    assert checkpoints.restore(model) == 7
+    assert value_of(model) == 7.0
+    checkpoints.save(model_after(7, value=8.0))
+    assert checkpoints.restore(model) == 7
+    assert value_of(model) == 8.0
+    assert len(list(Path(checkpoints.directory).iterdir())) == 1
+
+
+@contextlib.contextmanager
+def room(size: int) -> Iterator[None]:
+    """Lets no file of this process grow above a size, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_where_there_is_no_room_what_there_was_is_kept(checkpoints: Checkpoints) -> None:
+    checkpoints.save(model_after(1))
+    before = os.listdir(checkpoints.directory)
+    with room(2**16), pytest.raises(OSError, match=r"File too large: .*partial"):
+        checkpoints.save(model_after(2))
+    assert os.listdir(checkpoints.directory) == before
+    checkpoints.save(model_after(2))
+    assert checkpoints.steps() == [1, 2]
 
 
 def test_after_a_truncated_file_new_ones_are_kept(checkpoints: Checkpoints) -> None:

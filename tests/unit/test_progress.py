@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -95,3 +96,47 @@ def test_lines_tell_how_far_and_how_fast(
 def test_metrics_in_words() -> None:
     logs = {"val_accuracy": 0.98765, "loss": 0.123456, "updates": 12.0}
     assert described(logs) == "val_accuracy 98.77%, loss 0.1235, updates 12"
+
+
+@pytest.mark.parametrize(
+    ("damage", "left"),
+    [
+        (lambda text: text[:-4], ["10", "20"]),
+        (lambda text: text.replace("20", "2x"), ["10"]),
+        (lambda text: text.replace("updates", "upd"), []),
+        (lambda text: text[:21] + "\0\0" + text[21:], []),
+        (lambda text: "", []),
+        (lambda text: '"' + text, []),
+    ],
+)
+def test_a_damaged_file_is_set_aside_and_what_can_be_read_goes_on(
+    tmp_path: Path, damage: Callable[[str], str], left: list[str]
+) -> None:
+    path = tmp_path / "history.csv"
+    history = History(str(path), 0)
+    for epoch in range(3):
+        history.add(epoch, {"updates": 10 * epoch + 10, "loss": 0.125})
+    path.write_text(damage(path.read_text()))
+    damaged = path.read_bytes()
+    history = History(str(path), 30)
+    history.add(3, {"updates": 40, "loss": 0.125})
+    with path.open(newline="") as file:
+        found = [row["updates"] for row in csv.DictReader(file)]
+    assert found == [*left, "40"]
+    if damaged:
+        assert Path(f"{path}.damaged").read_bytes() == damaged
+
+
+def test_a_file_that_cannot_be_written_ends_no_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    history = History(str(tmp_path / "no" / "history.csv"), 0)
+    history.add(0, {"updates": 10})
+    assert "history.csv could not be written: " in caplog.text
+    (tmp_path / "no").mkdir()
+    history.add(1, {"updates": 20})
+    assert (tmp_path / "no" / "history.csv").read_text().split() == [
+        "epoch,updates",
+        "0,10",
+        "1,20",
+    ]

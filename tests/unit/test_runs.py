@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import runs
+from models import checkpoints, runs
 from models.plans import Plan
 from models.recipe import LinearAtEnd, Recipe
 from models.runs import Run
@@ -185,6 +187,39 @@ def test_a_truncated_newest_checkpoint_costs_an_epoch(
     assert run.start == 8
     train(run)
     check_same(run, whole(AVERAGED), exact=False)
+    assert [row["updates"] for row in rows(tmp_path)] == ["4", "8", "10"]
+
+
+@pytest.mark.parametrize("full_at", [4, UPDATES])
+def test_a_full_disk_costs_a_checkpoint_and_not_the_training(
+    tmp_path: Path,
+    whole: Callable[[Recipe], Run],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    full_at: int,
+) -> None:
+    run = run_of(plan(), tmp_path)
+    reserve = checkpoints._reserve
+
+    def full(path: str, size: int) -> None:
+        if int(run.model.optimizer.iterations) == full_at:
+            raise OSError(errno.ENOSPC, "No space left on device", path)
+        reserve(path, size)
+
+    monkeypatch.setattr(checkpoints, "_reserve", full)
+    last = full_at == UPDATES
+    with pytest.raises(OSError, match="All 10 updates were made, but") if last else nullcontext():
+        train(run)
+    newest = 8 if last else 0
+    assert f"No checkpoint after {full_at} updates: " in caplog.text
+    assert f"the newest checkpoint is that after {newest} updates" in caplog.text
+    check_same(run, whole(AVERAGED), exact=True)
+    assert runs.checkpoints_of(str(tmp_path)).steps() == ([4, 8] if last else [8, UPDATES])
+    monkeypatch.undo()
+    again = run_of(plan(), tmp_path, seed=1)
+    assert again.start == (8 if last else UPDATES)
+    train(again)
+    check_same(again, whole(AVERAGED), exact=False)
     assert [row["updates"] for row in rows(tmp_path)] == ["4", "8", "10"]
 
 
