@@ -81,7 +81,8 @@ def make_ready(address: str, job: str, index: int, timeout_s: float = 60.0) -> N
     A client's context is the first if there is no other. For the first, TensorFlow's server
     replaces an object (the manager of collectives), which the context then uses. Of two clients
     that came at the same time, both were first, and the server died of a segmentation fault when
-    the one came to use what the other had replaced: one of thirty starts with eight workers.
+    the one came to use what the other had replaced: one of fifteen starts with eight workers, on a
+    busy machine.
 
     Args:
       address: the server's `host:port`, as seen from this process.
