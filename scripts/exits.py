@@ -30,6 +30,7 @@ class Terminated(KeyboardInterrupt):
 
 _told: list[type[KeyboardInterrupt]] = []  # By signals, so far.
 
+_CALLERS = {"keras", "models", "scripts", "tf_backup", "__main__"}  # Of TensorFlow.
 _AGAIN_S = 0.02  # Until a signal that came within TensorFlow is looked at again,
 _WITHIN_S = 1.0  # and for so long.
 
@@ -62,13 +63,22 @@ def _raise_after_tensorflow(frame: FrameType | None, deadline: float) -> None:
         del signum
         _raise_after_tensorflow(frame, deadline)
 
-    module = str(frame.f_globals.get("__name__")) if frame else ""
-    if module.partition(".")[0] == "tensorflow" and time.monotonic() < deadline:
+    if _within_tensorflow(frame) and time.monotonic() < deadline:
         signal.signal(signal.SIGALRM, later)
         signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
         return
     signal.setitimer(signal.ITIMER_REAL, 0.0)
     raise _told[0]
+
+
+def _within_tensorflow(frame: FrameType | None) -> bool:
+    """Returns whether TensorFlow runs, or what it has called of Python's own library."""
+    while frame is not None:
+        package = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if package == "tensorflow" or package in _CALLERS:
+            return package == "tensorflow"
+        frame = frame.f_back
+    return False
 
 
 def end(message: str, code: int) -> NoReturn:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import tensorflow as tf
@@ -102,21 +101,26 @@ def at_signals() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("module", "seconds", "ends"),
+    ("modules", "seconds", "ends", "waits"),
     [
-        ("tensorflow.python.some", 0.1, True),  # What TensorFlow does is done first,
-        ("tensorflow.python.some", 60.0, False),  # if it does not take long.
-        ("tensorflow_datasets", 60.0, False),
+        (["tensorflow.python.some"], 0.1, True, False),  # What TensorFlow does is done first,
+        (["tensorflow.python.some"], 60.0, False, True),  # if it does not take long.
+        (["tensorflow.python.some", "importlib._bootstrap"], 0.1, True, False),  # Its C++ imports.
+        (["tensorflow.python.some", "tf_backup.engine"], 60.0, False, False),
+        (["tensorflow_datasets"], 60.0, False, False),
     ],
 )
 def test_a_signal_raises_outside_of_tensorflow(
-    at_signals: None, module: str, seconds: float, ends: bool
+    at_signals: None, modules: list[str], seconds: float, ends: bool, waits: bool
 ) -> None:
     ended: list[bool] = []
-    names: dict[str, Any] = {"__name__": module, "ended": ended}
-    exec(WITHIN_TENSORFLOW, names)
+    outer, inner = ({"__name__": name, "ended": ended} for name in (modules[0], modules[-1]))
+    exec(WITHIN_TENSORFLOW, inner)
+    exec("def call(run, seconds):\n    run(seconds)", outer)
+    began = time.monotonic()
     with pytest.raises(exits.Terminated):
-        names["run"](seconds)
+        outer["call"](inner["run"], seconds)
         time.sleep(60.0)
+    assert (time.monotonic() - began > 0.9) == waits
     assert ended == [True] * ends
     time.sleep(3 * exits._AGAIN_S)  # It raises once.

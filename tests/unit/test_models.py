@@ -94,17 +94,6 @@ def test_it_is_used_in_the_same_way(task: Task):
 
 
 @every_task
-def test_fit_lowers_the_loss(task: Task):
-    model = compiled(task)
-    batches = examples(task).batch(8).repeat()
-    losses = model.fit(batches, steps_per_epoch=10, epochs=6, shuffle=False, verbose=0).history[
-        "loss"
-    ]
-    assert np.all(np.isfinite(losses))
-    assert losses[-1] < 0.9 * losses[0]
-
-
-@every_task
 def test_a_worker_can_compute_it(task: Task):
     """In tensors alone: no variable is captured, and every parameter has its gradient."""
     model = compiled(task)

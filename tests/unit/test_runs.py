@@ -62,7 +62,8 @@ def run_of(plan: Plan, directory: Path | None, *, every_s: float = 1e9, seed: in
     keras.utils.set_random_seed(seed)
     layers = [keras.Input((3,)), keras.layers.Dense(4, "tanh"), keras.layers.Dense(1)]
     model = keras.Sequential(layers, name="tiny")
-    model.compile(plan.optimizer(), "mse")
+    # Eagerly: to trace three functions takes longer than ten updates.
+    model.compile(plan.optimizer(), "mse", run_eagerly=True)
     return Run(model, plan, None if directory is None else str(directory), False, every_s)
 
 
