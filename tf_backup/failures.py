@@ -39,5 +39,6 @@ def gist(error: BaseException) -> str:
     # Several causes are told as "2 root error(s) found." and then "  (0) ...".
     told = [line.removeprefix("  (0) ") for line in message.splitlines()]
     told = [line for line in told if not line.endswith("root error(s) found.")]
-    lines = [line for line in told if line.strip() and not line.startswith(noise)]
-    return re.sub(r"^[A-Z_]+:\s+", "", lines[0]) if lines else message
+    told = [re.sub(r"^[A-Z_]+:(\s+|$)", "", line) for line in told if not line.startswith(noise)]
+    # A check's own message may begin with an empty line, behind the name of the error.
+    return next((line for line in told if line.strip()), message)
