@@ -202,14 +202,13 @@ class Saving(keras.callbacks.Callback):
     """Saves after every epoch's last update, from time to time in between, and on interruption.
 
     Place it before callbacks that exchange weights for validation: from the last update of an
-    epoch, which it saves, to the next one, the weights are perhaps not the trained ones.
+    epoch, which it saves, to the next one, the weights are perhaps not the trained ones. A full
+    disk costs a checkpoint, and not the training.
 
     Args:
       checkpoints: where to.
       every_s: seconds between two in the middle of an epoch.
       start: updates whose weights the model has.
-
-    A disk that is full costs a checkpoint, and not the training.
 
     Attributes:
       error: why the last one could not be saved; None if it was.

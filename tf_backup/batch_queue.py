@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,17 @@ from tf_backup.tokens import GATE_SERVER
 
 Tensor = Any
 
+log = logging.getLogger(__name__)
+
+# What ends a loop: no more batches, whoever cut it off, and a server that is gone, which others
+# tell of.
+_ENDS = (
+    tf.errors.OutOfRangeError,
+    tf.errors.CancelledError,
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+)
+
 
 class BatchQueue:
     """The chief's end. It is traced when it is made, and gone from the server when it is collected.
@@ -26,9 +38,13 @@ class BatchQueue:
       name: on the server.
       element_spec: of the batches.
       capacity: batches that may wait for a worker.
+
+    Attributes:
+      error: why a batch could not be sent; None if all could.
     """
 
     def __init__(self, name: Name, element_spec: Any, capacity: int) -> None:
+        self.error: tf.errors.OpError | None = None
         self._element_spec = element_spec
         dtypes = [each.dtype for each in _tf_data.components(element_spec)]
         self._queue = NamedQueue(GATE_SERVER, name, dtypes, None, capacity)
@@ -67,8 +83,12 @@ class BatchQueue:
 
     def _work(self) -> None:
         """Puts batches in until there are no more, or it is cut off."""
-        with contextlib.suppress(tf.errors.OpError):
+        try:
             self._calls(self._loop)
+        except _ENDS:
+            pass
+        except tf.errors.OpError as error:
+            self.error = error
         with contextlib.suppress(tf.errors.OpError):  # A lost server is others' to tell of.
             self._close()
         _close_here(self._here, cancel=True)
@@ -145,8 +165,12 @@ class BatchReader:
 
     def _take(self, loop: Any) -> None:
         """Takes batches until it is cut off, or there are no more."""
-        with contextlib.suppress(tf.errors.OpError):
+        try:
             self._calls(loop)
+        except _ENDS:
+            pass
+        except tf.errors.OpError:
+            log.exception("Batches can no longer be taken.")
         _close_here(self._got)
         _close_here(self._wanted, cancel=True)
 

@@ -107,11 +107,16 @@ class _Producer:
     """
 
     def __init__(self, queue: BatchQueue, source: Source, endless: bool) -> None:
-        self.error: BaseException | None = None
+        self._error: BaseException | None = None
         self._queue, self._source, self._endless = queue, source, endless
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tf_backup-batches", daemon=True)
         self._thread.start()
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the user's code has raised, or why a batch could not be sent."""
+        return self._error or self._queue.error
 
     def cut_off(self) -> None:
         """Closes the queue at once, and ends the thread as soon as the user's code returns."""
@@ -131,7 +136,7 @@ class _Producer:
                     return
         except BaseException as error:
             if not self._over.is_set():
-                self.error = self._source.errors[0] if self._source.errors else error
+                self._error = next(iter(self._source.errors), self._queue.error or error)
         finally:
             self._queue.close()
 
