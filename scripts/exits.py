@@ -39,8 +39,9 @@ def at_signals() -> None:
     """Lets SIGTERM raise `Terminated` from here on, and Ctrl-C `KeyboardInterrupt`.
 
     Raises after TensorFlow's own code, not within it, unless that takes longer than a second: its
-    C++ calls Python, and prints or replaces what is raised there. Whatever else is raised after a
-    signal comes of it, too: one of twenty interrupts ended as if a flag were wrong.
+    C++ calls Python, and prints or replaces what is raised there. What Python cannot raise, in the
+    call of a destructor for instance, is raised again a moment later. Whatever else is raised after
+    a signal comes of it, too: one of twenty interrupts ended as if a flag were wrong.
     """
 
     def tell(kind: type[KeyboardInterrupt]) -> Any:
@@ -54,21 +55,35 @@ def at_signals() -> None:
 
     signal.signal(signal.SIGTERM, tell(Terminated))
     signal.signal(signal.SIGINT, tell(KeyboardInterrupt))
+    before = sys.unraisablehook
+
+    def unraisable(seen: Any) -> None:
+        if _told and issubclass(seen.exc_type, KeyboardInterrupt):
+            _raise_later(time.monotonic() + _WITHIN_S)
+        else:
+            before(seen)
+
+    sys.unraisablehook = unraisable
 
 
 def _raise_after_tensorflow(frame: FrameType | None, deadline: float) -> None:
     """Raises what the first signal is to raise; later, by an alarm, if TensorFlow runs now."""
-
-    def later(signum: int, frame: FrameType | None) -> None:
-        del signum
-        _raise_after_tensorflow(frame, deadline)
-
     if _within_tensorflow(frame) and time.monotonic() < deadline:
-        signal.signal(signal.SIGALRM, later)
-        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+        _raise_later(deadline)
         return
     signal.setitimer(signal.ITIMER_REAL, 0.0)
     raise _told[0]
+
+
+def _raise_later(deadline: float) -> None:
+    """Tries again in a moment."""
+
+    def again(signum: int, frame: FrameType | None) -> None:
+        del signum
+        _raise_after_tensorflow(frame, deadline)
+
+    signal.signal(signal.SIGALRM, again)
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
 
 
 def _within_tensorflow(frame: FrameType | None) -> bool:

@@ -55,13 +55,13 @@ def kept() -> Iterator[Kept]:
     shared.stop()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster(request: pytest.FixtureRequest, kept: Kept) -> tf_backup.LocalCluster:
     """A cluster of as many workers and parameter servers as the parameter says: (workers, ps)."""
     return kept.get(request.param)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def strategy(cluster: tf_backup.LocalCluster) -> Any:
     """The cluster's strategy."""
     return cluster.strategy()

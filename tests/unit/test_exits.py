@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Iterator
 
@@ -93,9 +94,11 @@ def run(seconds):
 def at_signals() -> Iterator[None]:
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
     before = [signal.getsignal(number) for number in numbers]
+    hook = sys.unraisablehook
     exits.at_signals()
     yield
     exits._told.clear()
+    sys.unraisablehook = hook
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
 
@@ -128,3 +131,16 @@ def test_a_signal_raises_outside_of_tensorflow(
         time.sleep(60.0)
     assert ended == [True] * ends
     time.sleep(3 * exits._AGAIN_S)  # It raises once.
+
+
+def test_a_signal_that_a_destructor_swallows_raises_again(
+    at_signals: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Collected:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(exits.Terminated):
+        Collected()
+        time.sleep(60.0)
+    assert capsys.readouterr().err == ""
