@@ -19,10 +19,12 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tf_backup import _tf, _tf_graph
+from tf_backup._tf_simplified import simplified
 
 Tensor = Any
 Operation = Any
 
+_LOCAL = {"MapStage", "MapUnstage", "MapClear"}  # What these change, nothing elsewhere looks at.
 ANYWHERE = -1  # Constants, and what is made of them alone: each function has its own.
 
 
@@ -45,16 +47,23 @@ class Cut:
     """
 
     def __init__(self, function: Any) -> None:
-        self._graph = function.graph
-        self._outputs = list(function.outputs)
-        self._inputs = list(self._graph.inputs)
-        captures = list(self._graph.captures)
-        self._inputs = self._inputs[: len(self._inputs) - len(captures)]
+        traced = function.graph
+        captures = list(traced.captures)
         self._captured = {inside.name: outside for outside, inside in captures}
-        self._definition = self._graph.as_graph_def()
+        self._definition, renamed = simplified(
+            traced.as_graph_def(), _in_order(traced), [each.name for each in function.outputs]
+        )
         self._nodes = {node.name: node for node in self._definition.node}
+        with tf.Graph().as_default() as self._graph:
+            tf.import_graph_def(self._definition, name="")
+        inputs = traced.inputs[: len(traced.inputs) - len(captures)]
+        self._inputs = [self._graph.get_tensor_by_name(each.name) for each in inputs]
+        self._outputs = [
+            self._graph.get_tensor_by_name(renamed.get(each.name, each.name))
+            for each in function.outputs
+        ]
         self._where: dict[str, int] = {}
-        self._operations = self._in_order()
+        self._operations = _in_order(self._graph)
         for operation in self._operations:
             self._where[operation.name] = self._server_of(operation)
         self.parts = self._divide()
@@ -73,6 +82,9 @@ class Cut:
             results = self._results(mine)
             run = self._runner(part, needs, results)
             signs = {id(done[name]): done[name] for name in after if name in done}
+            # What a part returns comes when all of it is done, and so is its sign.
+            for name in needs:
+                signs.pop(id(done.get(name.partition(":")[0])), None)
             values = [known[name] for name in needs]
             *found, sign = _tf_graph.on_server(part.server, run, values, list(signs.values()))
             known.update(zip(results, found, strict=True))
@@ -81,12 +93,6 @@ class Cut:
         return outputs, list({id(sign): sign for sign in done.values()}.values())
 
     # ---- Where and when -----------------------------------------------------------------------
-
-    def _in_order(self) -> list[Operation]:
-        """Returns the operations, each behind those that it waits for."""
-        operations = {each.name: each for each in self._graph.get_operations()}
-        before = {name: set(self._before(each)) for name, each in operations.items()}
-        return [operations[name] for name in graphlib.TopologicalSorter(before).static_order()]
 
     def _server_of(self, operation: Operation) -> int:
         """Returns the server that an operation runs on."""
@@ -156,9 +162,21 @@ class Cut:
         return [Part(server, groups[when, server]) for when, server in sorted(groups)]
 
     def _before(self, operation: Operation) -> list[str]:
-        """Returns the operations that an operation waits for, by name."""
+        """Returns the operations that an operation waits for, by name.
+
+        What waits on different servers is there by itself: that TensorFlow takes it in the order in
+        which it was traced would let servers wait for each other.
+        """
         names = [each.op.name for each in operation.inputs]
-        return names + [each.name for each in operation.control_inputs]
+        return names + [each.name for each in self._controls(operation)]
+
+    def _controls(self, operation: Operation) -> list[Operation]:
+        """Returns the operations that one waits for without using what they return."""
+        return [
+            each
+            for each in operation.control_inputs
+            if each.type not in _LOCAL or self._where[each.name] == self._where[operation.name]
+        ]
 
     # ---- What crosses -------------------------------------------------------------------------
 
@@ -172,7 +190,7 @@ class Cut:
                 if name in mine or self._where[name] == ANYWHERE or each.name in self._captured:
                     continue
                 tensors[each.name] = None
-            for each in operation.control_inputs:
+            for each in self._controls(operation):
                 if each.name not in mine:
                     after[each.name] = None
         return list(tensors), list(after)
@@ -236,3 +254,14 @@ class Cut:
         if output.name in self._captured:
             return self._captured[output.name]
         raise ValueError(f"the output {output.name} is a constant.")
+
+
+def _in_order(graph: Any) -> list[Operation]:
+    """Returns the operations of a graph, each behind those that it waits for."""
+    operations = {each.name: each for each in graph.get_operations()}
+    before = {
+        name: {each.op.name for each in operation.inputs}
+        | {each.name for each in operation.control_inputs}
+        for name, operation in operations.items()
+    }
+    return [operations[name] for name in graphlib.TopologicalSorter(before).static_order()]

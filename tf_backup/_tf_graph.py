@@ -116,6 +116,21 @@ def on_server(ps: int, function: Callable[..., Any], *args: Any) -> Any:
 
 
 @contextlib.contextmanager
+def as_data_flows() -> Iterator[None]:
+    """Lets the loops and branches made in this context wait for what they use, and nothing else.
+
+    TensorFlow lets each turn of a loop wait for every operation in it that may change something.
+    For one on another machine this is a message, although what it returns has come already.
+    Relies on the mark by which loops and branches take that over from their graph.
+    """
+    graph = tf.compat.v1.get_default_graph()
+    before = graph._add_control_dependencies
+    graph._add_control_dependencies = False
+    yield
+    graph._add_control_dependencies = before
+
+
+@contextlib.contextmanager
 def changing() -> Iterator[list[Any]]:
     """Yields a list that has, at the end, the operations made in this context that may write.
 

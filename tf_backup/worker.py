@@ -99,12 +99,13 @@ class Worker:
 
         step, entry, theta = self._enter(place, life, run)
         # Unlike any ticket of another entry, this worker's own earlier life included.
-        then, ticket, _ = tf.while_loop(
-            lambda step, ticket, theta: step >= 0,
-            body,
-            [step, entry * _TICKETS_PER_ENTRY, theta],
-            parallel_iterations=1,
-        )
+        with _tf_graph.as_data_flows():
+            then, ticket, _ = tf.while_loop(
+                lambda step, ticket, theta: step >= 0,
+                body,
+                [step, entry * _TICKETS_PER_ENTRY, theta],
+                parallel_iterations=1,
+            )
         with tf.control_dependencies(self._take_back(ticket - 1)):
             return tf.identity(then)
 
