@@ -12,14 +12,13 @@ here and no other file.
 
 from __future__ import annotations
 
-import graphlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from tf_backup import _tf, _tf_graph
-from tf_backup._tf_simplified import simplified
+from tf_backup._tf_simplified import in_order, simplified
 
 Tensor = Any
 Operation = Any
@@ -50,9 +49,7 @@ class Cut:
         traced = function.graph
         captures = list(traced.captures)
         self._captured = {inside.name: outside for outside, inside in captures}
-        self._definition, renamed = simplified(
-            traced.as_graph_def(), _in_order(traced), [each.name for each in function.outputs]
-        )
+        self._definition, renamed = simplified(traced, [each.name for each in function.outputs])
         self._nodes = {node.name: node for node in self._definition.node}
         with tf.Graph().as_default() as self._graph:
             tf.import_graph_def(self._definition, name="")
@@ -63,7 +60,7 @@ class Cut:
             for each in function.outputs
         ]
         self._where: dict[str, int] = {}
-        self._operations = _in_order(self._graph)
+        self._operations = in_order(self._graph)
         for operation in self._operations:
             self._where[operation.name] = self._server_of(operation)
         self.parts = self._divide()
@@ -254,14 +251,3 @@ class Cut:
         if output.name in self._captured:
             return self._captured[output.name]
         raise ValueError(f"the output {output.name} is a constant.")
-
-
-def _in_order(graph: Any) -> list[Operation]:
-    """Returns the operations of a graph, each behind those that it waits for."""
-    operations = {each.name: each for each in graph.get_operations()}
-    before = {
-        name: {each.op.name for each in operation.inputs}
-        | {each.name for each in operation.control_inputs}
-        for name, operation in operations.items()
-    }
-    return [operations[name] for name in graphlib.TopologicalSorter(before).static_order()]

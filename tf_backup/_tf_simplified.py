@@ -10,6 +10,7 @@ here and no other file.
 
 from __future__ import annotations
 
+import graphlib
 from typing import Any
 
 import tensorflow as tf
@@ -18,9 +19,7 @@ GraphDef = Any
 NodeDef = Any
 
 
-def simplified(
-    definition: GraphDef, operations: list[Any], outputs: list[str]
-) -> tuple[GraphDef, dict[str, str]]:
+def simplified(graph: Any, outputs: list[str]) -> tuple[GraphDef, dict[str, str]]:
     """Removes from a graph what ties tensors together, what is there twice, and what is not used.
 
     `ReplicaContext.all_reduce` ties all gradients together in one `IdentityN`: each would wait for
@@ -29,14 +28,14 @@ def simplified(
     the same two writes having the same control inputs.
 
     Args:
-      definition: the graph.
-      operations: its operations, in an order in which they can run.
+      graph: the graph.
       outputs: the names of the tensors that it is for. What changes state stays, too.
 
     Returns:
-      The graph, with its remaining nodes in this order and no colocation; and, by name, the tensors
-      that are gone although something used them, and what to use instead.
+      The graph, without colocation; and, by name, the tensors that are gone although something used
+      them, and what to use instead.
     """
+    definition, operations = graph.as_graph_def(), in_order(graph)
     nodes = {node.name: node for node in definition.node}
     stateless = {each.name for each in operations if not each.op_def.is_stateful}
     smaller = tf.compat.v1.GraphDef()
@@ -52,7 +51,7 @@ def simplified(
             renamed.update({_tensor(node.name, i): each for i, each in enumerate(values)})
             instead[node.name] = [each.partition(":")[0] for each in values]
             continue
-        if node.op == "ReadVariableOp" or node.name in stateless and node.op != "Placeholder":
+        if node.op == "ReadVariableOp" or (node.name in stateless and node.op != "Placeholder"):
             first = seen.setdefault(_key(node), node.name)
             if first != node.name:
                 for index in range(len(operation.outputs)):
@@ -77,9 +76,7 @@ def _used(definition: GraphDef, stateless: set[str], wanted: set[str]) -> GraphD
     return smaller
 
 
-def _with_inputs(
-    node: NodeDef, renamed: dict[str, str], instead: dict[str, list[str]]
-) -> NodeDef:
+def _with_inputs(node: NodeDef, renamed: dict[str, str], instead: dict[str, list[str]]) -> NodeDef:
     """Returns a copy of a node that takes what is used instead of what is gone."""
     copy = tf.compat.v1.NodeDef()
     copy.CopyFrom(node)
@@ -99,7 +96,9 @@ def _key(node: NodeDef) -> Any:
     """Returns what two nodes share that return the same."""
     values = [each for each in node.input if not each.startswith("^")]
     controls = sorted(each for each in node.input if each.startswith("^"))
-    attributes = [(name, node.attr[name].SerializeToString(deterministic=True)) for name in node.attr]
+    attributes = [
+        (name, node.attr[name].SerializeToString(deterministic=True)) for name in node.attr
+    ]
     return node.op, node.device, (*values, *controls), tuple(sorted(attributes))
 
 
@@ -113,3 +112,14 @@ def _short(name: str) -> str:
 
 def _full(name: str) -> str:
     return name if ":" in name else f"{name}:0"
+
+
+def in_order(graph: Any) -> list[Any]:
+    """Returns the operations of a graph, each behind those that it waits for."""
+    operations = {each.name: each for each in graph.get_operations()}
+    before = {
+        name: {each.op.name for each in operation.inputs}
+        | {each.name for each in operation.control_inputs}
+        for name, operation in operations.items()
+    }
+    return [operations[name] for name in graphlib.TopologicalSorter(before).static_order()]

@@ -34,7 +34,16 @@ LEVELS = [
         "watch",
     }
     | {"records", "delays", "pod"},
-    {"_tf", "_tf_named", "_tf_graph", "_tf_data", "_tf_program", "_tf_cut", "_tf_strategy"}
+    {
+        "_tf",
+        "_tf_named",
+        "_tf_graph",
+        "_tf_data",
+        "_tf_program",
+        "_tf_cut",
+        "_tf_simplified",
+        "_tf_strategy",
+    }
     | {"cluster", "placement", "status", "servers"},
     {"packing", "objective", "snapshot", "tables", "contribution", "accumulator"}
     | {"tokens", "rules", "gate", "permits", "reports", "dispenser", "data", "program"}
