@@ -1,0 +1,236 @@
+"""The README and the pages in docs/ agree with the files, flags and names that they mention.
+
+Everything is read from text: nothing here loads TensorFlow.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+
+import tf_backup
+
+ROOT = pathlib.Path(__file__).parents[2]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+README_LINES = 130
+
+# Folders whose files a page names by their path, as in `results/memory.csv`.
+FOLDERS = ("docs", "k8s", "models", "results", "scripts", "tests")
+
+all_pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+class Block(NamedTuple):
+    """A fenced block of code."""
+
+    language: str
+    code: str
+
+
+@functools.cache
+def blocks(page: pathlib.Path) -> list[Block]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    return [Block(*each) for each in found]
+
+
+@functools.cache
+def prose(page: pathlib.Path) -> str:
+    """Returns a page without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def code(page: pathlib.Path) -> list[str]:
+    """Returns everything on a page that is code: lines of blocks, and what is in backticks."""
+    lines = [line for block in blocks(page) for line in block.code.splitlines()]
+    spans = re.findall(r"`([^`]+)`", prose(page))
+    return [*lines, *(" ".join(span.split()) for span in spans)]
+
+
+# By their names in messages: the page, and which of its snippets it is.
+SNIPPETS = {
+    f"{page.relative_to(ROOT)} {number}": block.code
+    for page in PAGES
+    for number, block in enumerate(
+        [block for block in blocks(page) if block.language == "python"], start=1
+    )
+}
+
+
+# --- Pages
+
+
+def test_readme_is_short() -> None:
+    assert len(README.read_text("utf-8").splitlines()) <= README_LINES
+
+
+@all_pages
+def test_lines_are_short(page: pathlib.Path) -> None:
+    long = [line for line in page.read_text("utf-8").splitlines() if len(line) > 120]
+    assert not long
+
+
+@pytest.mark.parametrize("start", [README, ROOT / "docs" / "README.md"], ids=["README", "index"])
+def test_every_page_has_a_link(start: pathlib.Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)", prose(start))
+    linked = {(start.parent / link).resolve() for link in links}
+    assert {page for page in PAGES if page.name != "README.md"} <= linked
+
+
+# --- Links
+
+
+@functools.cache
+def anchors(page: pathlib.Path) -> set[str]:
+    """Returns the anchors of a page's headings, as GitHub makes them."""
+    found: set[str] = set()
+    for title in re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE):
+        text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title).strip().lower()
+        slug = re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+        copies = (f"{slug}-{i}" for i in range(1, 100))
+        found.add(slug if slug not in found else next(s for s in copies if s not in found))
+    return found
+
+
+@all_pages
+def test_links_lead_somewhere(page: pathlib.Path) -> None:
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"[a-z]+:", link):
+            continue  # To another site.
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert not broken
+
+
+@all_pages
+def test_paths_exist(page: pathlib.Path) -> None:
+    pattern = re.compile(rf"(?<![\w./])(?:{'|'.join(FOLDERS)})/[\w./-]*\w")
+    named = {path for text in code(page) for path in pattern.findall(text)}
+    assert not {path for path in named if not (ROOT / path).exists()}
+
+
+@all_pages
+def test_modules_exist(page: pathlib.Path) -> None:
+    """A page names a module without its folder: `gate.py`."""
+    known = {path.name for folder in ("tf_backup", "scripts") for path in modules(folder)}
+    named = {text for text in code(page) if re.fullmatch(r"\w+\.py", text)}
+    assert named <= known
+
+
+def modules(folder: str) -> list[pathlib.Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+# --- Commands
+
+
+@functools.cache
+def flags_of(path: pathlib.Path) -> set[str]:
+    """Returns the flags that a script defines, itself or in modules of scripts/ it imports."""
+    found: set[str] = set()
+    todo, seen = [path], {path}
+    while todo:
+        tree = ast.parse(todo.pop().read_text("utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("flags.DEFINE_"):
+                found.add(ast.literal_eval(node.args[0]))
+            elif isinstance(node, ast.ImportFrom) and str(node.module).startswith("scripts"):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+                for name in (str(node.module), *names):
+                    imported = ROOT / f"{name.replace('.', '/')}.py"
+                    if imported.exists() and imported not in seen:
+                        todo.append(imported)
+                        seen.add(imported)
+    return found
+
+
+def commands() -> Iterator[tuple[str, str, str]]:
+    """Yields pages' names, the scripts that are to be called there, and what follows them."""
+    for page in PAGES:
+        for text in code(page):
+            text = text.partition(" #")[0]
+            for script, rest in re.findall(r"(?:python |^)(scripts/\w+\.py)(.*)", text):
+                yield page.name, script, rest
+            for target, rest in re.findall(r"^make ([a-z-]+)(.*)", text):
+                if target == "run":
+                    yield page.name, "scripts/train.py", rest
+
+
+def test_flags_are_defined() -> None:
+    unknown = [
+        f"{page}: {script} --{flag}"
+        for page, script, rest in commands()
+        for flag in re.findall(r"--(\w+)", rest)
+        if flag != "help" and flag not in flags_of(ROOT / script)
+    ]
+    assert not unknown
+
+
+def test_flags_without_a_command_are_those_of_scripts() -> None:
+    known = {flag for path in (ROOT / "scripts").glob("*.py") for flag in flags_of(path)}
+    spans = {text for page in PAGES for text in code(page) if text.startswith("--")}
+    named = {flag for text in spans for flag in re.findall(r"--(\w+)", text)}
+    assert named <= known | {"help"}
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    texts = [text for page in PAGES for text in code(page)]
+    named = {name for text in texts for name in re.findall(r"^make ([a-z-]+)", text)}
+    assert {"run", "test"} <= named <= targets
+
+
+# --- Python
+
+
+@pytest.mark.parametrize("name", SNIPPETS)
+def test_snippets_compile(name: str) -> None:
+    compile(SNIPPETS[name], name, "exec")
+
+
+@pytest.mark.parametrize("name", SNIPPETS)
+def test_snippets_use_public_names(name: str) -> None:
+    assert named_in(ast.parse(SNIPPETS[name], name)) <= set(tf_backup.__all__)
+
+
+def named_in(tree: ast.AST) -> set[str]:
+    """Returns the names of `tf_backup.name` in code, and of what it imports from tf_backup."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "tf_backup":
+            found.add(node.attr)
+        elif isinstance(node, ast.ImportFrom) and node.module == "tf_backup":
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+@all_pages
+def test_text_uses_public_names(page: pathlib.Path) -> None:
+    named = {name for text in code(page) for name in re.findall(r"\btf_backup\.(\w+)", text)}
+    assert named <= set(tf_backup.__all__)
+
+
+def test_versions_are_those_of_setup() -> None:
+    setup = (ROOT / "setup.py").read_text("utf-8")
+    row = re.search(r"^\| (3\.10.*) \| (2\..*?) \| (3\..*?) \|", prose(README), re.MULTILINE)
+    assert row is not None
+    pythons, tensorflows, kerases = (re.findall(r"\d+\.\d+", cell) for cell in row.groups())
+    assert pythons == re.findall(r'"Programming Language :: Python :: (3\.\d+)"', setup)
+    assert f'"tensorflow>={tensorflows[0]},<{after(tensorflows[-1])}"' in setup
+    assert f'"keras>={kerases[0]},<{after(kerases[1])}"' in setup
+
+
+def after(version: str) -> str:
+    """Returns the minor version after one."""
+    major, minor = version.split(".")
+    return f"{major}.{int(minor) + 1}"
