@@ -3,13 +3,13 @@
 import pathlib
 import re
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
 
 # Literals: a test reads these two from the source and compares them with the lock files.
 INSTALL_REQUIRES = [
-    # tf_backup uses private parts of both, each in one file (_tf.py, _keras.py): a version
+    # tf_backup uses private parts of both, each in one file (runtime.py, _internals.py): a version
     # is added here once the tests have passed with it. Keras 3.12 is the last for Python 3.10.
     "tensorflow>=2.20,<2.22",
     "keras>=3.12,<3.16",
@@ -79,7 +79,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.13",
     # Only the library: models, scripts and tests are used from a clone.
-    packages=["tf_backup"],
+    packages=find_packages(include=["tf_backup", "tf_backup.*"]),
     package_data={"tf_backup": ["py.typed"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

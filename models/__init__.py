@@ -1,1 +1,4 @@
-"""Plain Keras models and their data. Nothing here knows of tf_backup: baselines use it too."""
+"""Plain Keras networks and their layers. Nothing here knows of tf_backup: baselines use it too.
+
+Imports from nothing else in the project but `models.data`.
+"""

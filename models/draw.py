@@ -144,7 +144,8 @@ class Draw(keras.Model):
         count = ops.shape(noise)[1]
 
         def paint(glimpse: Tensor, state: Any) -> Any:
-            return self._paint(*state, noise[glimpse])
+            canvas, decoder = state
+            return self._paint(canvas, decoder, noise[glimpse])
 
         start = (ops.zeros([count, *self.image_shape[:2]]), *self._start(count, 1))
         canvas, _ = ops.fori_loop(0, self.glimpses, paint, start)
@@ -205,4 +206,5 @@ def sample(model: Draw, count: int) -> np.ndarray[Any, Any]:
     Returns:
       [count, height, width, 1] float32 in [0, 1]; `picture.write` makes a file of them.
     """
-    return keras.ops.convert_to_numpy(model.imagine(model.noise(count)))
+    images: np.ndarray[Any, Any] = keras.ops.convert_to_numpy(model.imagine(model.noise(count)))
+    return images

@@ -186,10 +186,10 @@ class _Blocks:
 
     def chain(self, x: Tensor, *steps: tuple[int, int, int], strides: int = 1) -> Tensor:
         """Convolutions of (filters, height, width); strides, without padding, are the last's."""
-        *first, (filters, *size) = steps
-        for each, *each_size in first:
-            x = self.conv(x, each, tuple(each_size))
-        return self.conv(x, filters, tuple(size), strides, "valid" if strides > 1 else "same")
+        *first, (filters, height, width) = steps
+        for each, each_height, each_width in first:
+            x = self.conv(x, each, (each_height, each_width))
+        return self.conv(x, filters, (height, width), strides, "valid" if strides > 1 else "same")
 
     def pooled(self, x: Tensor, filters: int) -> Tensor:
         return self.conv(layers.AveragePooling2D(3, 1, "same")(x), filters, (1, 1))

@@ -276,5 +276,6 @@ def sample(
     images = np.zeros((count, *shape), np.float32)
     for place in np.ndindex(*shape):
         values = draw(tf.constant(images), *(tf.constant(axis) for axis in place))
-        images[(slice(None), *place)] = values.numpy() / (LEVELS - 1.0)
+        everywhere = (slice(None), *place)
+        images[everywhere] = values.numpy() / (LEVELS - 1.0)
     return images

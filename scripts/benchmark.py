@@ -45,12 +45,15 @@ from scripts import early  # noqa: F401, I001
 from absl import app, flags
 
 from scripts import console, exits
-from scripts.benchmarks import architectures, catalogue, picture, rows, tables, turns
-from scripts.benchmarks.progress import Progress
+from scripts.benchmarks import architectures, rows, turns
+from scripts.benchmarks import systems_compared
+from scripts.benchmarks import chart
+from scripts.benchmarks import markdown
+from scripts.benchmarks.progress_lines import Progress
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("models", list(architectures.ALL), "Models to train.")
-flags.DEFINE_list("systems", list(catalogue.DEFAULT), "Systems to compare.")
+flags.DEFINE_list("systems", list(systems_compared.DEFAULT), "Systems to compare.")
 flags.DEFINE_list("ps", ["1", "2"], "Numbers of parameter servers.")
 flags.DEFINE_integer("workers", 3, "W, the number of workers, at least 2.", lower_bound=2)
 flags.DEFINE_integer("rounds", 3, "Measurements of each system and setting.", lower_bound=1)
@@ -87,7 +90,7 @@ _SMOKE = {"models": ["dense"], "ps": ["1"], "rounds": 1, "steps": 3}
 __doc__ = __doc__.format(
     catalogue="\n".join(
         f"{title}\n" + "\n".join(f"  {each.name:<23}{each.summary}" for each in known.values())
-        for title, known in (("Systems:", catalogue.ALL), ("\nModels:", architectures.ALL))
+        for title, known in (("Systems:", systems_compared.ALL), ("\nModels:", architectures.ALL))
     )
 )
 
@@ -101,16 +104,16 @@ def plan() -> turns.Plan:
     if FLAGS.smoke:
         for name, value in _SMOKE.items():
             FLAGS.set_default(name, value)
-    systems = _known("systems", FLAGS.systems, catalogue.ALL)
+    systems = _known("systems", FLAGS.systems, systems_compared.ALL)
     if FLAGS.slow_worker:
-        systems += [catalogue.HEALTHY, catalogue.SLOW]
+        systems += [systems_compared.HEALTHY, systems_compared.SLOW]
     for count in FLAGS.ps:
         if not count.isdigit() or count == "0":
             raise ValueError(f"--ps has {count!r}; it must be numbers of at least 1, as in 1,2.")
     return turns.Plan(
         models=_known("models", FLAGS.models, architectures.ALL),
         ps=[int(count) for count in FLAGS.ps],
-        systems=[name for name in catalogue.ALL if name in systems],
+        systems=[name for name in systems_compared.ALL if name in systems],
         rounds=FLAGS.rounds,
         workers=FLAGS.workers,
         seconds=FLAGS.seconds,
@@ -142,7 +145,7 @@ def check_outputs() -> None:
     if FLAGS.picture:
         if not (FLAGS.csv or FLAGS.read):
             raise ValueError("--picture is drawn from a CSV file: give --csv or --read, too.")
-        picture.check(FLAGS.picture)
+        chart.check(FLAGS.picture)
     for path in filter(None, (FLAGS.csv, FLAGS.markdown, FLAGS.picture)):
         with open(path, "a", encoding="utf-8"):
             pass
@@ -166,13 +169,13 @@ def show(found: Sequence[rows.Row]) -> None:
     """Print the tables, and write and draw what the flags ask for."""
     if not found:
         return
-    text = tables.report(found)
+    text = markdown.report(found)
     print(text)
     if FLAGS.markdown:
         with open(FLAGS.markdown, "w", encoding="utf-8") as file:
             file.write(text + "\n")
     if FLAGS.picture:
-        picture.draw(FLAGS.csv or FLAGS.read, FLAGS.picture)
+        chart.draw(FLAGS.csv or FLAGS.read, FLAGS.picture)
 
 
 def main(argv: Sequence[str]) -> None:

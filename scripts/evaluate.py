@@ -65,12 +65,13 @@ class Evaluation:
     """
 
     def __init__(self) -> None:
-        from models import data, runs
-        from models.tasks import Task
+        from models.data import loading
+        from scripts.training import resumable
+        from scripts.training.tasks import Task
 
-        self.plan = runs.plan_of(FLAGS.log_dir)
+        self.plan = resumable.plan_of(FLAGS.log_dir)
         recipe = self.plan.recipe
-        self.data = data.load(
+        self.data = loading.load(
             recipe.dataset, FLAGS.data_dir, on_corrupt=FLAGS.on_corrupt, **recipe.data
         )
         split = FLAGS.split or self.data.splits[0]
@@ -88,11 +89,11 @@ class Evaluation:
         self.model = self.task.compile(self.plan.optimizer())
         self.held_out = self.task.held_out(recipe.held_out_batch_size, split)
         self.split = split
-        self.checkpoints = runs.checkpoints_of(FLAGS.log_dir)
+        self.checkpoints = resumable.checkpoints_of(FLAGS.log_dir)
 
     def run(self, step: int) -> None:
         """Evaluates the checkpoint after `step` updates, and writes down what comes out."""
-        from models.progress import described
+        from scripts.training.progress import described
 
         try:
             self.checkpoints.load(self.model, step)
@@ -129,7 +130,8 @@ class Evaluation:
 
     def _generate(self, step: int) -> None:
         """Lets the model draw or write."""
-        from models import language_model, picture
+        from models import language_model
+        from scripts.training import picture
 
         if self.data.vocabulary is not None:
             vocabulary = self.data.vocabulary
@@ -159,10 +161,10 @@ def steps(evaluation: Evaluation) -> Any:
             )
         yield wanted
         return
-    from models import runs
+    from scripts.training import resumable
 
     done = -1
-    while done < runs.plan_of(FLAGS.log_dir).updates:  # Raised, perhaps, in the meantime.
+    while done < resumable.plan_of(FLAGS.log_dir).updates:  # Raised, perhaps, in the meantime.
         new = [step for step in checkpoints.steps() if step > done]
         if not new:
             time.sleep(FLAGS.poll_seconds)
@@ -173,11 +175,11 @@ def steps(evaluation: Evaluation) -> Any:
 
 def wait_for_training() -> None:
     """Waits until a training has begun to write to --log_dir."""
-    from models import runs
+    from scripts.training import resumable
 
-    if not runs.is_claimed(FLAGS.log_dir):
+    if not resumable.is_claimed(FLAGS.log_dir):
         log.info("Waiting for a training to begin in %s.", FLAGS.log_dir)
-    while not runs.is_claimed(FLAGS.log_dir):
+    while not resumable.is_claimed(FLAGS.log_dir):
         time.sleep(FLAGS.poll_seconds)
 
 

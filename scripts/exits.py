@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from absl import flags
 
-from tf_backup import chatter
+from tf_backup import quiet
 from tf_backup.errors import ClusterError, TfBackupError, WorkerFailed
 
 FAILED = 1
@@ -100,7 +100,7 @@ def end(message: str, code: int) -> NoReturn:
     """Ends this process."""
     print(message, file=sys.stderr)
     if code == LOST:
-        chatter.end()
+        quiet.silence_stderr()
     sys.exit(code)
 
 
@@ -155,7 +155,7 @@ def _end_with(error: BaseException, go_on: str, command: str) -> NoReturn:
         end(f"{command}: {error}", _code(error))
     if not _is_tensorflows(error):
         raise error
-    from tf_backup.failures import GONE, gist
+    from tf_backup.actors.failures import GONE, gist
 
     log.debug("", exc_info=error)
     said = f"{command}: TensorFlow raised {type(error).__name__}: {gist(error)}"
@@ -185,7 +185,7 @@ def _code(error: BaseException) -> int:
         return FAILED
     import tensorflow as tf
 
-    from tf_backup.failures import GONE
+    from tf_backup.actors.failures import GONE
 
     if isinstance(error, GONE):
         return LOST

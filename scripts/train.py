@@ -41,16 +41,18 @@ from scripts import early  # noqa: F401, I001
 from absl import app, flags
 
 import tf_backup
-from models import recipes
-from models.recipe import Recipe
-from scripts import console, exits, memory
-from scripts.settings import FLAGS, Settings
-from tf_backup import chatter
+from scripts.training import presets
+from scripts.training.recipe import Recipe
+from scripts import console, exits
+from scripts.training import memory
+from scripts.training.settings import FLAGS
+from scripts.training.settings import Settings
+from tf_backup import quiet
 from tf_backup.records import Contributions, WorkerRecord
 
 log = logging.getLogger("train")
 
-__doc__ = f"{__doc__}\n{recipes.overview()}\n"
+__doc__ = f"{__doc__}\n{presets.overview()}\n"
 flags.adopt_module_key_flags(sys.modules[Settings.__module__])  # Else --help would not list them.
 
 
@@ -66,12 +68,13 @@ class Training:
     """
 
     def __init__(self, settings: Settings) -> None:
-        from models import data, runs
-        from models.plans import Plan
-        from models.tasks import Task
+        from models.data import loading
+        from scripts.training import resumable
+        from scripts.training.plans import Plan
+        from scripts.training.tasks import Task
 
         self.settings, recipe = settings, settings.recipe
-        self.data = data.load(
+        self.data = loading.load(
             recipe.dataset,
             FLAGS.data_dir,
             download=FLAGS.download,
@@ -84,16 +87,16 @@ class Training:
         per_epoch = FLAGS.updates_per_epoch
         self.plan = Plan.make(FLAGS.model, recipe, replicas, examples, per_epoch)
         if FLAGS.log_dir:
-            runs.claim(FLAGS.log_dir, self.plan)
+            resumable.claim(FLAGS.log_dir, self.plan)
         self.metrics = self._metrics()
 
     @property
     def is_complete(self) -> bool:
         """Whether this is the chief of a job that has nothing left to do."""
-        from models import runs
+        from scripts.training import resumable
 
         known = self.settings.in_job and FLAGS.log_dir
-        return bool(known and runs.is_complete(FLAGS.log_dir, self.plan))
+        return bool(known and resumable.is_complete(FLAGS.log_dir, self.plan))
 
     def run(self) -> tuple[dict[str, Any], Contributions]:
         """Trains; returns what `--summary_json` writes, and the accounts.
@@ -103,7 +106,7 @@ class Training:
         """
         import keras
 
-        from models.runs import Run
+        from scripts.training.resumable import Run
 
         keras.utils.set_random_seed(FLAGS.seed)
         model = self._model()
@@ -145,7 +148,7 @@ class Training:
         """Returns the callback that serves numbers, if there is to be one."""
         if FLAGS.metrics_port is None:
             return []
-        from scripts.metrics import Metrics
+        from scripts.training.metrics import Metrics
 
         return [Metrics(FLAGS.metrics_port)]
 
@@ -214,7 +217,7 @@ def summary(
 
 def report(result: dict[str, Any], contributions: Contributions) -> None:
     """Prints what happened."""
-    from models.progress import described
+    from scripts.training.progress import described
 
     print(
         f"\n{result['updates_of_this_run']} updates in {result['seconds']:.1f} s "
@@ -239,7 +242,7 @@ def main(argv: Sequence[str]) -> None:
     with exits.told(_how_to_go_on()):
         exits.at_signals()  # Before TensorFlow's import: process 1 of a pod ignores it otherwise.
         if FLAGS.show_recipe:
-            show(recipes.find(FLAGS.model, FLAGS.recipe))
+            show(presets.find(FLAGS.model, FLAGS.recipe))
             return
         settings = Settings()
         _begin(settings)
@@ -263,7 +266,7 @@ def _dismiss() -> None:
     """Ends the other tasks of a job. Told to end meanwhile, another chief would not find them."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     tf_backup.dismiss()
-    chatter.end()
+    quiet.silence_stderr()
 
 
 def _how_to_go_on() -> str:
@@ -272,7 +275,7 @@ def _how_to_go_on() -> str:
 
 def _begin(settings: Settings) -> None:
     """In a worker or ps task of a job, serves to the end; elsewhere looks whether all fits."""
-    from tf_backup import cluster
+    from tf_backup.cluster import tf_config
 
     if not settings.distributed:
         return
@@ -280,10 +283,10 @@ def _begin(settings: Settings) -> None:
         workers, ps = settings.policy.workers, settings.recipe.ps
         memory.check(workers, ps, memory.available_gib())
     else:
-        config = cluster.from_tf_config()
+        config = tf_config.from_tf_config()
         if not config.is_chief:
             os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # Else TensorFlow imports Keras 3.
-            from tf_backup import server
+            from tf_backup.cluster import server
 
             # 0 tells a Job that this task need not come back: only where training is done.
             server.serve(status=exits.TOLD_TO_END, abandoned=exits.LOST)

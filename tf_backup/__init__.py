@@ -4,43 +4,43 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tf_backup.data import delay as delay
+    from tf_backup.cluster.local_cluster import LocalCluster as LocalCluster
+    from tf_backup.cluster.server import serve as serve
+    from tf_backup.cluster.strategy import dismiss as dismiss
+    from tf_backup.cluster.strategy import parameter_server_strategy as parameter_server_strategy
     from tf_backup.errors import ClusterError as ClusterError
     from tf_backup.errors import ParameterServerLost as ParameterServerLost
     from tf_backup.errors import TfBackupError as TfBackupError
     from tf_backup.errors import WorkerFailed as WorkerFailed
     from tf_backup.errors import WorkersLost as WorkersLost
-    from tf_backup.fit import wrap as wrap
-    from tf_backup.local_cluster import LocalCluster as LocalCluster
-    from tf_backup.optimizer import SyncReplicasWithBackup as SyncReplicasWithBackup
+    from tf_backup.keras.minimize import Update as Update
+    from tf_backup.keras.minimize import minimize as minimize
+    from tf_backup.keras.optimizer import SyncReplicasWithBackup as SyncReplicasWithBackup
+    from tf_backup.keras.wrap import wrap as wrap
     from tf_backup.policy import BackupPolicy as BackupPolicy
     from tf_backup.records import Contributions as Contributions
     from tf_backup.records import WorkerRecord as WorkerRecord
-    from tf_backup.server import serve as serve
-    from tf_backup.strategy import dismiss as dismiss
-    from tf_backup.strategy import parameter_server_strategy as parameter_server_strategy
-    from tf_backup.training_loop import Update as Update
-    from tf_backup.training_loop import minimize as minimize
+    from tf_backup.testing import delay as delay
 
 # Loaded at first use: a worker's server needs no Keras, which takes seconds to import.
 _HOME = {
     "BackupPolicy": "policy",
     "ClusterError": "errors",
     "Contributions": "records",
-    "LocalCluster": "local_cluster",
+    "LocalCluster": "cluster.local_cluster",
     "ParameterServerLost": "errors",
-    "SyncReplicasWithBackup": "optimizer",
+    "SyncReplicasWithBackup": "keras.optimizer",
     "TfBackupError": "errors",
-    "Update": "training_loop",
+    "Update": "keras.minimize",
     "WorkerFailed": "errors",
     "WorkerRecord": "records",
     "WorkersLost": "errors",
-    "delay": "data",
-    "dismiss": "strategy",
-    "minimize": "training_loop",
-    "parameter_server_strategy": "strategy",
-    "serve": "server",
-    "wrap": "fit",
+    "delay": "testing",
+    "dismiss": "cluster.strategy",
+    "minimize": "keras.minimize",
+    "parameter_server_strategy": "cluster.strategy",
+    "serve": "cluster.server",
+    "wrap": "keras.wrap",
 }
 
 __all__ = sorted(_HOME)

@@ -8,8 +8,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from tf_backup import protocol
 from tf_backup.policy import BackupPolicy
+from tf_backup.rules import protocol
 
 _REPORT_TIMEOUT_S = 10.0  # For reports that are on their way.
 

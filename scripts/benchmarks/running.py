@@ -87,7 +87,7 @@ class RunningSystem:
             raise TaskFailed(f"a process ended: {error}") from error
 
     def _measure(self, steps: int, timeout_s: float) -> Measurement:
-        first, *others = (task for task in self._tasks if task.spec.program != "server")
+        first, *others = (task for task in self._tasks if task.spec.program != "plain_server")
         machine_s, cpu_s = counters.machine_cpu_seconds(), self._cpu_s()
         wire = counters.loopback_bytes()
         for task in (first, *others):

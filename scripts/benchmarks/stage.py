@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import TracebackType
 
-from scripts import memory
 from scripts.benchmarks.running import RunningSystem
+from scripts.training import memory
 
 _RESERVE_GIB = 4.0  # For everything else on the machine.
 

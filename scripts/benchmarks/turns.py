@@ -6,10 +6,10 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 
-from scripts.benchmarks import architectures, catalogue, counters
+from scripts.benchmarks import architectures, counters, systems_compared
 from scripts.benchmarks.environment import Environment
 from scripts.benchmarks.processes import TaskFailed
-from scripts.benchmarks.progress import Progress
+from scripts.benchmarks.progress_lines import Progress
 from scripts.benchmarks.rows import Row
 from scripts.benchmarks.running import Measurement, RunningSystem
 from scripts.benchmarks.stage import Stage
@@ -139,9 +139,11 @@ class _Setting:
 
     def _start(self, name: str) -> RunningSystem:
         plan = self._plan
-        slow_s = self._slow_s(catalogue.ALL[name].slowdown)
+        slow_s = self._slow_s(systems_compared.ALL[name].slowdown)
         return RunningSystem(
-            catalogue.ALL[name].specs(self._model, plan.workers, self._ps, plan.intra_op, slow_s)
+            systems_compared.ALL[name].specs(
+                self._model, plan.workers, self._ps, plan.intra_op, slow_s
+            )
         )
 
     def _slow_s(self, slowdown: float) -> float:
@@ -152,16 +154,18 @@ class _Setting:
         """
         if slowdown == 1.0:
             return 0.0
-        if catalogue.HEALTHY not in self._rates:
-            raise TaskFailed(f"needs the speed of {catalogue.HEALTHY}, which was not measured.")
-        return (slowdown - 1.0) / self._rates[catalogue.HEALTHY]
+        if systems_compared.HEALTHY not in self._rates:
+            raise TaskFailed(
+                f"needs the speed of {systems_compared.HEALTHY}, which was not measured."
+            )
+        return (slowdown - 1.0) / self._rates[systems_compared.HEALTHY]
 
     def _needed_gib(self, name: str) -> float:
-        processes = catalogue.ALL[name].process_count(self._plan.workers, self._ps)
+        processes = systems_compared.ALL[name].process_count(self._plan.workers, self._ps)
         return processes * architectures.ALL[self._model].process_gib
 
     def _row(self, name: str, turn: int, measured: Measurement) -> Row:
-        system = catalogue.ALL[name]
+        system = systems_compared.ALL[name]
         return Row(
             model=self._model,
             ps=self._ps,

@@ -33,7 +33,7 @@ def _fork_servers() -> dict[int, int]:
             command = (entry / "cmdline").read_text()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if fields[0] != "Z" and "tf_backup.fork_server" in command:
+        if fields[0] != "Z" and "tf_backup.cluster.fork_server" in command:
             found[int(entry.name)] = int(fields[1])
     return found
 

@@ -17,12 +17,13 @@ import tensorflow as tf
 
 import tf_backup
 from tests.cluster.processes import wait_until
-from tf_backup import _tf_data, protocol
+from tf_backup._tf import datasets
+from tf_backup.rules import protocol
 
 
 def ticks() -> tf.data.Dataset:
     """Returns the numbers 0, 1, ... one every 2 ms."""
-    return _tf_data.sleep_before_each(tf.data.Dataset.range(2**60), 0.002)
+    return datasets.sleep_before_each(tf.data.Dataset.range(2**60), 0.002)
 
 
 def exists(path: Path) -> Callable[[Any], Any]:

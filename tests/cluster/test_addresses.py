@@ -11,7 +11,7 @@ import pytest
 import tf_backup
 from tests.cluster.forks import Program
 from tests.cluster.processes import free_addresses, start
-from tf_backup import cluster
+from tf_backup.cluster import tf_config
 
 BEGIN = "import logging, tf_backup\nlogging.basicConfig(level=logging.INFO)\n"
 
@@ -79,7 +79,7 @@ def test_a_local_cluster_takes_other_ports_if_somebody_was_faster(
     chosen: list[str] = []
     with socket.create_server(("", 0)) as server:
 
-        def taken_at_first(self: tf_backup.LocalCluster) -> cluster.ClusterConfig:
+        def taken_at_first(self: tf_backup.LocalCluster) -> tf_config.ClusterConfig:
             config = free(self)
             if not chosen:
                 config.addresses[job][0] = f"localhost:{server.getsockname()[1]}"

@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.cluster.processes import start
 from tests.unit.arrays import KINDS, SAMPLES, SIZE, numbered, source
-from tf_backup.data import WorkerData
+from tf_backup.worker_data import WorkerData
 
 WORKERS = 2
 EPOCHS = 3

@@ -14,7 +14,7 @@ import tensorflow as tf
 import tf_backup
 from tests.cluster.processes import wait_until
 from tests.cluster.scripted import Script, ScriptedData, ledger, two_server_model, weights
-from tf_backup import protocol
+from tf_backup.rules import protocol
 
 RATE = 0.1
 TWO_SERVERS = pytest.mark.parametrize("cluster", [(4, 2)], indirect=True)

@@ -14,7 +14,7 @@ BEGIN = "import logging, tf_backup\nlogging.basicConfig(level=logging.INFO)\n"
 
 KEPT = """
 import tensorflow as tf
-from tf_backup._tf_named import Name, NamedVariable
+from tf_backup._tf.named import Name, NamedVariable
 kept = NamedVariable(0, Name("tf-backup.1", "kept"), tf.int64, [], owner=False)
 """
 

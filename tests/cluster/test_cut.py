@@ -1,4 +1,4 @@
-"""tf_backup/_tf_cut.py: how often an update across servers goes from one to another."""
+"""tf_backup/_tf/cut.py: how often an update across servers goes from one to another."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ import numpy as np
 import pytest
 
 import tf_backup
-from tf_backup import _tf_cut, chief
+from tf_backup._tf.cut import Cut
+from tf_backup.actors import chief
 
 
 @pytest.fixture
-def cuts(monkeypatch: pytest.MonkeyPatch) -> list[_tf_cut.Cut]:
+def cuts(monkeypatch: pytest.MonkeyPatch) -> list[Cut]:
     """The updates that were cut into functions."""
-    made: list[_tf_cut.Cut] = []
+    made: list[Cut] = []
 
-    def cut(function: Any) -> _tf_cut.Cut:
-        made.append(_tf_cut.Cut(function))
+    def cut(function: Any) -> Cut:
+        made.append(Cut(function))
         return made[-1]
 
     monkeypatch.setattr(chief, "Cut", cut)
     return made
 
 
-def crossing(cut: _tf_cut.Cut) -> set[str]:
+def crossing(cut: Cut) -> set[str]:
     """Returns the tensors that one server needs of another, by name; not the event."""
     found = set()
     for part in cut.parts:
@@ -54,7 +55,7 @@ def crossing(cut: _tf_cut.Cut) -> set[str]:
 )
 def test_an_update_crosses_for_the_learning_rate_alone(
     strategy: Any,
-    cuts: list[_tf_cut.Cut],
+    cuts: list[Cut],
     optimizer: Any,
     servers: list[int],
     tensors: int,

@@ -13,7 +13,7 @@ import pytest
 import tf_backup
 from tests.cluster.forks import Program
 from tests.cluster.processes import free_addresses, start
-from tf_backup import arrivals, status
+from tf_backup.network import arrivals, status
 
 BY_SIGNAL, ABANDONED = 3, 4
 SOON_S = 20.0  # A server wakes after 30 s, to look for the chief: what told it to end must wake it.
@@ -132,7 +132,7 @@ def test_a_signal_ends_a_task(servers: Servers) -> None:
 
 CATCHES = """
 import signal, threading, time
-from tf_backup.status import accepts
+from tf_backup.network.status import accepts
 
 def catch():
     while not accepts({address!r}):

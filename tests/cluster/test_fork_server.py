@@ -9,8 +9,8 @@ import pytest
 
 import tf_backup
 from tests.cluster.processes import children, running, wait_until
-from tf_backup import fork_server
-from tf_backup.status import ask
+from tf_backup.cluster import fork_server
+from tf_backup.network.status import ask
 
 
 def parent_of(pid: int) -> int:

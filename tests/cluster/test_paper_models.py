@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import tf_backup
-from tests.unit.test_models import TASKS, Task, compiled, examples
+from tests.unit.test_networks import TASKS, Task, compiled, examples
 
 pytestmark = pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
 

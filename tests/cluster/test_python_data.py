@@ -141,7 +141,7 @@ def test_it_trains_to_the_numbers_of_one_device(strategy: Any, kind: str) -> Non
 def test_a_backup_worker_takes_batches_of_its_own(
     strategy: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tf_backup.python_data._warned", set())
+    monkeypatch.setattr("tf_backup.actors.python_data._warned", set())
     model, data = on_strategy(strategy, replicas=2, backups=1), Batches()
     losses = model.fit(data, epochs=6, verbose=0).history["loss"]
     assert losses[-1] < losses[0]

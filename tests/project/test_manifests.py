@@ -15,8 +15,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from models import recipes
 from scripts import exits
+from scripts.training import presets
 from tests.manifests import (
     K8S,
     OVERLAYS,
@@ -29,7 +29,7 @@ from tests.manifests import (
     templates,
 )
 from tests.unit import prepared_data
-from tf_backup import pod as pod_module
+from tf_backup.cluster import pod as pod_module
 
 VERSIONS = ["1.29", "1.32", "1.36"]
 CUSTOM = {"JobSet", "TFJob"}
@@ -328,7 +328,7 @@ def test_what_is_mounted_is_there(overlay: str) -> None:
 def test_data_is_mounted_where_the_model_needs_it(overlay: str) -> None:
     objects = build(overlay)
     stated = settings(objects)
-    recipe = recipes.find(stated["MODEL"], stated["RECIPE"])
+    recipe = presets.find(stated["MODEL"], stated["RECIPE"])
     needed = recipe.dataset not in ("digits", "topics")
     for pod in pods(objects):
         mounts = {mount["mountPath"] for mount in pod.container["volumeMounts"]}
@@ -391,7 +391,7 @@ def test_the_data_job_prepares_where_trainings_look(tmp_path: Path) -> None:
     (container,) = job["spec"]["template"]["spec"]["containers"]
     python, minus_c, program, name = [*container["command"], *container["args"]]
     assert (python, minus_c, name) == ("python", "-c", "$(DATASET)")
-    assert config["data"]["DATASET"] == recipes.find("pixelcnn", "paper").dataset
+    assert config["data"]["DATASET"] == presets.find("pixelcnn", "paper").dataset
     program = program.replace('"/data"', repr(str(tmp_path)))
     prepared_data.write(tmp_path, "mnist", {"train": prepared_data.numbered(2)})
     for dataset, message in (("mnist", ""), ("imagenet2012", "Register at https://image-net.org")):

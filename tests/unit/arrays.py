@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse
 import tensorflow as tf
 
-from tf_backup import _keras_data
+from tf_backup.keras import _adapters
 
 SAMPLES, SIZE = 16, 4
 
@@ -48,6 +48,6 @@ def numbered() -> np.ndarray[Any, Any]:
     return np.stack([np.arange(SAMPLES) + 1, np.ones(SAMPLES)], 1).astype(np.float32)
 
 
-def source(x: Any, y: Any = None, **options: Any) -> _keras_data.Source:
+def source(x: Any, y: Any = None, **options: Any) -> _adapters.Source:
     given = {"sample_weight": None, "batch_size": SIZE, "shuffle": True, "class_weight": None}
-    return _keras_data.source(x=x, y=y, steps_per_epoch=None, **{**given, **options})
+    return _adapters.source(x=x, y=y, steps_per_epoch=None, **{**given, **options})

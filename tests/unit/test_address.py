@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tf_backup import address
+from tf_backup.network import address
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from tf_backup import arrivals, watch
 from tf_backup.errors import ClusterError
-from tf_backup.status import Status
+from tf_backup.network import arrivals, watch
+from tf_backup.network.status import Status
 
 
 class Street:

@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from scripts.benchmarks import catalogue, counters, sockets
+from scripts.benchmarks import counters, sockets, systems_compared
 from scripts.benchmarks.processes import Task, TaskFailed
-from scripts.benchmarks.progress import Progress
+from scripts.benchmarks.progress_lines import Progress
 from scripts.benchmarks.spec import Spec
 from scripts.benchmarks.stage import Stage
 from tests.cluster.processes import running
 
 
 def specs(name: str, workers: int = 3, ps: int = 2) -> list[Spec]:
-    return catalogue.ALL[name].specs("dense", workers, ps, intra_op=1, slow_s=0.25)
+    return systems_compared.ALL[name].specs("dense", workers, ps, intra_op=1, slow_s=0.25)
 
 
 # --- Systems
@@ -48,7 +48,7 @@ def test_a_system_has_n_and_b(
     assert {(s.workers, s.replicas, s.backups, s.asynchronous) for s in specs(name)} == {
         (workers, replicas, backups, asynchronous)
     }
-    system = catalogue.ALL[name]
+    system = systems_compared.ALL[name]
     assert (system.workers(3), system.replicas(3)) == (workers, replicas)
 
 
@@ -65,7 +65,7 @@ def test_a_system_has_n_and_b(
 def test_a_system_has_processes(name: str, started: list[str], in_all: int) -> None:
     found = specs(name)
     assert [f"{spec.job} {spec.program}" for spec in found] == started
-    assert catalogue.ALL[name].process_count(3, 2) == in_all
+    assert systems_compared.ALL[name].process_count(3, 2) == in_all
     addresses = [address for tasks in found[0].cluster.values() for address in tasks]
     assert len({*addresses}) == len(started)
     for spec in found:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.benchmarks import picture, rows, tables
+from scripts.benchmarks import chart, markdown, rows
 from scripts.benchmarks.summary import Setting, Spread, Summary
 from tests.unit.benchmark_rows import peer, row
 
@@ -90,11 +90,11 @@ def test_another_csv_file_is_refused(tmp_path: Path, text: str, message: str) ->
     [(0, "0"), (0.0123, "0.01"), (5.678, "5.68"), (45.31, "45.3"), (1234.5, "1,234")],
 )
 def test_numbers_have_three_digits(value: float, text: str) -> None:
-    assert tables.number(value) == text
+    assert markdown.number(value) == text
 
 
 def test_tables_are_aligned_and_markdown() -> None:
-    assert tables.markdown(["", "speed"], [["dense", "45.3 (40.1 to 50.2)"], ["cnn", "-"]]) == (
+    assert markdown.markdown(["", "speed"], [["dense", "45.3 (40.1 to 50.2)"], ["cnn", "-"]]) == (
         "|       |               speed |\n"
         "| ----- | ------------------: |\n"
         "| dense | 45.3 (40.1 to 50.2) |\n"
@@ -104,7 +104,7 @@ def test_tables_are_aligned_and_markdown() -> None:
 
 def test_the_speeds_have_a_column_for_each_system() -> None:
     summary = Summary([row(), row(round=1, seconds=5.0), peer(), row(ps=2)])
-    assert tables.speeds(summary).splitlines()[2:] == [
+    assert markdown.speeds(summary).splitlines()[2:] == [
         "| dense, 1 ps | 45.0 (40.0 to 50.0) |       20.0 |",
         "| dense, 2 ps |                50.0 |          - |",
     ]
@@ -112,7 +112,7 @@ def test_the_speeds_have_a_column_for_each_system() -> None:
 
 def test_the_ratios_have_a_row_for_each_of_ours() -> None:
     found = [row(), row(system="tf_backup_async", replicas=1), peer(), peer(system="stock_async")]
-    lines = tables.ratios(Summary(found)).splitlines()
+    lines = markdown.ratios(Summary(found)).splitlines()
     assert cells(lines[0]) == ["", "system", "/ stock_async", "/ all_reduce"]
     assert [cells(line)[1] for line in lines[2:]] == ["tf_backup", "tf_backup_async"]
     assert cells(lines[2])[2:] == ["2.50", "2.50"]
@@ -121,19 +121,19 @@ def test_the_ratios_have_a_row_for_each_of_ours() -> None:
 def test_a_slow_worker_is_compared_with_healthy_ones() -> None:
     healthy = row(system="tf_backup_full_sync", replicas=3)
     slow = row(system="tf_backup_slow_worker", replicas=3, seconds=5.0)
-    report = tables.report([healthy, slow])
+    report = markdown.report([healthy, slow])
     assert ["dense, 1 ps", "75.0", "60.0", "0.80"] in map(cells, report.splitlines())
-    assert "slower" not in tables.report([healthy])
+    assert "slower" not in markdown.report([healthy])
 
 
 def test_costs_are_those_of_a_gradient() -> None:
-    lines = tables.costs(Summary([row(), peer()])).splitlines()
+    lines = markdown.costs(Summary([row(), peer()])).splitlines()
     assert " ".join(cells(lines[2])[1:]) == "tf_backup 25.0 2.00 0.02 2.50 20.0 5.00 700 1,650 690"
     assert " ".join(cells(lines[3])[1:]) == "all_reduce 20.0 5.00 - - 50.0 - - 1,650 -"
 
 
 def test_the_report_says_where_and_how_noisy() -> None:
-    report = tables.report([row(), row(round=1)])
+    report = markdown.report([row(), row(round=1)])
     assert report.startswith("Median of 2 rounds (lowest to highest).")
     assert "Other processes used 0.10 of the 2 cores meanwhile." in report
     assert "2 cores of a processor, with 2 cores, 24 GiB; 1 intra-op thread in every" in report
@@ -145,9 +145,9 @@ def test_the_picture_is_drawn_from_the_file(tmp_path: Path) -> None:
     with rows.writing(str(table)) as write:
         for each in (row(), row(round=1, seconds=5.0), peer(), row(ps=2), row(model="cnn")):
             write(each)
-    picture.check(str(first))
-    picture.draw(str(table), str(first))
-    picture.draw(str(table), str(second))
+    chart.check(str(first))
+    chart.draw(str(table), str(first))
+    chart.draw(str(table), str(second))
     assert first.read_bytes() == second.read_bytes()
     assert "<svg" in first.read_text()
 
@@ -155,4 +155,4 @@ def test_the_picture_is_drawn_from_the_file(tmp_path: Path) -> None:
 def test_a_picture_of_another_format_is_refused() -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     with pytest.raises(ValueError, match=r"\.svg or \.png or \.pdf"):
-        picture.check("speed.gif")
+        chart.check("speed.gif")

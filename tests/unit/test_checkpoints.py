@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from models.checkpoints import Checkpoints
+from scripts.training.checkpoints import Checkpoints
 
 
 def model_after(updates: int, units: int = 2, value: float | None = None) -> Any:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_backup import _tf
-from tf_backup.contribution import Contribution
+from tf_backup._tf import runtime
 from tf_backup.objective import Objective, Results
-from tf_backup.tokens import GATE_SERVER
+from tf_backup.servers.contribution import Contribution
+from tf_backup.servers.tokens import GATE_SERVER
 
 Tensor = Any
 
@@ -26,7 +26,7 @@ class Variable(NamedTuple):
 
 
 def variable(ps: int, shape: Sequence[int] = (), dtype: tf.DType = tf.float32) -> Variable:
-    return Variable(_tf.ps_device(ps), tf.TensorShape(shape), dtype)
+    return Variable(runtime.ps_device(ps), tf.TensorShape(shape), dtype)
 
 
 def objective(

@@ -5,19 +5,19 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from models import data
+from models.data import loading
 from tests.unit.prepared_data import GARBAGE, corrupted, flat, numbered, numbers, write
 
 EXAMPLES = 150
 BAD = (0, 70, 71, 149)
 
 
-def mnist(directory: Path, on_corrupt: str, bad: tuple[int, ...] = BAD) -> data.Data:
+def mnist(directory: Path, on_corrupt: str, bad: tuple[int, ...] = BAD) -> loading.Data:
     examples = numbered(EXAMPLES)
     for place in bad:
         examples[place] = corrupted(examples[place])
     write(directory, "mnist", {"train": examples, "test": examples}, per_file=100)
-    return data.load("mnist", str(directory), on_corrupt=on_corrupt)
+    return loading.load("mnist", str(directory), on_corrupt=on_corrupt)
 
 
 def named(split: str, file: int, number: int) -> str:
@@ -62,7 +62,7 @@ def test_kinds_of_corruption(content: bytes | str, tmp_path: Path):
         content = tf.io.encode_png(tf.zeros([7, 28, 1], tf.uint8)).numpy()
     examples = [*numbered(3), corrupted(numbered(1)[0], content)]
     write(tmp_path, "mnist", {"train": examples, "test": examples})
-    loaded = data.load("mnist", str(tmp_path), on_corrupt="skip")
+    loaded = loading.load("mnist", str(tmp_path), on_corrupt="skip")
     assert numbers(loaded.held_out(9)) == [[0, 1, 2]]
 
 

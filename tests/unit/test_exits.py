@@ -109,7 +109,7 @@ def at_signals() -> Iterator[None]:
         (["tensorflow.python.some"], 1e9, 0.1, True),  # What TensorFlow does is done first,
         (["tensorflow.python.some"], 0.2, 60.0, False),  # if it does not take long.
         (["tensorflow.python.some", "importlib._bootstrap"], 1e9, 0.1, True),  # Its C++ imports.
-        (["tensorflow.python.some", "tf_backup.engine"], 1e9, 60.0, False),
+        (["tensorflow.python.some", "tf_backup.actors.engine"], 1e9, 60.0, False),
         (["tensorflow_datasets"], 1e9, 60.0, False),
     ],
 )

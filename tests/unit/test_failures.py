@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import tensorflow as tf
 
-from tf_backup.failures import gist
+from tf_backup.actors.failures import gist
 
 
 @pytest.mark.parametrize(

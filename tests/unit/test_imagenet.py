@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import data, imagenet
+from models.data import imagenet, loading
 from tests.unit.prepared_data import GARBAGE, corrupted, jpeg, write
 
 MISSING = "tf-models-official is not installed (make install-models)"
@@ -31,24 +31,24 @@ def photographs(count: int = 20) -> list[dict[str, Any]]:
     return found
 
 
-def load(directory: Path, bad: tuple[int, ...] = (), **arguments: Any) -> data.Data:
+def load(directory: Path, bad: tuple[int, ...] = (), **arguments: Any) -> loading.Data:
     examples = photographs()
     for place in bad:
         content = GARBAGE if place % 2 else examples[place]["image"][:100]
         examples[place] = corrupted(examples[place], content)
     write(directory, "imagenet2012", {"train": examples, "validation": examples[:10]}, 6)
-    return data.load("imagenet2012", str(directory), **arguments)
+    return loading.load("imagenet2012", str(directory), **arguments)
 
 
 def test_without_the_model_garden_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="Install it with: make install-models"):
-        data.load("imagenet2012")
+        loading.load("imagenet2012")
 
 
 def test_no_size_is_refused():
     with pytest.raises(ValueError, match="image_size is 0; it must be at least 1"):
-        data.load("imagenet2012", image_size=0)
+        loading.load("imagenet2012", image_size=0)
 
 
 @pytest.mark.usefixtures("official")

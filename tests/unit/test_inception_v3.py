@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import inception_v3, recipes
+from models import inception_v3
+from scripts.training import presets
 
 RNG = np.random.default_rng(0)
 SHAPE = (75, 75, 3)
-NARROW = recipes.find("inception_v3", "small").sizes
+NARROW = presets.find("inception_v3", "small").sizes
 
 
 def of_kind(model: Any, kind: type) -> list[Any]:

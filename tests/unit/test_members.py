@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tf_backup.members import HEARTBEAT_S, Members
+from tf_backup.rules.members import HEARTBEAT_S, Members
 
 
 class Workers:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import memory
+from scripts.training import memory
 
 
 def test_a_cluster_that_fits_is_fine() -> None:

@@ -1,4 +1,4 @@
-"""scripts/metrics.py, asked over HTTP as Prometheus asks."""
+"""scripts/training/metrics.py, asked over HTTP as Prometheus asks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from scripts import metrics
-from scripts.metrics import Metrics
+from scripts.training import metrics
+from scripts.training.metrics import Metrics
 from tf_backup.records import Contributions, WorkerRecord
 
 

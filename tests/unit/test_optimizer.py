@@ -15,8 +15,10 @@ import pytest
 import tensorflow as tf
 
 import tf_backup
-from tf_backup import _tf, coordinator, fit, optimizer
-from tf_backup.optimizer import SyncReplicasWithBackup
+from tf_backup._tf import runtime
+from tf_backup.actors import coordinator
+from tf_backup.keras import fit, optimizer
+from tf_backup.keras.optimizer import SyncReplicasWithBackup
 from tf_backup.policy import BackupPolicy
 from tf_backup.records import Contributions, WorkerRecord
 
@@ -406,9 +408,11 @@ def test_wrap_refuses_bad_arguments_before_it_looks_at_the_strategy():
 def parameter_servers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Makes any object pass for a parameter-server strategy with these properties."""
     cluster = {"workers": 3, "partitioner": False}
-    monkeypatch.setattr(_tf, "is_parameter_server_strategy", lambda strategy: True)
-    monkeypatch.setattr(_tf, "worker_count", lambda strategy: cluster["workers"])
-    monkeypatch.setattr(_tf, "has_variable_partitioner", lambda strategy: cluster["partitioner"])
+    monkeypatch.setattr(runtime, "is_parameter_server_strategy", lambda strategy: True)
+    monkeypatch.setattr(runtime, "worker_count", lambda strategy: cluster["workers"])
+    monkeypatch.setattr(
+        runtime, "has_variable_partitioner", lambda strategy: cluster["partitioner"]
+    )
     monkeypatch.setattr(coordinator, "of", lambda strategy: cluster.get("coordinator"))
     return cluster
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_backup.packing import Entry, Key, Layout
+from tf_backup.servers.packing import Entry, Key, Layout
 
 SINGLE, HALF, WHOLE = Key(0, tf.float32), Key(0, tf.float16), Key(1, tf.int64)
 FAR = Key(1, tf.float32)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_backup import pieces, protocol
-from tf_backup.pieces import SLOW_S, STOP, WAIT, Piece
+from tf_backup.rules import pieces, protocol
+from tf_backup.rules.pieces import SLOW_S, STOP, WAIT, Piece
 
 SECOND = 1_000_000
 TENSORS = protocol.Arrays(where=tf.where, sum=tf.reduce_sum, min=tf.reduce_min)

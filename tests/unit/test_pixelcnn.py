@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import picture, pixelcnn
+from models import pixelcnn
+from scripts.training import picture
 
 RNG = np.random.default_rng(0)
 

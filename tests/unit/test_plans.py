@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from models import recipes
-from models.plans import Plan
-from models.recipes import RECIPES
+from scripts.training import presets
+from scripts.training.plans import Plan
+from scripts.training.presets import RECIPES
 
 ALL = [(name, model) for name, models in RECIPES.items() for model in models]
-RECIPE = recipes.find("small_cnn", "small")
+RECIPE = presets.find("small_cnn", "small")
 
 
 def plan(updates: int, updates_per_epoch: int) -> Plan:
@@ -67,7 +67,7 @@ def test_half_a_pass_is_half_an_epoch() -> None:
 
 @pytest.mark.parametrize(("name", "model"), ALL)
 def test_json_holds_a_plan(name: str, model: str) -> None:
-    recipe = recipes.find(model, name)
+    recipe = presets.find(model, name)
     written = Plan.make(model, recipe, 7, 12_345)
     read = Plan.from_json(written.to_json())
     assert read == dataclasses.replace(written, recipe=dataclasses.replace(recipe, sources={}))

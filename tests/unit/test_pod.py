@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tf_backup import cluster, pod
-from tf_backup.cluster import ClusterConfig
+from tf_backup.cluster import pod, tf_config
+from tf_backup.cluster.tf_config import ClusterConfig
 
 JOB = {
     "TF_BACKUP_ADDRESS": "train-{task}.train:2222",
@@ -118,19 +118,19 @@ def in_a_pod(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("in_a_pod")
 def test_a_pod_is_a_task_of_a_cluster() -> None:
-    assert cluster.has_tf_config()
-    assert cluster.from_tf_config() == ClusterConfig(ADDRESSES, "worker", 2)
+    assert tf_config.has_tf_config()
+    assert tf_config.from_tf_config() == ClusterConfig(ADDRESSES, "worker", 2)
 
 
 @pytest.mark.usefixtures("in_a_pod")
 def test_an_operators_tf_config_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     given = ClusterConfig({"chief": ["a:1"], "worker": ["b:2"], "ps": ["c:3"]}, "ps", 0)
     monkeypatch.setenv("TF_CONFIG", given.as_tf_config("ps", 0))
-    assert cluster.from_tf_config() == given
+    assert tf_config.from_tf_config() == given
 
 
 @pytest.mark.usefixtures("in_a_pod")
 def test_an_address_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_BACKUP_ADDRESS", "{task}")
     with pytest.raises(ValueError, match="'chief' has 'chief-0'; it must be 'host:port'"):
-        cluster.from_tf_config()
+        tf_config.from_tf_config()

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import tensorflow_datasets as tfds
 
-from models import data, prepared
+from models.data import loading, prepared
 from tests.unit.prepared_data import numbered, write
 
-FROM_FILES = [name for name in data.NAMES if name not in ("digits", "topics", "imagenet2012")]
+FROM_FILES = [name for name in loading.NAMES if name not in ("digits", "topics", "imagenet2012")]
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def downloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.parametrize("name", FROM_FILES)
 def test_nothing_is_downloaded_unless_wanted(name: str, tmp_path: Path, downloads: list[str]):
     with pytest.raises(FileNotFoundError) as error:
-        data.load(name, str(tmp_path))
+        loading.load(name, str(tmp_path))
     assert f"data set {name!r} is not at {tmp_path / name}" in str(error.value)
     assert "Run scripts/train.py with --download on a machine with a network" in str(error.value)
     assert not downloads
@@ -50,17 +50,17 @@ def test_archives_to_be_fetched_by_hand_are_named(
 
 
 def test_what_is_downloaded_is_read(tmp_path: Path, downloads: list[str]):
-    loaded = data.load("mnist", str(tmp_path), download=True)
+    loaded = loading.load("mnist", str(tmp_path), download=True)
     assert (downloads, loaded.examples) == (["mnist"], 3)
 
 
 def test_what_is_there_is_not_downloaded(tmp_path: Path, downloads: list[str]):
     write(tmp_path, "mnist", {"train": numbered(3), "test": numbered(2)})
-    assert data.load("mnist", str(tmp_path), download=True).examples == 3
+    assert loading.load("mnist", str(tmp_path), download=True).examples == 3
     assert not downloads
 
 
 def test_an_older_version_on_disk_is_read(tmp_path: Path):
     where = write(tmp_path, "mnist", {"train": numbered(3), "test": numbered(2)})
     where.rename(where.parent / "1.0.0")
-    assert data.load("mnist", str(tmp_path)).examples == 3
+    assert loading.load("mnist", str(tmp_path)).examples == 3

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from models import progress
-from models.progress import Clock, History, Lines, described
+from scripts.training import progress
+from scripts.training.progress import Clock, History, Lines, described
 
 
 def rows(path: Path) -> list[dict[str, str]]:

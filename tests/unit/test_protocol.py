@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tf_backup import places, protocol
-from tf_backup.protocol import (
+from tf_backup.rules import places, protocol
+from tf_backup.rules.protocol import (
     ABSENT,
     ACCEPTED,
     ANY_STALENESS,

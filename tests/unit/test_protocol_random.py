@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_backup import places, protocol
-from tf_backup.protocol import (
+from tf_backup.rules import places, protocol
+from tf_backup.rules.protocol import (
     ACCEPTED,
     ANY_STALENESS,
     COMPUTING,

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tf_backup import protocol
 from tf_backup.policy import BackupPolicy
 from tf_backup.records import NOTHING, Books, Contributions, WorkerRecord
+from tf_backup.rules import protocol
 
 ONE = WorkerRecord(0, computed=15, accepted=5, late=4, stale=3, duplicate=2, lost=1)
 TWO = WorkerRecord(1, computed=3, accepted=2, late=1, stale=0, duplicate=0, lost=0)

@@ -6,16 +6,16 @@ from typing import Any
 import keras
 import pytest
 
-from models import recipes
-from models.plans import Plan
-from models.recipe import Cosine, LinearAtEnd
-from models.schedules import schedule
+from scripts.training import presets
+from scripts.training.plans import Plan
+from scripts.training.recipe import Cosine, LinearAtEnd
+from scripts.training.schedules import schedule
 
 IMAGENET, CIFAR, MNIST = 1_281_167, 50_000, 60_000
 
 
 def plan(model: str, replicas: int, examples: int) -> Plan:
-    return Plan.make(model, recipes.find(model, "paper"), replicas, examples)
+    return Plan.make(model, presets.find(model, "paper"), replicas, examples)
 
 
 def rate_of(plan: Plan) -> Any:

@@ -1,4 +1,4 @@
-"""models/sentences.py, and models/text.py on tiny_shakespeare's format."""
+"""models/data/sentences.py, and models/data/text.py on tiny_shakespeare's format."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import data, sentences
-from models.vocabulary import Vocabulary
+from models.data import loading, sentences
+from models.data.vocabulary import Vocabulary
 from tests.unit.prepared_data import write
 
 SENTENCES = [f"{'the cat' if n % 2 else 'a dog'} sat on {n} mats ." for n in range(30)]
 
 
-def lm1b(directory: Path, per_file: int = 7, **arguments: Any) -> data.Data:
+def lm1b(directory: Path, per_file: int = 7, **arguments: Any) -> loading.Data:
     examples = [{"text": text} for text in SENTENCES]
     write(directory, "lm1b", {"train": examples, "test": examples[:9]}, per_file)
-    return data.load("lm1b", str(directory), **arguments)
+    return loading.load("lm1b", str(directory), **arguments)
 
 
 def windows(dataset: tf.data.Dataset) -> list[list[int]]:
@@ -96,7 +96,7 @@ def test_vocabulary_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (path,) = tmp_path.glob("lm1b/*/vocabulary-6-words-of-1000000-sentences.json")
     assert json.loads(path.read_text())["sentences"] == 30
     monkeypatch.setattr(sentences.Counts, "of_records", lambda *args: pytest.fail("counted"))
-    again = data.load("lm1b", str(tmp_path), of_words=True, vocabulary=6)
+    again = loading.load("lm1b", str(tmp_path), of_words=True, vocabulary=6)
     assert again.vocabulary == first.vocabulary
     assert again.examples == first.examples
 
@@ -109,7 +109,7 @@ def test_where_nothing_can_be_written_it_is_counted_again(
 
     monkeypatch.setattr(sentences.os, "replace", refuse)
     first = lm1b(tmp_path, of_words=True)
-    again = data.load("lm1b", str(tmp_path), of_words=True)
+    again = loading.load("lm1b", str(tmp_path), of_words=True)
     assert first.vocabulary == again.vocabulary
     assert not list(tmp_path.glob("lm1b/*/*.json.*"))
 
@@ -126,10 +126,10 @@ def test_only_the_first_sentences_are_counted(tmp_path: Path, monkeypatch: pytes
 TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n" * 4
 
 
-def shakespeare(directory: Path, **arguments: Any) -> data.Data:
+def shakespeare(directory: Path, **arguments: Any) -> loading.Data:
     splits = {"train": TEXT, "validation": TEXT[:70], "test": TEXT[:60]}
     write(directory, "tiny_shakespeare", {name: [{"text": text}] for name, text in splits.items()})
-    return data.load("tiny_shakespeare", str(directory), **arguments)
+    return loading.load("tiny_shakespeare", str(directory), **arguments)
 
 
 def test_shakespeare(tmp_path: Path):
@@ -173,7 +173,7 @@ def test_a_damaged_text_is_named(tmp_path: Path):
     (path,) = tmp_path.glob("tiny_shakespeare/*/*-train*")
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ValueError, match="cannot be read: truncated record at 0") as error:
-        data.load("tiny_shakespeare", str(tmp_path))
+        loading.load("tiny_shakespeare", str(tmp_path))
     assert str(path) in str(error.value)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from absl.testing import flagsaver
 
-from scripts.settings import FLAGS, Settings
+from scripts.training.settings import FLAGS, Settings
 
 Parse = Callable[..., Settings]
 

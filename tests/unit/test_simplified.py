@@ -1,4 +1,4 @@
-"""tf_backup/_tf_simplified.py: a graph with less in it computes the same."""
+"""tf_backup/_tf/simplified.py: a graph with less in it computes the same."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_backup._tf_simplified import simplified
+from tf_backup._tf.simplified import simplified
 
 
 def simplify(function: Any) -> tuple[Any, Any]:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_backup import _tf, _tf_graph, tables
-from tf_backup.tables import Lookups
+from tf_backup._tf import graphs, runtime
+from tf_backup.servers import tables
+from tf_backup.servers.tables import Lookups
 
 Tensor = Any
 
@@ -28,8 +29,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Any]]:
         calls.append((ps, *args))
         return function(*args)
 
-    monkeypatch.setattr(_tf_graph, "on_server", on_server)
-    monkeypatch.setattr(_tf, "ps_index", lambda device: 3)
+    monkeypatch.setattr(graphs, "on_server", on_server)
+    monkeypatch.setattr(runtime, "ps_index", lambda device: 3)
     return calls
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import recipes
-from models.data import Data
-from models.recipes import MODELS
-from models.tasks import Task
-from models.vocabulary import Vocabulary
+from models.data.dataset import Data
+from models.data.vocabulary import Vocabulary
+from scripts.training import presets
+from scripts.training.presets import MODELS
+from scripts.training.tasks import Task
 
 
 class Nothing:
@@ -57,7 +57,7 @@ FITS = {
 
 @pytest.mark.parametrize("model", MODELS)
 def test_small_recipes_models_are_built_and_checked(model: str) -> None:
-    task = Task(model, FITS[model], recipes.find(model, "small").sizes)
+    task = Task(model, FITS[model], presets.find(model, "small").sizes)
     task.check()
     compiled = task.compile(keras.optimizers.SGD())
     assert compiled.trainable_variables

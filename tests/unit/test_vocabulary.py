@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from models.vocabulary import END_OF_LINE, UNKNOWN, Vocabulary, characters_per_word
+from models.data.vocabulary import END_OF_LINE, UNKNOWN, Vocabulary, characters_per_word
 
 TEXT = "b a b\nc b a\n"
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from scripts.benchmarks import architectures, batches, plain_layers
 from scripts.benchmarks.spec import Spec
-from scripts.benchmarks.systems import server
+from scripts.benchmarks.systems import plain_server
 
 v1 = tf.compat.v1
 
@@ -65,7 +65,7 @@ class _Worker:
 def start(spec: Spec) -> Iterator[_Worker]:
     """Build the graph, and open a session on a server of this process."""
     v1.disable_eager_execution()
-    target = server.serve(spec).target
+    target = plain_server.serve(spec).target
     place = v1.train.replica_device_setter(
         worker_device=spec.device, cluster=tf.train.ClusterSpec(spec.cluster)
     )
@@ -73,7 +73,7 @@ def start(spec: Spec) -> Iterator[_Worker]:
         global_step = v1.train.get_or_create_global_step()
         train, hook = _train(spec, global_step)
     missing = v1.report_uninitialized_variables(v1.global_variables())
-    config = server.session_config(spec)
+    config = plain_server.session_config(spec)
     config.device_filters.extend(["/job:ps", spec.device])
     if spec.index > 0:
         _await_chief(target, config, missing)

@@ -14,13 +14,13 @@ import runpy
 import sys
 
 from scripts import early  # noqa: F401  # As the script itself begins.
-from tf_backup import cluster
+from tf_backup.cluster import tf_config
 
 _HOSTS, _MISSING, *_COMMAND = sys.argv[1:]
-_config = cluster.from_tf_config
+_config = tf_config.from_tf_config
 
 
-def from_tf_config() -> cluster.ClusterConfig:
+def from_tf_config() -> tf_config.ClusterConfig:
     """Returns the cluster, with addresses that lead somewhere."""
     config, known = _config(), json.loads(_HOSTS)
     found = {job: [known[name] for name in names] for job, names in config.addresses.items()}
@@ -28,7 +28,7 @@ def from_tf_config() -> cluster.ClusterConfig:
 
 
 if __name__ == "__main__":
-    cluster.from_tf_config = from_tf_config
+    tf_config.from_tf_config = from_tf_config
     if _MISSING != "-":
         sys.modules[_MISSING] = None  # type: ignore[assignment]
     sys.argv = _COMMAND

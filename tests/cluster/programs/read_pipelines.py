@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from tf_backup.data import open_pipeline
+from tf_backup.worker_data import open_pipeline
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 import tf_backup
 from tests.cluster.processes import wait_until
-from tf_backup.status import ask
+from tf_backup.network.status import ask
 
 tf.get_logger().setLevel(logging.CRITICAL)
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)

@@ -1,0 +1,207 @@
+"""A training that may be interrupted: Keras' own `fit`, and what it needs to go on later."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+
+from scripts.training.checkpoints import Checkpoints, Saving
+from scripts.training.plans import Plan
+from scripts.training.progress import Clock, History, Lines
+
+log = logging.getLogger(__name__)
+
+_PLAN = "plan.json"
+_CHECKPOINTS = "checkpoints"
+_HISTORY = "history.csv"
+
+
+def claim(directory: str, plan: Plan) -> None:
+    """Makes a directory that of a plan, or checks that a training in it can go on so.
+
+    Raises:
+      ValueError: if it cannot.
+    """
+    path = os.path.join(directory, _PLAN)
+    if is_claimed(directory):
+        theirs, ours = plan_of(directory).kept(), plan.kept()
+        other = [name for name in ours if theirs[name] != ours[name]]
+        if other:
+            raise ValueError(
+                f"{directory} has a training with "
+                + ", ".join(f"{name} {theirs[name]} and not {ours[name]}" for name in other)
+                + f" ({path}). Give the flags that it was begun with to go on, or another "
+                "--log_dir to begin anew."
+            )
+    os.makedirs(directory, exist_ok=True)
+    partial = f"{path}.partial"
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(plan.to_json())
+    os.replace(partial, path)
+
+
+def is_claimed(directory: str) -> bool:
+    """Returns whether a training has made a directory its own."""
+    return os.path.exists(os.path.join(directory, _PLAN))
+
+
+def plan_of(directory: str) -> Plan:
+    """Returns the plan of a directory.
+
+    Raises:
+      FileNotFoundError: if no training has claimed it.
+      ValueError: if what it has is no plan.
+    """
+    path = os.path.join(directory, _PLAN)
+    if not is_claimed(directory):
+        raise FileNotFoundError(
+            f"{directory} has no {_PLAN}: it is not the --log_dir of a training."
+        )
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    try:
+        return Plan.from_json(text)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}): it is damaged, or of another version of this "
+            "project. Give another --log_dir."
+        ) from error
+
+
+def checkpoints_of(directory: str) -> Checkpoints:
+    """Returns the checkpoints of a directory."""
+    return Checkpoints(os.path.join(directory, _CHECKPOINTS))
+
+
+def is_complete(directory: str, plan: Plan) -> bool:
+    """Returns whether all updates of a plan have been made in a directory, and validated."""
+    steps = checkpoints_of(directory).steps()
+    known = History(os.path.join(directory, _HISTORY), plan.updates)
+    return bool(steps) and steps[-1] >= plan.updates and known.has(plan.updates)
+
+
+class Run:
+    """Trains a compiled model as a plan says, from where it was left.
+
+    Args:
+      model: a compiled Keras model; its optimizer is the plan's, perhaps wrapped.
+      plan: how long to train.
+      directory: for checkpoints and logs; None to write none.
+      bar: whether to show Keras' progress bar; otherwise lines are logged.
+      every_s: seconds between checkpoints in the middle of an epoch.
+      callbacks: more of Keras' callbacks.
+
+    Attributes:
+      start: updates that were made before.
+      seconds: that updates have taken since.
+      logs: what the last epoch came to.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        plan: Plan,
+        directory: str | None,
+        bar: bool,
+        every_s: float,
+        callbacks: Sequence[Any] = (),
+    ) -> None:
+        self.model, self.plan = model, plan
+        self._bar = bar
+        self._clock = Clock()
+        self._saving: Saving | None = None
+        self._history: History | None = None
+        self.logs: dict[str, float] = {}
+        self.start = 0
+        # In their order: saved before the averages take the weights' place for validation.
+        own: list[Any] = []
+        averages = [] if plan.recipe.ema is None else [keras.callbacks.SwapEMAWeights()]
+        if directory is not None:
+            checkpoints = checkpoints_of(directory)
+            self.start = checkpoints.restore(model)
+            self._saving = Saving(checkpoints, every_s, self.start)
+            self._history = History(os.path.join(directory, _HISTORY), self.start)
+            board = keras.callbacks.TensorBoard(directory, write_graph=False)
+            own = [self._saving, *averages, self._clock, self._history, board]
+        else:
+            own = [*averages, self._clock]
+        if not bar:
+            own.append(Lines(plan.updates))
+        self._callbacks, self._averages = [*own, *callbacks], averages
+
+    @property
+    def seconds(self) -> float:
+        """Time that updates have taken, without validation."""
+        return self._clock.seconds
+
+    def train(self, data: Callable[[int], Any], held_out: Any) -> None:
+        """Trains to the end of the plan; the weights are then the averaged ones, if it has any.
+
+        Args:
+          data: from the number of updates made to what `fit` trains on.
+          held_out: what it validates on after every epoch.
+        """
+        spans = self.plan.spans(self.start)
+        made = self.start
+        if self.start:
+            log.info("Goes on after %d of %d updates.", self.start, self.plan.updates)
+            self._validate(held_out)
+        for span in spans:
+            last = span is spans[-1]
+            with contextlib.nullcontext() if last else _unfinished(self.model.optimizer):
+                history = self.model.fit(
+                    data(made),
+                    initial_epoch=span.initial_epoch,
+                    epochs=span.epochs,
+                    steps_per_epoch=span.updates,
+                    shuffle=False,  # The data sets shuffle themselves.
+                    validation_data=held_out,
+                    callbacks=[*self._callbacks],
+                    verbose=1 if self._bar else 0,
+                )
+            made += span.updates * (span.epochs - span.initial_epoch)
+            self.logs = {name: float(values[-1]) for name, values in history.history.items()}
+        if self._saving is not None and self._saving.error is not None:
+            raise OSError(
+                f"All {self.plan.updates} updates were made, but the last checkpoint could not be "
+                f"saved: {self._saving.error}. Make room; the same command goes on from the one "
+                "before."
+            )
+        if not spans:
+            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+
+    def save(self) -> None:
+        """Saves what there is, after training has been cut off."""
+        if self._saving is not None:
+            self._saving.interrupted()
+
+    def _validate(self, held_out: Any) -> None:
+        """Makes up for a validation that was cut off, or repeats that of the last update."""
+        assert self._history is not None
+        ended = self.start >= self.plan.updates
+        known = self._history.has(self.start)
+        if not ended and (known or self.start % self.plan.updates_per_epoch):
+            return
+        log.info("Validates what %d updates have made.", self.start)
+        logs = self.model.evaluate(
+            held_out, verbose=0, callbacks=[*self._averages], return_dict=True
+        )
+        self.logs = {f"val_{name}": float(value) for name, value in logs.items()}
+        if not known:
+            epoch = (self.start - 1) // self.plan.updates_per_epoch
+            self._history.add(epoch, {**self.logs, "updates": self.start})
+
+
+@contextlib.contextmanager
+def _unfinished(optimizer: Any) -> Iterator[None]:
+    """Keeps `fit` from ending the training: it would put the averages in the weights' place."""
+    optimizer.finalize_variable_values = lambda variables: None
+    try:
+        yield
+    finally:
+        del optimizer.finalize_variable_values

@@ -1,0 +1,301 @@
+"""A worker's process: reads from the board what is to be done, and does it.
+
+It is a client of the parameter servers and of nobody else. It needs no Keras and no user's code:
+what it runs, the chief has traced.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import tensorflow as tf
+
+from tf_backup._tf import datasets, runtime, serialized
+from tf_backup._tf.named import read_strings
+from tf_backup._tf.strategies import connect
+from tf_backup.actors.failures import gist
+from tf_backup.network import arrivals
+from tf_backup.network.parameter_servers import Servers
+from tf_backup.rules import pieces, protocol
+from tf_backup.rules.members import HEARTBEAT_S
+from tf_backup.servers.batch_queue import BatchReader
+from tf_backup.servers.board import Board
+from tf_backup.worker_data import open_pipeline
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.2
+_SPARE_POLL_S = 1.0  # Between two questions of a spare worker whether a place has become free.
+
+# What a call raises when its server is gone, or has forgotten this client.
+_GONE = (tf.errors.UnavailableError, tf.errors.AbortedError)
+
+
+class Dismissed(Exception):
+    """The chief says that training is done."""
+
+
+class Agent:
+    """Works for whichever chief the board names, until it is dismissed.
+
+    Args:
+      addresses: the `host:port` of the cluster's tasks, by job.
+      index: this worker's.
+      server_timeout_s: how long a server may be silent before this process starts anew.
+    """
+
+    def __init__(
+        self, addresses: dict[str, list[str]], index: int, server_timeout_s: float = 30.0
+    ) -> None:
+        self._index = index
+        self._workers = len(addresses["worker"])
+        with arrivals.present(addresses["worker"][index]):  # Probes see already that it lives.
+            arrivals.wait_for(addresses["ps"])
+        self._servers = Servers(addresses["ps"], server_timeout_s)
+        connect(addresses, "worker", index, addresses["worker"][index])
+        self._board = Board(self._workers)
+        self._programs: dict[str, _Program] = {}
+
+    def work(self) -> None:
+        """Does what there is to do.
+
+        Raises:
+          Dismissed: if training is done.
+          ValueError: if this worker does not fit its chief's cluster.
+        """
+        try:
+            while not self._board.exists:
+                time.sleep(_POLL_S)
+            while True:
+                self._live()
+        except tf.errors.OpError as error:
+            self._servers.look()
+            log.info("worker %d: %s", self._index, self._servers.lost or gist(error))
+            start_anew()
+
+    # ---- A life -------------------------------------------------------------------------------
+
+    def _live(self) -> None:
+        """Works from a registration to the end of that life."""
+        self._check_fit(self._board.notice())
+        life = _Life(self._board.register(self._index))
+        heart = threading.Thread(target=self._heart, args=(life,), name="heart", daemon=True)
+        heart.start()
+        try:
+            done = 0
+            while not life.over.is_set():
+                notice = self._board.notice()
+                if notice["dismissed"]:
+                    self._board.leave(self._index, life.number)
+                    raise Dismissed
+                job = notice["job"]
+                if job is None or job["number"] == done:
+                    life.call(self._board.wait, self._index, life.number)
+                else:
+                    self._do(job, life)
+                    done = job["number"]
+        except tf.errors.CancelledError:
+            if not life.over.is_set():
+                raise
+        finally:
+            given_up = life.over.is_set()
+            life.over.set()
+            heart.join()
+        if given_up:
+            log.info("worker %d was given up, and begins again.", self._index)
+
+    def _heart(self, life: _Life) -> None:
+        """Shows that this worker lives; ends what it does when nobody believes it any more."""
+        while not life.over.wait(HEARTBEAT_S):
+            try:
+                if not self._board.beat(self._index, life.number):
+                    life.end()
+                    return
+            except tf.errors.OpError:
+                self._check()
+                return
+            self._check()
+
+    def _check(self) -> None:
+        """Starts this process anew if a server is lost: its context cannot be mended."""
+        if self._servers.lost is not None:
+            log.info("%s", self._servers.lost)
+            start_anew()
+
+    # ---- Jobs ---------------------------------------------------------------------------------
+
+    def _do(self, job: dict[str, Any], life: _Life) -> None:
+        """Does a job; tells the chief what goes wrong."""
+        try:
+            program = self._program(job)
+            life.call(getattr(program, job["kind"]), self._index, life.number, job)
+        except (*_GONE, tf.errors.CancelledError):
+            raise
+        except tf.errors.OpError as error:
+            self._tell(job["number"], type(error).__name__, gist(error))
+        except Exception as error:
+            self._tell(job["number"], type(error).__name__, str(error))
+            raise
+
+    def _tell(self, job: int | None, kind: str, message: str) -> None:
+        """Tells the chief what has gone wrong here, in a job if in one."""
+        log.info("worker %d: %s: %s", self._index, kind, message)
+        self._board.tell({"worker": self._index, "job": job, "type": kind, "message": message})
+
+    def _check_fit(self, notice: dict[str, Any]) -> None:
+        """Refuses a chief that this worker cannot work for."""
+        wrong = None
+        if notice["tensorflow"] != tf.__version__:
+            wrong = (
+                f"worker {self._index} has TensorFlow {tf.__version__}, but its chief "
+                f"({notice['chief']}) has {notice['tensorflow']}: graphs of one may not run in the "
+                "other. Install the same version everywhere."
+            )
+        if notice["workers"] != self._workers:
+            wrong = (
+                f"TF_CONFIG of worker {self._index} has {self._workers} workers, but that of its "
+                f"chief ({notice['chief']}) has {notice['workers']}: give all tasks the same "
+                "cluster."
+            )
+        if wrong is not None:
+            self._tell(None, ValueError.__name__, wrong)
+            raise ValueError(wrong)
+
+    def _program(self, job: dict[str, Any]) -> _Program:
+        """Returns a job's program, fetched and built at its first use."""
+        name = job["program"]["attributes"]["shared_name"]
+        if name not in self._programs:
+            for known in set(self._programs) - set(job["programs"]):  # The chief has it no more.
+                self._programs.pop(known).close()
+            self._programs[name] = _Program(job["program"])
+        return self._programs[name]
+
+
+class _Life:
+    """A worker's life as others know it: from a registration until it is given up.
+
+    Args:
+      number: no other life has it.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.over = threading.Event()
+        self._call = runtime.Cancelable()
+
+    def call(self, function: Callable[..., Any], *args: Any) -> None:
+        """Calls a function that may wait for others; it is cut off at the end of this life."""
+        # A call that fails cancels whatever is called by the same one.
+        self._call = runtime.Cancelable()
+        if not self.over.is_set():
+            self._call(function, *args)
+
+    def end(self) -> None:
+        """Ends it, from another thread."""
+        self.over.set()
+        self._call.cancel()
+
+
+class _Program:
+    """What a chief has traced for workers.
+
+    Args:
+      spec: of the variable that holds it, on a server.
+    """
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        parts = read_strings(spec)
+        self._functions = dict(map(serialized.load, parts[::2], parts[1::2]))
+        self._iterator: tuple[tuple[int, int], Any] | None = None
+        self._reader: BatchReader | None = None
+
+    def train(self, worker: int, life: int, job: dict[str, Any]) -> None:
+        """Contributes to a run, if there is a place for this worker, or as soon as there is."""
+        me = [tf.constant(number, tf.int64) for number in (worker, life, job["run"])]
+        while True:
+            place = int(self._functions["admit"](*me)[0])
+            if place == protocol.STOP:
+                return
+            if place == protocol.NO_PLACE:
+                time.sleep(_SPARE_POLL_S)
+                continue
+            iterator = self._open(job["data"], place)
+            then = self._functions["loop"](
+                tf.constant(place, tf.int64), *me[1:], datasets.resource_of(iterator)
+            )
+            if int(then[0]) == protocol.STOP:
+                return
+
+    def evaluate(self, worker: int, life: int, job: dict[str, Any]) -> None:
+        """Computes pieces of an evaluation, until all is done."""
+        me = [tf.constant(number, tf.int64) for number in (worker, life, job["run"])]
+        graphs = read_strings(job["data"]["graphs"])
+        then = self._functions["next"](*me)[0]
+        while True:
+            lane, start = (int(number) for number in then)
+            if lane == pieces.STOP:
+                return
+            if lane == pieces.WAIT:
+                time.sleep(_POLL_S)
+                then = self._functions["next"](*me)[0]
+                continue
+            dataset = open_pipeline(job["data"], graphs[lane % len(graphs)], lane, skip=start)
+            iterator = iter(dataset)
+            handle = datasets.resource_of(iterator)
+            then = self._functions["pieces"](*me, *tf.unstack(then), handle)[0]
+            kept = [iterator]
+            del iterator, handle
+            _let_go(kept)
+
+    def close(self) -> None:
+        """Lets go of the batches that have not been used."""
+        if self._reader is not None:
+            self._reader.close()
+        kept, self._iterator = [self._iterator], None
+        _let_go(kept)
+
+    def _open(self, data: dict[str, Any], place: int) -> Any:
+        """Returns the iterator of a place, which goes on from run to run."""
+        key = (data["number"], place)
+        if self._iterator is None or self._iterator[0] != key:
+            self.close()
+            self._iterator = key, iter(self._dataset(data, place))
+        return self._iterator[1]
+
+    def _dataset(self, data: dict[str, Any], place: int) -> Any:
+        """Returns the batches for a place."""
+        self._reader = data["queue"] and BatchReader(data["queue"])
+        graphs = read_strings(data["graphs"])  # Fails if the chief has deleted data and queue.
+        if self._reader is not None:
+            return self._reader.dataset()
+        return open_pipeline(data, graphs[place % len(graphs)], place)
+
+
+def _let_go(iterators: list[Any]) -> None:
+    """Lets go of iterators in a thread of its own: their end waits for the threads that read ahead.
+
+    In about one of twenty fits that took 10 to 25 s. A worker that waited came to the next run so
+    late.
+
+    Args:
+      iterators: whose last reference is in this list.
+    """
+    threading.Thread(target=iterators.clear, daemon=True).start()
+
+
+def start_anew() -> NoReturn:
+    """Lets this process begin again from its first line, under the same number.
+
+    Signals that arrive before it listens again (`server.serve`) wait until then.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -1,0 +1,239 @@
+"""The chief: takes the mean of N gradients, updates, publishes, releases; in a loop on the servers.
+
+Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 2 and 4.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tf_backup._tf import graphs, runtime
+from tf_backup._tf.cut import Cut
+from tf_backup.objective import Objective
+from tf_backup.servers import permits, placement
+from tf_backup.servers.accumulator import Accumulator
+from tf_backup.servers.contribution import Contribution
+from tf_backup.servers.gate import GATE_SERVER, STOPPED, Gate
+from tf_backup.servers.permits import Permits
+from tf_backup.servers.reports import Reports
+from tf_backup.servers.snapshot import Snapshot
+from tf_backup.servers.tokens import DEVICE
+
+log = logging.getLogger(__name__)
+
+Tensor = Any
+
+
+class Chief:
+    """The loop that makes updates, from the beginning of a run to its end.
+
+    It runs on the parameter servers: nothing of it passes through the coordinator, which gives
+    permits and reads reports. With one server an update is one function call there. With several
+    each takes and publishes its part in one; what the optimizer does in between crosses from one
+    to another where it has to.
+
+    Args:
+      objective: whose variables are updated.
+      snapshot: of the variables that workers read.
+      contribution: how the workers' results travel.
+      accumulator: where they wait.
+      gate: says what an update is made of, and is told when the next step may begin.
+      permits: how many updates may be made.
+      reports: what to tell of each.
+      alone: whether there is only one parameter server.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        snapshot: Snapshot,
+        contribution: Contribution,
+        accumulator: Accumulator,
+        gate: Gate,
+        permits: Permits,
+        reports: Reports,
+        alone: bool,
+    ) -> None:
+        self._objective = objective
+        self._snapshot = snapshot
+        self._contribution = contribution
+        self._accumulator = accumulator
+        self._gate = gate
+        self._permits = permits
+        self._reports = reports
+        self._alone = alone
+        self._traced: Any = None
+        self.loop = graphs.function(self._loop)
+
+    def _loop(self, step: Tensor) -> Tensor:
+        """Makes updates until it is told to stop, or too few workers have data left.
+
+        Args:
+          step: [] int64, the number of updates made before.
+
+        Returns:
+          [] int64, the number of updates made.
+        """
+
+        def body(step: Tensor, event: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            make = self._update_alone if self._alone else self._update
+            step, event, last = graphs.here(make(event, last))
+            step.set_shape([])
+            event.set_shape([4, self._gate.policy.replicas])
+            last.set_shape([])
+            return step, event, last
+
+        def whole(step: Tensor) -> Tensor:
+            with tf.device(DEVICE):
+                event, last = self._next(step)
+                step, event, _ = tf.while_loop(
+                    lambda step, event, last: event[0, 0] >= 0,
+                    body,
+                    [tf.identity(step), event, last],
+                    parallel_iterations=1,
+                )
+                with tf.control_dependencies([self._reports.put_end(event)]):
+                    return tf.identity(step)
+
+        return graphs.on_server(GATE_SERVER, whole, step) if self._alone else whole(step)
+
+    def _next(self, step: Tensor) -> tuple[Tensor, Tensor]:
+        """Waits, on the gate's server, for a permit, and for step t to be complete.
+
+        Returns:
+          The event ([4, N]), and whether the update is the run's last ([] bool).
+        """
+
+        def at_gate(step: Tensor) -> tuple[Tensor, Tensor]:
+            permit = self._permits.take()
+            with tf.control_dependencies([permit]):
+                event = tf.cond(
+                    tf.equal(permit, permits.HALT),
+                    lambda: self._gate.sign(STOPPED),
+                    lambda: self._gate.next_event(step),
+                )
+            return event, tf.equal(permit, permits.LAST)
+
+        event, last = graphs.on_server(GATE_SERVER, at_gate, step)
+        event.set_shape([4, self._gate.policy.replicas])
+        last.set_shape([])
+        return event, last
+
+    def _update_alone(self, event: Tensor, last: Tensor) -> Any:
+        """Makes an update where one server holds everything; returns the next step and event."""
+
+        def at_server(event: Tensor, last: Tensor) -> Any:
+            taken, found = self._take(GATE_SERVER, event[1])
+            with graphs.changing() as written:
+                results = self._apply(self._contribution.totals(found))
+            # All: rows of tables, which no snapshot has, are looked up in the next step.
+            done = tf.group(*taken, *written, *self._snapshot.write(GATE_SERVER))
+            with tf.control_dependencies([done]):
+                return self._release(event, last, results)
+
+        return graphs.on_server(GATE_SERVER, at_server, event, last)
+
+    def _update(self, event: Tensor, last: Tensor) -> Any:
+        """Makes an update across servers; returns the next step and event."""
+        results, done = self._whole()(event)
+
+        def release(event: Tensor, last: Tensor, results: Any, done: list[Tensor]) -> Any:
+            with tf.control_dependencies(done):
+                return self._release(event, last, results)
+
+        # Not before every server has taken step t out, also those that publish nothing: a
+        # contribution to step t + 1 could be there already, and be cleared away with it.
+        return graphs.on_server(GATE_SERVER, release, event, last, results, done)
+
+    def _whole(self) -> Callable[[Tensor], tuple[Any, list[Tensor]]]:
+        """Returns what makes an update of an event, as few functions on each server as can be."""
+        event = tf.TensorSpec([4, self._gate.policy.replicas], tf.int64)
+        traced = tf.function(
+            lambda event: self._at_servers(event)[0], autograph=False
+        ).get_concrete_function(event)
+        # TensorFlow forgets its branches with it, and the parts call them by name.
+        self._traced = traced
+        structure = traced.structured_outputs
+        try:
+            parts = Cut(traced)
+        except ValueError as error:
+            log.debug("An update is not cut into one function per server: %s", error)
+            return self._one_by_one
+
+        def whole(event: Tensor) -> tuple[Any, list[Tensor]]:
+            results, done = parts(event)
+            return tf.nest.pack_sequence_as(structure, results), done
+
+        return whole
+
+    def _one_by_one(self, event: Tensor) -> tuple[Any, list[Tensor]]:
+        """Makes an update across servers, operation by operation."""
+        results, written = self._at_servers(event)
+        with tf.control_dependencies(written):
+            return results, [tf.constant(True)]
+
+    def _at_servers(self, event: Tensor) -> tuple[Any, list[Any]]:
+        """Takes, updates and publishes, each where it belongs.
+
+        Returns:
+          The results, and the operations behind which all is done.
+        """
+        found: dict[int, Any] = {}
+        done: list[Any] = []
+        for ps in self._contribution.servers:
+            with tf.device(runtime.ps_device(ps)):
+                taken, values = self._take(ps, event[1])
+                found.update(values)
+                done += taken
+        with placement.with_its_inputs(), graphs.changing() as written:
+            results = self._apply(self._contribution.totals(found))
+        done += written
+        for ps in self._snapshot.layout.servers:
+            done += self._snapshot.write(ps)
+        return results, done
+
+    def _take(self, ps: int, tickets: Tensor) -> tuple[list[Tensor], dict[int, Any]]:
+        """Takes N contributions on a server, there.
+
+        Returns:
+          What is there when they are out of the accumulator, and the mean (or sum) by target.
+        """
+        if ps not in self._contribution.servers:
+            return [], {}
+        replicas = self._gate.policy.replicas
+        parts = self._accumulator.take(tf.unstack(tickets, replicas), ps)
+        return [part[0] for part in parts], self._contribution.combine(parts, ps)
+
+    def _apply(self, totals: list[Any]) -> Any:
+        """Updates the variables; returns the objective's results."""
+        objective = self._objective
+        gradients = totals[: len(objective.trainable)]
+        others = [*objective.state, *objective.sums]
+        changes = totals[len(gradients) : len(gradients) + len(others)]
+        reports = totals[len(gradients) + len(others) :]
+        # First, since a trainable variable may be among them: its gradient is for the new value.
+        for variable, value in zip(others, changes, strict=True):
+            if value is not None:
+                variable.assign_add(value)
+        objective.apply(gradients)
+        return objective.results(reports)
+
+    def _release(self, event: Tensor, last: Tensor, results: Any) -> Any:
+        """Reports the update, releases the workers, and waits for the next event.
+
+        Returns:
+          t + 1, the event, and whether the next update is the last.
+        """
+        with tf.control_dependencies([self._reports.put(event, results)]):
+            step = self._gate.complete_step(last)
+        with tf.control_dependencies([step]):
+            event, last = tf.cond(
+                last,
+                lambda: (self._gate.sign(STOPPED), tf.constant(True)),
+                lambda: self._next(step),
+            )
+        return step, event, last

@@ -1,0 +1,312 @@
+"""SGD with backup workers on one objective: everything below Keras, put together.
+
+An engine lives as long as its objective; a run is one epoch: `begin`, `step` ..., `end`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_backup import errors
+from tf_backup._tf import runtime
+from tf_backup._tf.named import Boxed, Name
+from tf_backup.actors import coordinator, current_run
+from tf_backup.actors.care import Care
+from tf_backup.actors.chief import Chief
+from tf_backup.actors.failures import worker_failed
+from tf_backup.actors.run import Run
+from tf_backup.actors.worker import Worker
+from tf_backup.network.watch import Watch
+from tf_backup.objective import Objective
+from tf_backup.policy import BackupPolicy
+from tf_backup.records import Books, Contributions
+from tf_backup.rules import protocol
+from tf_backup.servers import gate, reports
+from tf_backup.servers.accumulator import Accumulator
+from tf_backup.servers.contribution import Contribution
+from tf_backup.servers.permits import GO, HALT, LAST, Permits
+from tf_backup.servers.program import Program
+from tf_backup.servers.reports import Report, Reports
+from tf_backup.servers.snapshot import Snapshot
+from tf_backup.worker_data import Pipelines
+
+log = logging.getLogger(__name__)
+
+HOME_TIMEOUT_S = 30.0  # How long the end of training waits for workers' last batches.
+AHEAD = 64  # Updates that may be permitted ahead of what the coordinator has seen.
+_POLL_S = 0.1
+_HOME_POLL_S = 0.02
+
+
+class Engine:
+    """Trains an objective on the workers and parameter servers of a strategy.
+
+    Args:
+      strategy: made by tf_backup.
+      policy: N, b and the bound on staleness.
+      objective: what is trained.
+      element_spec: of the batches.
+      stall_timeout_s: how long to wait, with fewer than N workers alive, for one to come back.
+    """
+
+    def __init__(
+        self,
+        strategy: Any,
+        policy: BackupPolicy,
+        objective: Objective,
+        element_spec: Any,
+        stall_timeout_s: float,
+    ) -> None:
+        self.policy = policy
+        self._strategy = strategy
+        self._coordinator = coordinator.of(strategy)
+        self._stall_timeout_s = stall_timeout_s
+        name = Name(self._coordinator.container, f"engine/{uuid.uuid4().hex}")
+        with self._coordinator.tracing():
+            self._snapshot = Snapshot(objective.read, name / "snapshot")
+            results = objective.compute.structured_outputs
+            contribution = Contribution(objective, results, policy.replicas)
+            self._contribution = contribution
+            specs = {ps: contribution.specs(ps) for ps in contribution.servers}
+            queued = policy.max_staleness != 0
+            self._accumulator = Accumulator(specs, queued, name / "accumulator")
+            self._gate = gate.Gate(policy, name / "gate")
+            self._permits = Permits(name / "permits")
+            self._reports = Reports(
+                reports.structure_of(objective.results, results.reports),
+                policy.replicas,
+                name / "reports",
+            )
+            parts = (self._snapshot, contribution, self._accumulator, self._gate)
+            self._worker = Worker(objective.compute, *parts)
+            self._chief = Chief(
+                objective,
+                *parts,
+                self._permits,
+                self._reports,
+                alone=runtime.ps_count(strategy) == 1,
+            )
+            tables = [
+                Boxed(table.handle, runtime.ps_index(table.device), name / f"tables/{i}")
+                for i, table in enumerate(objective.tables)
+            ]
+            self._program = Program(
+                self._worker.functions(element_spec),
+                [*self._snapshot.resources, *self._gate.resources, *tables],
+                name / "program",
+            )
+            self._loop = self._chief.loop.get_concrete_function(tf.TensorSpec([], tf.int64))
+        self._books = Books(policy, self._gate.ledger)
+        self._step = 0
+        self._granted = 0  # Permits whose updates have not been returned yet ...
+        self._last = False  # ... and whether one of them is for the run's last update.
+        self._run: Run | None = None
+        self._care = Care(self._gate, self._coordinator)
+        self._watch = Watch()
+
+    @property
+    def active(self) -> bool:
+        """Whether a run is on: workers compute, or wait for the next step."""
+        return self._run is not None
+
+    @property
+    def living_workers(self) -> int:
+        """How many workers live, of as many as there are places for; from any thread."""
+        return min(self.policy.workers, self._coordinator.members.living)
+
+    @property
+    def bytes_per_step(self) -> dict[str, int]:
+        """Bytes that one worker reads and sends per step, without rows of tables."""
+        return {"read": self._snapshot.layout.nbytes, "sent": self._contribution.layout.nbytes}
+
+    def contributions(self) -> Contributions:
+        """Returns what became of every contribution since this engine was made."""
+        return self._books.read()
+
+    # ---- A run --------------------------------------------------------------------------------
+
+    def begin(self, data: Pipelines, step: int) -> None:
+        """Publishes theta(t) and sets the workers to work on step t = `step`.
+
+        Steps never come twice, since the workers draw their random numbers by them: an
+        optimizer that counts fewer (it accumulates gradients, or skipped some that were not
+        finite) does not set the count back.
+        """
+        if self._run is not None:
+            raise RuntimeError("A run is on already.")
+        current_run.begin(self._strategy, self)
+        with self._coordinator.told_plainly():
+            self._step = max(step, self._step)
+            self._snapshot.publish()
+            self._accumulator.clear()
+            self._permits.revoke()
+            self._granted, self._last = 0, False
+            number = int(self._gate.open_run(tf.constant(self._step, tf.int64)))
+            start = tf.constant(self._step, tf.int64)
+            self._run = Run(
+                lambda: self._loop(start),
+                self._reports.read,
+                self._books.note,
+                self._care.look_after,
+            )
+            self._coordinator.announce(self._program.job("train", data, run=number))
+
+    def step(self, ahead: int = 1, last: bool = False) -> Any:
+        """Makes an update, or returns one that has been made already.
+
+        Args:
+          ahead: how many updates may be made before this is called again; at least 1, this one.
+          last: whether the last of those is the run's last; the workers then go home.
+
+        Returns:
+          The objective's results; None if too few workers have data left for an update.
+
+        Raises:
+          ParameterServerLost, WorkersLost, WorkerFailed: nothing is updated then.
+        """
+        assert self._run is not None
+        with self._coordinator.told_plainly():
+            self._coordinator.check()
+            self._run.ahead = ahead > 1
+            self._grant(ahead, last)
+            report = self._await_report()
+            if report is None:
+                return None
+            self._granted -= 1
+            self._step = report.step + 1
+            if self._last and not self._granted:
+                self._run.wait(self._coordinator.check)
+                self._over()
+            return report.results
+
+    def settle(self) -> None:
+        """Waits until no update is under way: what is on the servers stays as it is.
+
+        What has been made already and not been returned, `step` returns later.
+        """
+        if self._run is None:
+            return
+        with self._coordinator.told_plainly():
+            self._granted -= int(self._permits.revoke())
+            self._last = False
+            while self._run.reports < self._granted and self._run.goes_on:
+                self._coordinator.check()
+                time.sleep(_HOME_POLL_S)
+
+    def end(self) -> None:
+        """Ends the run, if one is on: sends the workers home, and does not wait for them."""
+        if self._run is None:
+            return
+        run = self._run
+        self._over()
+        with self._coordinator.told_plainly():
+            self._permits.revoke()
+            self._permits.grant(tf.constant([HALT], tf.int64))
+            self._gate.stop()
+            run.wait(self._coordinator.check)
+            self._gate.close_run()
+
+    def close(self) -> None:
+        """Ends training: waits until the workers are home, and closes the accounts."""
+        self.end()
+        with self._coordinator.told_plainly():
+            self._await_home()
+            self._gate.settle()
+            self._accumulator.clear()
+            self._program.forget_data()
+            self._coordinator.announce(None)
+
+    def abandon(self) -> None:
+        """Ends training after the cluster is lost: asks nothing of it."""
+        if self._run is not None:
+            self._run.abandon()
+            self._over()
+
+    def _over(self) -> None:
+        """Ends the run as far as this process is concerned."""
+        self._run = None
+        current_run.ended(self._strategy, self)
+
+    def _grant(self, ahead: int, last: bool) -> None:
+        """Gives permits for `ahead` updates, less those that are given already."""
+        whole = ahead <= AHEAD
+        more = min(ahead, AHEAD) - self._granted
+        # Many at once, or each would cost a call.
+        if more <= 0 or (self._granted and more < AHEAD // 2 and not whole):
+            return
+        kinds = np.full([more], GO)
+        if last and whole:
+            kinds[-1], self._last = LAST, True
+        self._permits.grant(tf.constant(kinds, tf.int64))
+        self._granted += more
+
+    # ---- Waiting ------------------------------------------------------------------------------
+
+    def _await_report(self) -> Report | None:
+        """Returns the next update's report; None if too few workers have data left."""
+        assert self._run is not None
+        self._watch.restart()
+        while True:
+            report = self._run.next_report(_POLL_S)
+            if report is not None:
+                return report if report.step >= 0 else None  # At its end: EXHAUSTED.
+            self._coordinator.check()
+            if self._look_around():
+                return None
+
+    def _look_around(self) -> bool:
+        """Does what is to be done while a step takes long.
+
+        Returns:
+          Whether the run is over, since those that still have data are too few, or gone.
+        """
+        assert self._run is not None
+        for error in self._coordinator.worker_errors():
+            raise worker_failed(error)
+        ledger = self._run.ledger
+        members = self._coordinator.members
+        if members.living >= self.policy.replicas:
+            self._watch.enough()
+        if ledger is None or protocol.complete(ledger, self.policy.replicas):
+            return False
+        left = ledger.status == protocol.LEFT
+        usable = min(self.policy.workers, members.living) - int(np.sum(left))
+        if np.any(left) and usable < self.policy.replicas:
+            return True
+        if self._watch.time_to_report():
+            self._care.explain(self._step, self._watch.seconds, ledger)
+        if self._watch.short_s > self._stall_timeout_s:
+            raise errors.WorkersLost(
+                f"Step {self._step} needs {self.policy.replicas} workers, but only "
+                f"{members.living} of {self.policy.workers} have been alive for "
+                f"{self._watch.short_s:.0f} s. Missing: {self._care.names(members.missing)}. "
+                "Start them again and run this command again; it goes on from the last checkpoint "
+                "if it saves them."
+            )
+        return False
+
+    def _await_home(self) -> None:
+        """Waits until no worker computes for this engine any more, or is worth waiting for."""
+        deadline = time.monotonic() + HOME_TIMEOUT_S
+        while True:
+            ledger = self._care.look_after()
+            busy = ledger.status == protocol.COMPUTING
+            away = {int(worker) for worker in ledger.holder[busy]}
+            away -= {error["worker"] for error in self._coordinator.worker_errors()}
+            if away <= set(self._coordinator.members.silent):
+                return
+            if time.monotonic() > deadline:
+                log.warning(
+                    "Worker(s) %s have not finished their last batch within %.0f s. Training goes "
+                    "on without waiting for them; their last contributions count as lost.",
+                    ", ".join(map(str, sorted(away))),
+                    HOME_TIMEOUT_S,
+                )
+                return
+            time.sleep(_HOME_POLL_S)

@@ -1,0 +1,219 @@
+"""Evaluation on all workers, in small pieces: every batch counts exactly once."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_backup import errors
+from tf_backup._tf import graphs, runtime
+from tf_backup._tf.named import Boxed, Name
+from tf_backup.actors import coordinator, current_run
+from tf_backup.actors.failures import GONE, worker_failed
+from tf_backup.network.watch import Watch
+from tf_backup.objective import Measurement
+from tf_backup.rules import pieces
+from tf_backup.rules.pieces import Piece
+from tf_backup.servers.dispenser import Dispenser
+from tf_backup.servers.program import Program
+from tf_backup.servers.snapshot import Snapshot
+from tf_backup.servers.tokens import GATE_SERVER
+from tf_backup.worker_data import WorkerData
+
+log = logging.getLogger(__name__)
+
+Tensor = Any
+
+
+class Evaluation:
+    """Computes a measurement over all batches of a data set.
+
+    Args:
+      strategy: whose workers compute.
+      measurement: what workers compute.
+      element_spec: of the batches.
+      stall_timeout_s: how long to wait, when no worker is alive, for one to come back.
+    """
+
+    def __init__(
+        self,
+        strategy: Any,
+        measurement: Measurement,
+        element_spec: Any,
+        stall_timeout_s: float,
+    ) -> None:
+        self._strategy = strategy
+        self._coordinator = coordinator.of(strategy)
+        self._measurement = measurement
+        self._stall_timeout_s = stall_timeout_s
+        name = Name(self._coordinator.container, f"evaluation/{uuid.uuid4().hex}")
+        with self._coordinator.tracing():
+            self._snapshot = Snapshot(measurement.read, name / "snapshot")
+            self._dispenser = Dispenser(
+                runtime.worker_count(strategy),
+                measurement.compute.structured_outputs,
+                name / "dispenser",
+            )
+            tables = [
+                Boxed(table.handle, runtime.ps_index(table.device), name / f"tables/{i}")
+                for i, table in enumerate(measurement.tables)
+            ]
+            self._program = Program(
+                self._functions(element_spec),
+                [*self._snapshot.resources, *self._dispenser.resources, *tables],
+                name / "program",
+            )
+
+    def run(self, data: WorkerData) -> Any:
+        """Returns the measurement's results over all of `data`.
+
+        Raises:
+          ParameterServerLost, WorkersLost, WorkerFailed: as in training.
+        """
+        current_run.interrupt(self._strategy)
+        calls = runtime.Cancelable()
+        with self._coordinator.told_plainly():
+            self._snapshot.publish()
+            run = int(self._dispenser.begin())
+            watch = Watch()
+            try:
+                self._coordinator.announce(self._program.job("evaluate", data.start(), run=run))
+                self._coordinator.call(
+                    lambda: calls(self._dispenser.await_end),
+                    meanwhile=lambda: self._look_around(watch),
+                )
+            except GONE:
+                raise
+            except Exception:
+                self._dispenser.close()
+                raise
+            finally:
+                calls.cancel()
+            sums = self._dispenser.sums()
+            self._coordinator.announce(None)
+            self._program.forget_data()
+        return self._measurement.results(sums)
+
+    # ---- For workers --------------------------------------------------------------------------
+
+    def _functions(self, element_spec: Any) -> dict[str, Any]:
+        """Returns what a worker's process runs, by name."""
+        number = tf.TensorSpec([], tf.int64)
+        batches = tf.data.IteratorSpec(element_spec)
+        of_next = graphs.function(self._next)
+        of_pieces = graphs.function(self._pieces)
+        return {
+            "next": of_next.get_concrete_function(number, number, number),
+            "pieces": of_pieces.get_concrete_function(
+                number, number, number, number, number, batches
+            ),
+        }
+
+    def _next(self, worker: Tensor, life: Tensor, run: Tensor) -> Tensor:
+        """Returns what a worker is to do; see `Dispenser.next`."""
+        return graphs.on_server(GATE_SERVER, self._dispenser.next, worker, life, run)
+
+    def _pieces(
+        self, worker: Tensor, life: Tensor, run: Tensor, lane: Tensor, start: Tensor, iterator: Any
+    ) -> Tensor:
+        """Computes piece after piece of a lane, as long as the worker is to go on with it.
+
+        Args:
+          worker: [] int64, the worker's index.
+          life: [] int64, the number of its life.
+          run: [] int64, the evaluation.
+          lane: [] int64, which lane.
+          start: [] int64, how many batches of it are left out.
+          iterator: the batches behind them.
+
+        Returns:
+          [2] int64, what to do next; see `Dispenser.next`.
+        """
+        values = self._snapshot.read_all()
+
+        def body(batch: Any, start: Tensor, then: Tensor) -> tuple[Any, Tensor, Tensor]:
+            batch, count, sums = self._piece(batch, values, iterator)
+            message = tf.stack(
+                [worker, life, run, lane, start, count, tf.cast(~batch.has_value(), tf.int64)]
+            )
+            then = graphs.here(self._deliver(message, sums))
+            then.set_shape([2])
+            return batch, start + count, then
+
+        _, _, then = tf.while_loop(
+            lambda batch, start, then: tf.reduce_all(tf.equal(then, tf.stack([lane, start]))),
+            body,
+            [iterator.get_next_as_optional(), start, tf.stack([lane, start])],
+            parallel_iterations=1,
+        )
+        return then
+
+    def _piece(
+        self, batch: Any, values: list[Tensor], iterator: Any
+    ) -> tuple[Any, Tensor, list[Tensor]]:
+        """Adds up the results of some batches; returns the next one, their number and the sums."""
+        compute, seed = self._measurement.compute, tf.zeros([2], tf.int64)
+        zeros = [tf.zeros(spec.shape, spec.dtype) for spec in compute.structured_outputs]
+        end = tf.timestamp() + pieces.PIECE_S
+
+        def body(batch: Any, count: Tensor, _: Tensor, sums: list[Tensor]) -> Any:
+            more = compute(values, seed, batch.get_value())
+            sums = [
+                total + tf.cast(part, total.dtype) for total, part in zip(sums, more, strict=True)
+            ]
+            with tf.control_dependencies(sums):
+                now = tf.timestamp()
+            return iterator.get_next_as_optional(), count + 1, now, sums
+
+        batch, count, _, sums = tf.while_loop(
+            lambda batch, count, now, sums: batch.has_value() & (now < end),
+            body,
+            [batch, tf.constant(0, tf.int64), end - pieces.PIECE_S, zeros],
+            parallel_iterations=1,
+        )
+        return batch, count, sums
+
+    def _deliver(self, message: Tensor, sums: list[Tensor]) -> Tensor:
+        """Delivers a piece; returns what to do next."""
+        layout = self._dispenser.layout
+        buffers = [layout.pack(sums, key) for key in layout.keys]
+
+        def at_server(message: Tensor, buffers: list[Tensor]) -> Tensor:
+            worker, life, run, lane, start, count, ended = tf.unstack(message, 7)
+            piece = Piece(run, lane, start, count, tf.equal(ended, 1))
+            return self._dispenser.deliver(worker, life, piece, buffers)
+
+        return graphs.on_server(GATE_SERVER, at_server, message, buffers)
+
+    # ---- For the coordinator ------------------------------------------------------------------
+
+    def _look_around(self, watch: Watch) -> None:
+        """Does what is to be done while an evaluation takes long."""
+        for error in self._coordinator.worker_errors():
+            raise worker_failed(error)
+        members, lanes = self._coordinator.members, self._dispenser.lanes()
+        lives = set(members.lives)
+        gone = np.where(np.isin(lanes.holder, list(lives)), 0, lanes.holder)
+        if np.any(gone):
+            self._dispenser.expire(tf.constant(gone, tf.int64))
+        if members.living:
+            watch.enough()
+        if watch.time_to_report():
+            log.warning(
+                "Evaluation takes %.0f s: %d of %d parts of the data are done, after %d batches; "
+                "%d worker(s) live.",
+                watch.seconds,
+                int(np.sum(lanes.done)),
+                len(lanes.done),
+                int(np.sum(lanes.position)),
+                members.living,
+            )
+        if watch.short_s > self._stall_timeout_s:
+            raise errors.WorkersLost(
+                f"No worker has been alive for {watch.short_s:.0f} s. Start them again, and run "
+                "this command again."
+            )

@@ -1,0 +1,168 @@
+"""Data that only the chief's process can make: Python's generators, `PyDataset`, `py_function`."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from tf_backup._tf import datasets
+from tf_backup._tf.named import Name
+from tf_backup.actors import coordinator
+from tf_backup.servers.batch_queue import BatchQueue
+from tf_backup.worker_data import Pipelines
+
+log = logging.getLogger(__name__)
+
+_END_TIMEOUT_S = 1.0  # How long the end of training waits for the user's code to return a batch.
+_POLL_S = 0.02
+
+
+def _nothing() -> None:
+    pass
+
+
+class Source(NamedTuple):
+    """A data set of batches.
+
+    Attributes:
+      dataset: a `tf.data.Dataset`, or a function from `tf.distribute.InputContext` to one.
+      batches: how many it has; None if that is not known.
+      infinite: whether it is known to have no end.
+      here: "a generator", say, if no other process can read it; None if others can.
+      begin, end: called in this process before and after each pass.
+      errors: those that the user's code has raised, for data that stay here.
+    """
+
+    dataset: Any
+    batches: int | None
+    infinite: bool = False
+    here: str | None = None
+    begin: Callable[[], None] = _nothing
+    end: Callable[[], None] = _nothing
+    errors: Sequence[BaseException] = ()
+
+
+class PythonData:
+    """Batches that a thread of this process makes, and whichever worker is next takes.
+
+    It has what `Feed` asks of a `WorkerData`. A source of known length is read over and over, any
+    other once from each `start`.
+
+    Args:
+      strategy: whose workers take them.
+      source: of the batches.
+      capacity: batches that may wait on the first parameter server.
+    """
+
+    def __init__(self, strategy: Any, source: Source, capacity: int) -> None:
+        self._coordinator = coordinator.of(strategy)
+        self._source = source
+        self._capacity = capacity
+        self.element_spec = source.dataset.element_spec
+        self.batches = source.batches
+        self._producer: _Producer | None = None
+        _warn_once(source.here or "the data")
+
+    @property
+    def endless(self) -> bool:
+        """Whether it is read over and over."""
+        return self.batches is not None
+
+    @property
+    def error(self) -> BaseException | None:
+        """What has ended the batches before their time."""
+        return None if self._producer is None else self._producer.error
+
+    def start(self) -> Pipelines:
+        """Returns the pipelines, begun anew; from now on batches are made."""
+        self.close()
+        name = Name(self._coordinator.container, f"batches/{uuid.uuid4().hex}")
+        with self._coordinator.tracing():
+            queue = BatchQueue(name, self.element_spec, self._capacity)
+        self._producer = _Producer(queue, self._source, self.endless)
+        spec = datasets.flat_spec(self.element_spec)
+        return Pipelines(graphs=[], spec=spec, shards=1, repeat=False, queue=queue.spec())
+
+    def close(self) -> None:
+        """Ends making batches, and lets workers that wait for one come to an end."""
+        producer, self._producer = self._producer, None
+        if producer is None:
+            return
+        producer.cut_off()
+        deadline = time.monotonic() + _END_TIMEOUT_S
+        while not producer.join(_POLL_S) and time.monotonic() < deadline:
+            self._coordinator.servers.repeat_signal()
+
+
+class _Producer:
+    """A thread that puts batches into a queue.
+
+    Args:
+      queue: where to.
+      source: of the batches.
+      endless: whether to read it over and over.
+    """
+
+    def __init__(self, queue: BatchQueue, source: Source, endless: bool) -> None:
+        self._error: BaseException | None = None
+        self._queue, self._source, self._endless = queue, source, endless
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tf_backup-batches", daemon=True)
+        self._thread.start()
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the user's code has raised, or why a batch could not be sent."""
+        return self._error or self._queue.error
+
+    def cut_off(self) -> None:
+        """Closes the queue at once, and ends the thread as soon as the user's code returns."""
+        self._over.set()
+        self._queue.cut_off()
+
+    def join(self, timeout_s: float) -> bool:
+        """Waits for the end of the thread and of the queue's; returns whether they have ended."""
+        self._thread.join(timeout_s)
+        return self._queue.join(timeout_s) and not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            while not self._over.is_set():
+                self._make_pass()
+                if not self._endless:
+                    return
+        except BaseException as error:
+            if not self._over.is_set():
+                self._error = next(iter(self._source.errors), self._queue.error or error)
+        finally:
+            self._queue.close()
+
+    def _make_pass(self) -> None:
+        """Puts the batches of one pass into the queue."""
+        self._source.begin()
+        try:
+            for batch in self._source.dataset:
+                if self._over.is_set():
+                    return
+                self._queue.put(batch)
+        finally:
+            self._source.end()
+
+
+_warned: set[str] = set()
+
+
+def _warn_once(what: str) -> None:
+    if what not in _warned:
+        _warned.add(what)
+        log.warning(
+            "The workers cannot read %s: this process makes the batches for all of them, and more "
+            "workers are of use only as long as it keeps up. Let the workers of a large training "
+            "read files: give a tf.data.Dataset of TensorFlow's own operations, or a function from "
+            "tf.distribute.InputContext to one.",
+            what,
+        )

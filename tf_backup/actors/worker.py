@@ -1,0 +1,204 @@
+"""A worker: reads theta(t), computes a gradient, delivers it, asks the gate, takes a token.
+
+Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 1 and 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tf_backup._tf import graphs
+from tf_backup.rules import protocol
+from tf_backup.servers.accumulator import Accumulator
+from tf_backup.servers.contribution import Contribution
+from tf_backup.servers.gate import GATE_SERVER, Gate
+from tf_backup.servers.packing import Key
+from tf_backup.servers.snapshot import Snapshot
+
+Tensor = Any
+Buffers = list[Tensor]  # Of the snapshot (one per key of its layout), or of a contribution.
+
+_TICKETS_PER_ENTRY = 2**32
+
+
+class Worker:
+    """The loop that each worker runs from the beginning of a run to its end.
+
+    The chief traces it, and every worker runs it in a process of its own. A turn of the loop calls
+    each parameter server once to put its part of the contribution there, and then to read its part
+    of theta(t + 1); on the first server the gate stands between the two, and waits for the token.
+
+    Args:
+      compute: the objective's concrete function.
+      snapshot: of the variables that it reads.
+      contribution: how its results travel.
+      accumulator: where they go.
+      gate: who decides.
+    """
+
+    def __init__(
+        self,
+        compute: Any,
+        snapshot: Snapshot,
+        contribution: Contribution,
+        accumulator: Accumulator,
+        gate: Gate,
+    ) -> None:
+        self._compute = compute
+        self._snapshot = snapshot
+        self._contribution = contribution
+        self._accumulator = accumulator
+        self._gate = gate
+        self.loop = graphs.function(self._loop)
+
+    def functions(self, element_spec: Any) -> dict[str, Any]:
+        """Returns what a worker's process runs, by name, as concrete functions.
+
+        Args:
+          element_spec: of its batches.
+        """
+        number = tf.TensorSpec([], tf.int64)
+        admit = graphs.function(self._admit)
+        batches = tf.data.IteratorSpec(element_spec)
+        return {
+            "admit": admit.get_concrete_function(number, number, number),
+            "loop": self.loop.get_concrete_function(number, number, number, batches),
+        }
+
+    def _admit(self, worker: Tensor, life: Tensor, run: Tensor) -> Tensor:
+        """Returns the place of a worker; see `Gate.admit`."""
+        return graphs.on_server(GATE_SERVER, self._gate.admit, worker, life, run)
+
+    def _loop(self, place: Tensor, life: Tensor, run: Tensor, iterator: Any) -> Tensor:
+        """Works until it is told to stop, or has no more data.
+
+        Args:
+          place: [] int64, the worker's place.
+          life: [] int64, the number of the worker's life.
+          run: [] int64, the run to work for.
+          iterator: its batches.
+
+        Returns:
+          [] int64, why it has ended: `protocol.STOP` or `EXPELLED`.
+        """
+
+        def body(step: Tensor, ticket: Tensor, theta: Buffers) -> tuple[Tensor, Tensor, Buffers]:
+            # A data set that ends inside a loop must end the loop, not raise.
+            batch = iterator.get_next_as_optional()
+            buffers = tf.cond(
+                batch.has_value(),
+                lambda: self._contribute(place, step, theta, batch.get_value()),
+                self._contribution.nothing,
+            )
+            computed = tf.where(batch.has_value(), step, tf.constant(protocol.STOP, tf.int64))
+            message = tf.stack([place, entry, run, computed, ticket])
+            step, theta = self._deliver(message, buffers)
+            return step, ticket + 1, theta
+
+        step, entry, theta = self._enter(place, life, run)
+        # Unlike any ticket of another entry, this worker's own earlier life included.
+        with graphs.as_data_flows():
+            then, ticket, _ = tf.while_loop(
+                lambda step, ticket, theta: step >= 0,
+                body,
+                [step, entry * _TICKETS_PER_ENTRY, theta],
+                parallel_iterations=1,
+            )
+        with tf.control_dependencies(self._take_back(ticket - 1)):
+            return tf.identity(then)
+
+    def _contribute(self, place: Tensor, step: Tensor, theta: Buffers, batch: Any) -> Buffers:
+        """Computes the contribution to step t on a batch, at theta(t)."""
+        layout = self._snapshot.layout
+        values = layout.unpack_all(dict(zip(layout.keys, theta, strict=True)))
+        # Rows of tables are looked up for what is in the batch: not before step t has begun.
+        with tf.control_dependencies([step]):
+            batch = tf.nest.map_structure(tf.identity, batch, expand_composites=True)
+        results = self._compute(values, tf.stack([place + 1, step]), batch)
+        return self._contribution.buffers(results)
+
+    def _enter(self, place: Tensor, life: Tensor, run: Tensor) -> tuple[Tensor, Tensor, Buffers]:
+        """Starts: returns the first step, the number of the entry, and theta of that step."""
+
+        def at_gate(
+            place: Tensor, life: Tensor, run: Tensor
+        ) -> tuple[Tensor, Tensor, list[Tensor]]:
+            step, entry = self._gate.enter(place, life, run)
+            with tf.control_dependencies([step]):
+                return step, entry, self._read(GATE_SERVER)
+
+        step, entry, mine = graphs.here(graphs.on_server(GATE_SERVER, at_gate, place, life, run))
+        step.set_shape([])
+        return step, entry, self._gather(step, mine)
+
+    def _deliver(self, message: Tensor, buffers: Buffers) -> tuple[Tensor, Buffers]:
+        """Delivers a contribution; returns the next step and its theta."""
+
+        def put(ps: int) -> Any:
+            def at_server(message: Tensor, part: list[Tensor]) -> Tensor:
+                with tf.control_dependencies([self._put(message, part)]):
+                    return tf.constant(True)
+
+            return graphs.on_server(ps, at_server, message, self._contribution.part(buffers, ps))
+
+        def at_gate(
+            message: Tensor, part: list[Tensor], arrived: list[Tensor]
+        ) -> tuple[Tensor, list[Tensor]]:
+            done = [self._put(message, part), *arrived]
+            with tf.control_dependencies(done):
+                step = self._gate.offer(*tf.unstack(message, 5))
+            with tf.control_dependencies([step]):
+                return step, self._read(GATE_SERVER)
+
+        others = [ps for ps in self._contribution.servers if ps != GATE_SERVER]
+        part = self._contribution.part(buffers, GATE_SERVER)
+        step, mine = graphs.on_server(
+            GATE_SERVER, at_gate, message, part, [put(ps) for ps in others]
+        )
+        step.set_shape([])
+        return graphs.here(step), self._gather(step, graphs.here(mine))
+
+    def _put(self, message: Tensor, part: list[Tensor]) -> Any:
+        """Puts a contribution's part, if there is one, on the server where this is called."""
+        step, ticket = message[3], message[4]
+        return tf.cond(
+            tf.not_equal(step, protocol.STOP),
+            lambda: self._accumulator.put(ticket, part),
+            tf.no_op,
+        )
+
+    def _take_back(self, ticket: Tensor) -> list[Tensor]:
+        """Throws away the last contribution on all servers, where it was refused."""
+
+        def take_back(ps: int) -> Any:
+            def at_server(ticket: Tensor) -> Tensor:
+                with tf.control_dependencies([self._accumulator.discard(ticket, ps)]):
+                    return tf.constant(True)
+
+            return graphs.on_server(ps, at_server, ticket)
+
+        return [take_back(ps) for ps in self._contribution.servers]
+
+    def _read(self, ps: int) -> list[Tensor]:
+        """Reads theta where this is called: on server `ps`."""
+        return list(self._snapshot.read(ps).values())
+
+    def _gather(self, step: Tensor, mine: Sequence[Tensor]) -> Buffers:
+        """Returns all of theta: the gate server's part, and the others', read behind `step`."""
+        layout = self._snapshot.layout
+        parts: dict[Key, Tensor] = dict(zip(layout.keys_on(GATE_SERVER), mine, strict=True))
+
+        def read(ps: int) -> Any:
+            def at_server(step: Tensor) -> list[Tensor]:
+                with tf.control_dependencies([step]):
+                    return self._read(ps)
+
+            return graphs.on_server(ps, at_server, step)
+
+        for ps in layout.servers:
+            if ps != GATE_SERVER:
+                parts.update(zip(layout.keys_on(ps), graphs.here(read(ps)), strict=True))
+        return [parts[key] for key in layout.keys]

@@ -1,0 +1,76 @@
+"""A chief's connection to a running cluster: its strategy, from beginning to end."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+from tf_backup import quiet
+from tf_backup.cluster import tf_config
+from tf_backup.network.parameter_servers import Servers
+from tf_backup.rules.members import HEARTBEAT_S
+
+DEFAULT_TIMEOUT_S = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Timeouts:
+    """How long a task may be silent before it counts as lost, in seconds.
+
+    Args:
+      worker_s: a worker; it is given up, and taken in again when it comes back.
+      server_s: a parameter server; training ends.
+
+    Raises:
+      ValueError: if one is not positive.
+    """
+
+    worker_s: float = DEFAULT_TIMEOUT_S
+    server_s: float = DEFAULT_TIMEOUT_S
+
+    def __post_init__(self) -> None:
+        for name, value in (("worker", self.worker_s), ("server", self.server_s)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise ValueError(f"{name}_timeout_s is {value!r}; it must be a number above 0.")
+        if self.worker_s < 2 * HEARTBEAT_S:
+            raise ValueError(
+                f"worker_timeout_s is {self.worker_s!r}; it must be at least {2 * HEARTBEAT_S:g}, "
+                f"since workers show every {HEARTBEAT_S:g} s that they live."
+            )
+
+
+def connect(config: tf_config.ClusterConfig, timeouts: Timeouts) -> Any:
+    """Returns the strategy of a running cluster, in its chief's process.
+
+    Raises:
+      ClusterError: if the parameter servers have another chief.
+    """
+    os.environ.setdefault("GRPC_FAIL_FAST", "use_caller")
+    from tf_backup._tf.strategies import Strategy
+    from tf_backup.actors import coordinator
+    from tf_backup.keras import fit  # Here: a worker's process needs no Keras.
+
+    fit.install()
+    servers = Servers(config.addresses["ps"], timeouts.server_s, watch_signals=True)
+    try:
+        with quiet.hold_stderr_back():
+            strategy = Strategy(config.resolver())
+        coordinator.register(
+            strategy, coordinator.Coordinator(config.addresses, servers, timeouts.worker_s)
+        )
+    except BaseException:
+        servers.close()
+        raise
+    return strategy
+
+
+def forget(strategy: Any) -> None:
+    """Lets go of a strategy's cluster, which may end then."""
+    from tf_backup._tf import runtime
+    from tf_backup.actors import coordinator
+
+    known = coordinator.of(strategy)
+    known.close()
+    if known.servers.lost is None:
+        runtime.forget_cluster(known.addresses["chief"][0])

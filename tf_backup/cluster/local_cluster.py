@@ -1,0 +1,267 @@
+"""A cluster of real processes on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import tempfile
+import time
+from types import TracebackType
+from typing import Any
+
+from tf_backup import errors
+from tf_backup.checks import checked_int
+from tf_backup.cluster import tf_config
+from tf_backup.cluster.connection import DEFAULT_TIMEOUT_S, Timeouts, connect, forget
+from tf_backup.cluster.fork_server import ForkServer, Task
+from tf_backup.network import arrivals
+from tf_backup.network.status import ask, is_ready
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 120.0
+_ATTEMPTS = 3  # To start with ports that are free, and still are when the tasks come to use them.
+END_TIMEOUT_S = 5.0
+
+
+class LocalCluster:
+    """Workers and parameter servers on free loopback ports, which end with this context.
+
+    They also end with this process, however that ends. TensorFlow's servers listen on all
+    interfaces and execute whatever they are sent: use this behind a firewall.
+
+    Example:
+
+        with tf_backup.LocalCluster(workers=4, ps=1) as local:
+            strategy = local.strategy()
+
+    Args:
+      workers: number of worker processes, at least 1.
+      ps: number of parameter-server processes, at least 1.
+      threads: threads that one operation of a task may use. Processes that share a few cores
+        are fastest with 1.
+      worker_timeout_s: how long a worker may be silent before it is given up.
+      server_timeout_s: how long a parameter server may be silent before it counts as lost.
+
+    Raises:
+      TypeError: if a number of processes or threads is no int.
+      ValueError: if a number is too small.
+      ClusterError: on entering, if a process does not come up.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        ps: int = 1,
+        *,
+        threads: int = 1,
+        worker_timeout_s: float = DEFAULT_TIMEOUT_S,
+        server_timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
+        self.workers = checked_int("workers", workers)
+        self.ps = checked_int("ps", ps)
+        self._threads = checked_int("threads", threads)
+        self._timeouts = Timeouts(worker_timeout_s, server_timeout_s)
+        # A pipe that nobody writes to. The processes end when its writing end is closed, and
+        # that is when this process ends, however it does.
+        self._lifeline: tuple[int, ...] = ()
+        self._logs: tempfile.TemporaryDirectory[str] | None = None
+        self._fork_server: ForkServer | None = None
+        self._tasks: dict[tuple[str, int], Task] = {}
+        self._config: tf_config.ClusterConfig | None = None
+        self._strategy: Any = None
+
+    def __enter__(self) -> LocalCluster:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def config(self) -> tf_config.ClusterConfig:
+        """The addresses of the tasks, as the chief sees them."""
+        if self._config is None:
+            raise errors.ClusterError("The cluster has not been started: use it as a context.")
+        return self._config
+
+    def start(self) -> None:
+        """Starts all processes and waits until each answers."""
+        if self._fork_server is not None:
+            raise errors.ClusterError("The cluster has been started already.")
+        log.info("Starting %d worker and %d ps processes.", self.workers, self.ps)
+        self._lifeline = os.pipe()
+        self._logs = tempfile.TemporaryDirectory(prefix="tf_backup_")
+        try:
+            self._fork_server = ForkServer(
+                self._environment(), self._lifeline[0], self._log_path("fork_server", 0)
+            )
+            self._fork_server.ready()
+            for _ in range(_ATTEMPTS):
+                if self._start_tasks():
+                    return
+                self._end_tasks()
+            raise errors.ClusterError(
+                f"Other programs took ports of the cluster's tasks, {_ATTEMPTS} times in a row."
+            )
+        except BaseException:
+            self.stop()
+            raise
+
+    def start_task(self, job: str, index: int) -> None:
+        """Starts one task's process, for the first time or again after it ended."""
+        address = self._address(job, index)
+        assert self._fork_server is not None
+        task = self._tasks.get((job, index))
+        if task is not None and not task.ended:
+            raise errors.ClusterError(f"{job} {index} ({address}) runs already.")
+        # Room for the runs of a step, a gate call and a transfer of every other task at once.
+        inter_op = max(4, self.workers + 2)
+        self._tasks[job, index] = self._fork_server.start(
+            self.config.as_tf_config(job, index),
+            self._log_path(job, index),
+            [str(self._threads), str(inter_op)],
+        )
+
+    def kill_task(self, job: str, index: int) -> None:
+        """Kills one task's process (SIGKILL), as a failing machine would."""
+        self._address(job, index)
+        self._tasks[job, index].kill()
+
+    def pid(self, job: str, index: int) -> int:
+        """Returns the process id of one task."""
+        self._address(job, index)
+        return self._tasks[job, index].pid
+
+    def strategy(self) -> Any:
+        """Returns the `tf.distribute.ParameterServerStrategy` of this cluster; always the same."""
+        if self._strategy is None:
+            self._strategy = connect(self.config, self._timeouts)
+        return self._strategy
+
+    def stop(self) -> None:
+        """Ends all processes: SIGTERM, and SIGKILL for those who do not listen."""
+        if self._strategy is not None:
+            forget(self._strategy)
+            self._strategy = None
+        self._end_tasks()
+        if self._fork_server is not None:
+            self._fork_server.close()
+            self._fork_server = None
+        for end in self._lifeline:
+            os.close(end)
+        self._lifeline = ()
+        if self._logs is not None:
+            self._logs.cleanup()
+            self._logs = None
+
+    def _end_tasks(self) -> None:
+        for task in self._tasks.values():
+            task.send_signal(signal.SIGTERM)
+            task.send_signal(signal.SIGCONT)  # One that is stopped would not hear the first.
+        deadline = time.monotonic() + END_TIMEOUT_S
+        for task in self._tasks.values():
+            if not task.wait(deadline - time.monotonic()):
+                task.kill()
+        self._tasks.clear()
+
+    def _address(self, job: str, index: int) -> str:
+        """Returns the address of a task, checked to be one of a cluster that runs.
+
+        Raises:
+          ClusterError: if the cluster does not run.
+          ValueError: if it has no such task.
+        """
+        if self._fork_server is None:
+            raise errors.ClusterError("The cluster has not been started: use it as a context.")
+        addresses = self.config.addresses.get(job, []) if job != "chief" else []
+        if not 0 <= index < len(addresses):
+            raise ValueError(
+                f"there is no {job} {index}: the cluster has workers 0 to {self.workers - 1} and "
+                f"ps 0 to {self.ps - 1}."
+            )
+        return addresses[index]
+
+    def _log_path(self, job: str, index: int) -> str:
+        assert self._logs is not None
+        return os.path.join(self._logs.name, f"{job}{index}.log")
+
+    def _free_addresses(self) -> tf_config.ClusterConfig:
+        """Returns addresses for all tasks."""
+        ports = _free_ports(self.workers + self.ps + 1)
+        hosts = [f"localhost:{port}" for port in ports]
+        return tf_config.ClusterConfig(
+            {
+                "chief": hosts[:1],
+                "worker": hosts[1 : self.workers + 1],
+                "ps": hosts[self.workers + 1 :],
+            },
+            "chief",
+            0,
+        )
+
+    def _environment(self) -> dict[str, str]:
+        """Returns the environment of the tasks' processes."""
+        environment = {**os.environ, "GRPC_FAIL_FAST": "use_caller"}
+        environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        path = environment.get("PYTHONPATH")
+        environment["PYTHONPATH"] = f"{package}{os.pathsep}{path}" if path else package
+        return environment
+
+    def _start_tasks(self) -> bool:
+        """Starts all tasks, and waits until each answers.
+
+        Returns:
+          False if somebody else has taken a port before its task could.
+        """
+        self._config = self._free_addresses()
+        for job, count in (("ps", self.ps), ("worker", self.workers)):
+            for index in range(count):
+                self.start_task(job, index)
+        waiting = list(self._tasks)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while waiting:
+            # All: at the port of one that has ended, another server may answer.
+            for (job, index), task in self._tasks.items():
+                if task.ended:
+                    return self._explain_end(job, index)
+            waiting = [key for key in waiting if not self._serves(*key)]
+            if waiting and time.monotonic() > deadline:
+                names = ", ".join(f"{job} {index}" for job, index in waiting)
+                raise errors.ClusterError(f"{names} did not serve within {START_TIMEOUT_S:.0f} s.")
+            time.sleep(0.05 if waiting else 0)
+        return True
+
+    def _serves(self, job: str, index: int) -> bool:
+        """Returns whether a task answers, and a ps is ready for clients."""
+        address = self._address(job, index)
+        return is_ready(address) if job == "ps" else ask(address) is not None
+
+    def _explain_end(self, job: str, index: int) -> bool:
+        """Returns False if a task has ended since its port was taken; raises what it wrote else."""
+        with open(self._log_path(job, index)) as log_file:
+            wrote = log_file.read()[-2000:]
+        if arrivals.PORT_TAKEN in wrote:
+            return False
+        raise errors.ClusterError(
+            f"The process of {job} {index} ended before it served. The end of what it "
+            f"wrote:\n{wrote}"
+        )
+
+
+def _free_ports(count: int) -> list[int]:
+    """Returns ports that nobody listens on; all are held until the last is found."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]

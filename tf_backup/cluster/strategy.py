@@ -1,0 +1,122 @@
+"""The strategy that a script asks for: of the cluster that it is part of, or a local one."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+from typing import Any
+
+from tf_backup.actors import coordinator
+from tf_backup.cluster import departures, tf_config
+from tf_backup.cluster.connection import DEFAULT_TIMEOUT_S, Timeouts, connect, forget
+from tf_backup.cluster.local_cluster import LocalCluster
+from tf_backup.cluster.server import CHIEF_TIMEOUT_S, serve
+from tf_backup.network import arrivals
+
+log = logging.getLogger(__name__)
+
+_state: dict[str, Any] = {}
+
+
+def parameter_server_strategy(
+    workers: int = 4,
+    ps: int = 1,
+    *,
+    worker_timeout_s: float = DEFAULT_TIMEOUT_S,
+    server_timeout_s: float = DEFAULT_TIMEOUT_S,
+) -> Any:
+    """Returns a `tf.distribute.ParameterServerStrategy`.
+
+    Where TF_CONFIG is set, or in a pod of k8s/, it is the strategy of that cluster: in the chief
+    this returns, and in a worker or ps it serves until `dismiss` or SIGTERM and never returns, so
+    that one script is every task. Elsewhere it starts a local cluster, which lives until this
+    process ends.
+
+    Args:
+      workers: worker processes of the local cluster; not used with TF_CONFIG.
+      ps: its parameter-server processes; not used with TF_CONFIG.
+      worker_timeout_s: how long a worker may be silent before it is given up. One that comes back
+        is taken in again.
+      server_timeout_s: how long a parameter server may be silent before it counts as lost, and
+        training ends.
+
+    Returns:
+      The strategy; called again with the same arguments, the same one.
+
+    Raises:
+      ValueError: if TF_CONFIG is malformed, or a timeout out of range.
+      ClusterError: if not all parameter servers have come up within half an hour, if they have
+        another chief, or if the chief's port is taken.
+    """
+    timeouts = Timeouts(worker_timeout_s, server_timeout_s)
+    if tf_config.has_tf_config():
+        config = tf_config.from_tf_config()
+        if not config.is_chief:
+            serve()
+        if "chief" not in _state:
+            log.info(
+                "Connecting to %d parameter servers; this waits until all are up. %d workers join "
+                "as they come.",
+                len(config.addresses["ps"]),
+                len(config.addresses["worker"]),
+            )
+            with arrivals.present(config.addresses["chief"][0]):
+                arrivals.wait_for(config.addresses["ps"])
+            _state["chief"] = connect(config, timeouts)
+            atexit.register(_forget)
+        return _state["chief"]
+    local = _state.get("local")
+    if local is None or (local.workers, local.ps) != (workers, ps):
+        if local is not None:
+            raise ValueError(
+                f"This process has a local cluster of {local.workers} workers and {local.ps} ps "
+                f"already; it cannot have one of {workers} and {ps} too. Use "
+                "tf_backup.LocalCluster as a context for several."
+            )
+        local = LocalCluster(
+            workers, ps, worker_timeout_s=worker_timeout_s, server_timeout_s=server_timeout_s
+        )
+        local.start()  # Its processes end with this one: later than what refers to them.
+        atexit.register(forget, local.strategy())
+        _state["local"] = local
+    return local.strategy()
+
+
+def dismiss() -> None:
+    """Tells all workers and parameter servers that training is done: their processes end with 0.
+
+    For the last line of a chief's script, since the strategy and what lies on it end with them.
+    Those who are down are tried again for two minutes, then named in a warning. Without TF_CONFIG
+    there is nothing to do: a local cluster ends with this process.
+
+    Raises:
+      ValueError: if TF_CONFIG is malformed, or says that this task is not the chief.
+      ClusterError: if the parameter servers are not there, or have another chief.
+    """
+    if not tf_config.has_tf_config():
+        return
+    config = tf_config.from_tf_config()
+    if not config.is_chief:
+        raise ValueError(
+            f"This task is {config.task_type} {config.task_index}; only the chief may dismiss the "
+            "others."
+        )
+    # Workers hear it from the servers, which end last. A chief that had nothing to train is not
+    # connected yet.
+    arrivals.wait_for(config.addresses["ps"], departures.PATIENCE_S)
+    missed = departures.dismiss_workers(coordinator.of(parameter_server_strategy()))
+    _forget()
+    missed += departures.dismiss_servers(config.addresses["ps"])
+    log.info("Workers and parameter servers have been told that training is done.")
+    if missed:
+        log.warning(
+            "But not %s: down. Once up, they end after %.0f s without a chief.",
+            ", ".join(missed),
+            CHIEF_TIMEOUT_S,
+        )
+
+
+def _forget() -> None:
+    """Lets go of the cluster that this process is the chief of."""
+    if "chief" in _state:
+        forget(_state.pop("chief"))

@@ -1,0 +1,315 @@
+"""The door to Keras' internals: models, layers, metrics and optimizers.
+
+With `_seams` and `_adapters` it is the only user of Keras' private parts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+from keras.src import backend, tree, utils
+from keras.src.backend.tensorflow import trainer as keras_trainer
+from keras.src.random import seed_generator
+from keras.src.trainers.data_adapters import data_adapter_utils
+
+from tf_backup._tf import runtime
+
+Tensor = Any
+Model = Any  # a keras.Model
+
+
+def strategy_of(model: Model) -> Any:
+    """Returns the parameter-server strategy that a model was created under, or None."""
+    strategy = getattr(model, "_distribute_strategy", None)
+    return strategy if runtime.is_parameter_server_strategy(strategy) else None
+
+
+def strategy_of_optimizer(optimizer: Any) -> Any:
+    """Returns the strategy that a Keras optimizer was created under."""
+    return optimizer._distribution_strategy
+
+
+def has_own_step(model: Model, name: str) -> bool:
+    """Returns whether the model overrides `train_step` or `test_step`."""
+    return getattr(type(model), name) is not getattr(keras_trainer.TensorFlowTrainer, name)
+
+
+def only_look(callbacks: Any) -> bool:
+    """Returns whether callbacks do no more, in training, than look at what they are given.
+
+    Between two updates they change nothing then, and read nothing else. So it is of those without
+    batch hooks, of those that say so (`async_safe` is Keras' word for it, `runs_behind` ours, for
+    those that call the optimizer's `settle` before they read more), and of some of Keras' own.
+    Relies on the mark of default hooks, by which Keras, too, decides what may run beside training.
+
+    Args:
+      callbacks: as `fit` has them: None, one, or a list; or a CallbackList.
+    """
+    found = getattr(callbacks, "callbacks", None) or tree.flatten(callbacks or [])
+    return all(_only_looks(callback) for callback in found)
+
+
+def _only_looks(callback: Any) -> bool:
+    kind = type(callback)
+    says_so = getattr(callback, "async_safe", False) or getattr(callback, "runs_behind", False)
+    if says_so or kind in _LOOKERS:
+        return True
+    if kind in _SAVERS and callback.save_freq == "epoch":
+        return True
+    hooks = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
+    return all(utils.is_default(getattr(callback, hook)) for hook in hooks)
+
+
+_LOOKERS = {
+    keras.callbacks.CSVLogger,
+    keras.callbacks.History,
+    keras.callbacks.ProgbarLogger,
+    keras.callbacks.TensorBoard,
+}
+_SAVERS = {keras.callbacks.BackupAndRestore, keras.callbacks.ModelCheckpoint}
+
+
+def build(model: Model, element_spec: Any) -> None:
+    """Creates the variables of model, metrics and optimizer, from the spec of a batch."""
+    with strategy_of(model).scope():
+        try:
+            model._symbolic_build(data_batch=element_spec)
+        except (RuntimeError, ValueError):  # ValueError since Keras 3.14, for what raised one.
+            # Keras calls the model, but a train_step of its own may never do that.
+            parts = model._flatten_layers(include_self=False)
+            own = has_own_step(model, "train_step") and model.trainable_variables
+            if not own or not all(part.built for part in parts):
+                raise
+            model.built = True
+            if model.optimizer is not None and not model.optimizer.built:
+                model.optimizer.build(model.trainable_variables)
+
+
+def step_function(model: Model, name: str) -> Any:
+    """Returns what Keras would call with an iterator, to run a step of the model on a batch."""
+    return model._make_function(getattr(model, name))
+
+
+def seed_states(model: Model) -> list[Any]:
+    """Returns the state variables of all seed generators in a model (of dropout, say).
+
+    Keras' global generator is among them: a layer may draw from it without having one.
+    """
+    layers = model._flatten_layers()
+    states = [seed.state for layer in layers for seed in layer._seed_generators]
+    states.append(seed_generator.global_seed_generator().state)
+    return list({id(state): state for state in states}.values())
+
+
+class ValuesScope(backend.StatelessScope):
+    """A scope in which Keras variables have other values, and keep what is assigned.
+
+    A gradient does not flow through an assignment, just as it does not through a `tf.Variable`'s:
+    what is read afterwards is the variable.
+
+    Args:
+      mapping: variables and their values.
+      tables: variables that should not be read whole; `whole` collects those that are.
+
+    Attributes:
+      assigned: by the id of a variable, the values that it was assigned, the last one last.
+      tape: watches what is assigned, while it records; None for no tape.
+    """
+
+    def __init__(self, mapping: Sequence[tuple[Any, Tensor]], tables: Sequence[Any] = ()) -> None:
+        super().__init__(state_mapping=mapping, collect_losses=True)
+        self.whole: list[Any] = []
+        self.assigned: dict[int, list[Tensor]] = {}
+        self._known = {id(variable) for variable, _ in mapping}
+        self._tables = {id(table) for table in tables}
+        self.tape: tf.GradientTape | None = None
+
+    def get_current_value(self, variable: Any) -> Tensor | None:
+        if id(variable) in self._tables:
+            self.whole.append(variable)
+            return tf.zeros(variable.shape, variable.dtype)  # The computation is traced anew.
+        return super().get_current_value(variable)
+
+    def add_update(self, update: tuple[Any, Tensor]) -> None:
+        """Keeps what is assigned to a variable.
+
+        Raises:
+          ValueError: if the variable is none of those with values: the assignment would be lost.
+        """
+        variable, value = update
+        if id(variable) in self._tables:
+            self.whole.append(variable)
+        elif id(variable) not in self._known:
+            raise ValueError(
+                f"the computation assigns to the variable {variable.path!r}, which is no part of "
+                "the model: the value would stay on a worker. Make it with add_weight in a layer "
+                "of the model, or assign to it in a callback."
+            )
+        value = tf.stop_gradient(value)
+        if self.tape is not None and value.dtype.is_floating:  # TensorFlow warns of others.
+            self.tape.watch(value)
+        self.assigned.setdefault(id(variable), []).append(value)
+        super().add_update((variable, value))
+
+
+def embedding_tables(layer: Any) -> list[Any]:
+    """Returns the variables of all embedding layers in a model or layer."""
+    layers = [each for each in layer._flatten_layers() if isinstance(each, keras.layers.Embedding)]
+    tables = [each._embeddings for each in layers if hasattr(each, "_embeddings")]
+    return list({id(table): table for table in tables}.values())
+
+
+@contextlib.contextmanager
+def looking_up(rows: Callable[[Any, Tensor], Tensor | None]) -> Iterator[None]:
+    """Lets embedding layers get their rows from elsewhere.
+
+    Args:
+      rows: from a layer's variable and ids to rows; None if the layer is to read the variable.
+    """
+    original = keras.layers.Embedding.call
+
+    def call(self: Any, inputs: Any) -> Any:
+        plain = not self.lora_enabled and self.quantization_mode is None
+        if plain and isinstance(inputs, tf.Tensor):
+            ids = inputs if inputs.dtype in (tf.int32, tf.int64) else tf.cast(inputs, tf.int32)
+            found = rows(self._embeddings, ids)
+            if found is not None:
+                return tf.cast(found, self.compute_dtype)
+        return original(self, inputs)
+
+    keras.layers.Embedding.call = call
+    try:
+        yield
+    finally:
+        keras.layers.Embedding.call = original
+
+
+def metric_variables(model: Any) -> list[Any]:
+    """Returns the variables of all metrics that a step of the model may update.
+
+    A model that lists its `metrics` itself seldom lists the tracker of Keras' own loss.
+    """
+    metrics = [getattr(model, "_loss_tracker", None), getattr(model, "_compile_metrics", None)]
+    metrics += getattr(getattr(model, "_compile_loss", None), "metrics", [])
+    # Nor does Keras list those of models inside the model.
+    metrics += [metric for layer in model._flatten_layers() for metric in layer._metrics]
+    known = [*model.metrics_variables]
+    known += [variable for metric in metrics if metric is not None for variable in metric.variables]
+    return list({id(variable): variable for variable in known}.values())
+
+
+def settings(optimizer: Any) -> list[Any]:
+    """Returns the variables of an optimizer that a training step may look at."""
+    if optimizer is None:
+        return []
+    while "inner_optimizer" in vars(optimizer):
+        optimizer = optimizer.inner_optimizer
+    found = [optimizer.iterations, getattr(optimizer, "_learning_rate", None)]
+    return [each for each in found if isinstance(each, backend.Variable)]
+
+
+@contextlib.contextmanager
+def replaced(variables: Sequence[tuple[Any, Any]]) -> Iterator[None]:
+    """Lets Keras variables be other `tf.Variable`s: (Keras variable, `tf.Variable`) pairs."""
+    originals = [(variable, variable._value) for variable, _ in variables]
+    try:
+        for variable, other in variables:
+            variable._value = other
+        yield
+    finally:
+        for variable, original in originals:
+            variable._value = original
+
+
+@contextlib.contextmanager
+def applying(optimizer: Any, apply: Callable[..., None], other: BaseException) -> Iterator[None]:
+    """Lets a function stand for an optimizer's `apply`, and other optimizers raise `other`."""
+
+    def refuse(self: Any, *args: Any, **kwargs: Any) -> None:
+        raise other
+
+    object.__setattr__(optimizer, "apply", apply)
+    keras.optimizers.Optimizer.apply = refuse
+    try:
+        yield
+    finally:
+        object.__delattr__(optimizer, "apply")
+        del keras.optimizers.Optimizer.apply
+
+
+@contextlib.contextmanager
+def results_noted(model: Model) -> Iterator[dict[int, Callable[[], Any]]]:
+    """Notes what the results of a model's metrics are.
+
+    Yields:
+      By the id of a tensor or dict that a metric's `result` returned, a function that returns it
+      as it is at another time.
+    """
+    noted: dict[int, Callable[[], Any]] = {}
+    kept: list[Any] = []  # An id is one thing's only as long as the thing lives.
+
+    def noting(metric: Any) -> Callable[[], Any]:
+        def current() -> Any:
+            return type(metric).result(metric)
+
+        def result() -> Any:
+            value = current()
+            kept.append(value)
+            noted[id(value)] = current
+            if isinstance(value, dict):
+                for name, single in value.items():
+                    noted[id(single)] = functools.partial(_item, current, name)
+            return value
+
+        return result
+
+    inside = [metric for layer in model._flatten_layers() for metric in layer._metrics]
+    metrics = list({id(metric): metric for metric in [*model.metrics, *inside]}.values())
+    for metric in metrics:
+        object.__setattr__(metric, "result", noting(metric))
+    try:
+        yield noted
+    finally:
+        for metric in metrics:
+            object.__delattr__(metric, "result")
+
+
+def tensors_of(variable: Any) -> Any:
+    """Returns the `tf.Variable` of a Keras variable, also in a scope of other values."""
+    return variable._value
+
+
+class Pass(NamedTuple):
+    """A forward pass; the arguments of `Model.compute_metrics` and the loss."""
+
+    x: Any
+    y: Any
+    y_pred: Any
+    sample_weight: Any
+    loss: Tensor
+
+
+def forward(model: Model, batch: Any, training: bool) -> Pass:
+    """Computes a model's loss on a batch as its `train_step` or `test_step` does."""
+    x, y, sample_weight = data_adapter_utils.unpack_x_y_sample_weight(batch)
+    y_pred = model(x, training=training) if model._call_has_training_arg else model(x)
+    loss = model._compute_loss(
+        x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
+    )
+    samples = tf.shape(next(part for part in tree.flatten(x) if part is not None))[0]
+    model._loss_tracker.update_state(loss, sample_weight=samples)
+    return Pass(x, y, y_pred, sample_weight, loss)
+
+
+def metrics(model: Model, done: Pass) -> None:
+    """Updates a model's metrics as its `train_step` or `test_step` does."""
+    model.compute_metrics(done.x, done.y, done.y_pred, sample_weight=done.sample_weight)
+
+
+def _item(result: Callable[[], Any], name: str) -> Any:
+    return result()[name]

@@ -1,0 +1,231 @@
+"""The general way: a `train_step` or `test_step` of the model's own, run on workers.
+
+For as long as it is traced, every variable of the model is a local one of the worker, with the
+value that theta(t) has for it, and the optimizer's `apply` keeps the gradients instead of
+updating. What such a step costs more than Keras' own: a copy of the parameters on each worker,
+and embedding tables that travel whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tf_backup._tf import graphs, runtime
+from tf_backup.keras import _internals
+from tf_backup.keras.model_objective import change, dense, warn_of_changes
+from tf_backup.keras.variables import KerasVariables, mixed, tensors_of
+from tf_backup.objective import Measurement, Objective, Results
+
+log = logging.getLogger(__name__)
+
+Tensor = Any
+Model = Any  # a compiled, built keras.Model
+
+_AFTER_APPLY = (
+    "{model}.train_step uses the variable {variable!r} after it has applied gradients. Workers do "
+    "not update: the update is made once, when N gradients are there. Let the step end with "
+    "apply, or do what follows it in a callback (on_train_batch_end); for averaged weights, give "
+    "the optimizer use_ema=True."
+)
+_APPLY_TWICE = (
+    "{model}.train_step applies gradients more than once, but one step is one update of N "
+    "gradients: what comes second would not see the first's update. Add the losses and apply "
+    "once, or train on one device."
+)
+_NOT_APPLIED = (
+    "{model}.train_step applies no gradients with the optimizer that the model was compiled with: "
+    "call self.optimizer.apply_gradients or self.optimizer.apply in it, once. Other optimizers "
+    "cannot be used."
+)
+
+
+class Logs(NamedTuple):
+    """What a step returned: by name a metric's result, or a scalar's place among the reports."""
+
+    names: dict[str, Callable[[], Any] | int]
+
+    def results(self, reports: Sequence[Tensor]) -> dict[str, Any]:
+        """Returns what to tell: metrics as they are now, and the given reports."""
+        return {
+            name: reports[value] if isinstance(value, int) else value()
+            for name, value in self.names.items()
+        }
+
+
+def step_objective(model: Model, element_spec: Any) -> Objective:
+    """Returns the objective of a model with its own `train_step`.
+
+    The gradients that the step applies are averaged over N workers and then applied once. Of
+    what it returns, results of the model's metrics are exact over the accepted batches, and
+    other scalars are the mean of N.
+
+    Args:
+      model: compiled and built.
+      element_spec: of the batches.
+
+    Raises:
+      ValueError: if the step cannot be one of N, saying why.
+    """
+    variables = KerasVariables(model, model.optimizer)
+    variables.tables = []
+    variables.settings = _internals.settings(model.optimizer)
+    told = Logs({})
+
+    def compute(values: Sequence[Tensor], seed: Tensor, batch: Any) -> Results:
+        with runtime.outside_strategy(), _local(variables, values, seed) as local:
+            with _recorded(model, variables, local) as applied:
+                reports = _run(model, model.train_step, batch, told)
+            if not applied.gradients:
+                raise ValueError(_NOT_APPLIED.format(model=type(model).__name__))
+            moves = [_moved(local[id(v)], v) for v in [*variables.state, *variables.sums]]
+        return Results(
+            gradients=[applied.gradients.get(id(v)) for v in variables.trainable],
+            changes=[
+                *moves[: len(variables.state)],
+                *[applied.changes.get(id(v)) for v in variables.trainable],
+            ],
+            sums=moves[len(variables.state) :],
+            reports=reports,
+        )
+
+    if model.jit_compile:
+        log.warning(
+            "%s has a train_step of its own, which is not compiled with XLA.", type(model).__name__
+        )
+    return variables.objective(compute, model.optimizer, told.results, element_spec)
+
+
+def step_measurement(model: Model, element_spec: Any) -> Measurement:
+    """Returns what `evaluate` computes for a model with its own `test_step`.
+
+    Of what the step returns, results of the model's metrics are exact over all batches, and
+    other scalars are the mean over batches.
+
+    Args:
+      model: compiled and built.
+      element_spec: of the batches.
+    """
+    variables = KerasVariables(model, None)
+    variables.tables = []
+    told = Logs({})
+
+    def compute(values: Sequence[Tensor], seed: Tensor, batch: Any) -> list[Tensor]:
+        del seed
+        with runtime.outside_strategy(), _local(variables, values, None) as local:
+            reports = _run(model, model.test_step, batch, told)
+            warn_of_changes([v for v in variables.changing if local[id(v)].variable.changed])
+            sums = [local[id(v)].variable.read_value() for v in variables.sums]
+        return [*sums, *reports, tf.constant(1.0)]
+
+    def results(sums: Sequence[Tensor]) -> Any:
+        *reports, batches = sums[len(variables.sums) :]
+        variables.add(sums[: len(variables.sums)])
+        return told.results([report / batches for report in reports])
+
+    computed = variables.traced(compute, element_spec, jit_compile=False)
+    return Measurement(tensors_of(variables.read), computed, results, tensors_of(variables.tables))
+
+
+class _Local(NamedTuple):
+    """A variable of one worker, and the value that it began with."""
+
+    variable: graphs.LocalVariable
+    start: Tensor
+
+
+@contextlib.contextmanager
+def _local(
+    variables: KerasVariables, values: Sequence[Tensor], seed: Tensor | None
+) -> Iterator[dict[int, _Local]]:
+    """Lets the model's variables be local ones; yields them, by the ids of the model's."""
+    starts = list(zip(variables.read, values, strict=True))
+    starts += [(v, tf.zeros(v.shape, v.dtype)) for v in variables.sums]
+    starts += [(v, mixed(start, seed, v.dtype)) for v, start in variables.seeds]
+    local = {
+        id(v): _Local(graphs.LocalVariable(start, v.trainable, v.path), start)
+        for v, start in starts
+    }
+    variables.kept.extend(each.variable for each in local.values())
+    replacements = [(v, local[id(v)].variable) for v, _ in starts]
+    with _internals.replaced(replacements):
+        yield local
+
+
+class _Applied(NamedTuple):
+    """What a step leaves to the optimizer, by the ids of trainable variables."""
+
+    gradients: dict[int, Tensor | None]
+    changes: dict[int, Tensor | None]  # What the step has added to them before.
+
+
+@contextlib.contextmanager
+def _recorded(
+    model: Model, variables: KerasVariables, local: dict[int, _Local]
+) -> Iterator[_Applied]:
+    """Lets the model's optimizer keep gradients; yields them."""
+    applied = _Applied({}, {})
+    gradients = applied.gradients
+    name = type(model).__name__
+
+    def apply(grads: Sequence[Any], trainable_variables: Any = None) -> None:
+        if gradients:
+            raise ValueError(_APPLY_TWICE.format(model=name))
+        targets = list(trainable_variables or variables.trainable)
+        known = {id(v) for v in variables.trainable}
+        for variable, gradient in zip(targets, grads, strict=True):
+            if id(variable) not in known:
+                raise ValueError(
+                    f"{name}.train_step applies a gradient to {variable.path!r}, which is none of "
+                    "the model's trainable variables."
+                )
+            if id(variable) in gradients:
+                raise ValueError(f"{name}.train_step applies two gradients to {variable.path!r}.")
+            gradients[id(variable)] = dense(gradient)
+        for variable in variables.trainable:
+            applied.changes[id(variable)] = _moved(local[id(variable)], variable)
+            local[id(variable)].variable.refuse(
+                ValueError(_AFTER_APPLY.format(model=name, variable=variable.path))
+            )
+
+    other = ValueError(_NOT_APPLIED.format(model=name))
+    with _internals.applying(model.optimizer, apply, other):
+        yield applied
+
+
+def _run(model: Model, step: Any, batch: Any, told: Logs) -> list[Tensor]:
+    """Runs a step of the model; returns the scalars that it returned and no metric has."""
+    with _internals.results_noted(model) as metrics:
+        returned = step(batch)
+    name = f"{type(model).__name__}.{step.__name__}"
+    if not isinstance(returned, dict):
+        raise TypeError(
+            f"{name} returned {type(returned).__name__}; it must return a dict of metric results "
+            "and scalars."
+        )
+    reports: list[Tensor] = []
+    told.names.clear()
+    for key, value in returned.items():
+        if id(value) in metrics:
+            told.names[key] = metrics[id(value)]
+            continue
+        scalar = tf.convert_to_tensor(value)
+        if scalar.shape.rank != 0:
+            raise TypeError(
+                f"{name} returned {key!r} of shape {scalar.shape}; what it returns must be "
+                "scalars or results of the model's metrics."
+            )
+        told.names[key] = len(reports)
+        reports.append(tf.cast(scalar, tf.float32))
+    return reports
+
+
+def _moved(local: _Local, variable: Any) -> Tensor | None:
+    """Returns what the step added to a variable; None if nothing."""
+    if not local.variable.changed:
+        return None
+    return change(local.start, local.variable.read_value(), variable)

@@ -1,0 +1,187 @@
+"""What `fit` and `evaluate` compute for a Keras model, told in tensors.
+
+Workers run the model with values in the place of its variables, in a `keras.StatelessScope`.
+A model with a `train_step` or `test_step` of its own goes another way: see `keras_step`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tf_backup._tf import runtime
+from tf_backup.keras import _internals
+from tf_backup.keras.variables import KerasVariables, tensors_of
+from tf_backup.objective import Measurement, Objective, Results
+from tf_backup.servers.tables import Lookups
+
+log = logging.getLogger(__name__)
+
+Tensor = Any
+Model = Any  # a compiled, built keras.Model
+
+
+def keras_objective(model: Model, element_spec: Any) -> Objective:
+    """Returns the objective of a compiled and built model.
+
+    Each of the N gradients is of the mean loss over one worker's batch, regularisation
+    included. Batch-norm statistics move by the mean of the N workers' moves. Dropout draws a
+    stream of its own for every worker and step.
+
+    Args:
+      model: whose loss is minimised.
+      element_spec: of the batches.
+    """
+
+    def loss(batch: Any) -> tuple[Tensor, Callable[[], Any]]:
+        done = _internals.forward(model, batch, training=True)
+        return done.loss, lambda: _internals.metrics(model, done)
+
+    def results(reports: Sequence[Tensor]) -> Any:
+        del reports
+        return model.get_metrics_result()
+
+    variables = KerasVariables(model, model.optimizer)
+    jit_compile = bool(model.jit_compile)
+    return objective_of(variables, model.optimizer, loss, results, element_spec, jit_compile)
+
+
+def objective_of(
+    variables: KerasVariables,
+    optimizer: Any,
+    loss: Callable[[Any], tuple[Tensor, Callable[[], Any]]],
+    results: Callable[[Sequence[Tensor]], Any],
+    element_spec: Any,
+    jit_compile: bool = False,
+) -> Objective:
+    """Returns the objective of a loss.
+
+    Args:
+      variables: that the loss depends on.
+      optimizer: of its trainable variables, built.
+      loss: from a batch to the loss ([], floating), and to a function that is called after the
+        gradients were computed and may return scalars to report.
+      results: see `Objective`.
+      element_spec: of the batches.
+      jit_compile: whether workers compile the computation with XLA.
+    """
+
+    def compute(values: Sequence[Tensor], seed: Tensor, batch: Any) -> Results:
+        with runtime.outside_strategy():
+            return _gradients(variables, optimizer, loss, values, seed, batch)
+
+    return variables.objective(compute, optimizer, results, element_spec, jit_compile)
+
+
+def keras_measurement(model: Model, element_spec: Any) -> Measurement:
+    """Returns what `evaluate` computes for a compiled and built model.
+
+    Args:
+      model: whose loss and metrics are computed.
+      element_spec: of the batches.
+    """
+    variables = KerasVariables(model, None)
+
+    def compute(values: Sequence[Tensor], seed: Tensor, batch: Any) -> list[Tensor]:
+        del seed
+        with runtime.outside_strategy():
+            scope = variables.scope(values, seed=None)
+            with scope, variables.lookup(Lookups()):
+                _internals.metrics(model, _internals.forward(model, batch, training=False))
+            warn_of_changes([v for v in variables.changing if id(v) in scope.assigned])
+            return [scope.get_current_value(v) for v in variables.sums]
+
+    def results(sums: Sequence[Tensor]) -> Any:
+        variables.add(sums)
+        return model.get_metrics_result()
+
+    computed = variables.traced(compute, element_spec, jit_compile=False)
+    return Measurement(tensors_of(variables.read), computed, results, tensors_of(variables.tables))
+
+
+def _gradients(
+    variables: KerasVariables,
+    optimizer: Any,
+    loss: Callable[[Any], tuple[Tensor, Callable[[], Any]]],
+    values: Sequence[Tensor],
+    seed: Tensor,
+    batch: Any,
+) -> Results:
+    """Computes gradients, and what the pass changes and adds up, on one batch.
+
+    What the pass assigns to a trainable variable is a change like any other, and its gradient is,
+    as in plain Keras, the sum of those at every value that the variable has had.
+    """
+    scope = variables.scope(values, seed)
+    tables = {id(table) for table in variables.tables}
+    changing = [*variables.changing, *variables.sums]
+
+    def current(known: Sequence[Any]) -> list[Tensor | None]:
+        return [None if id(v) in tables else scope.get_current_value(v) for v in known]
+
+    before, parameters = current(changing), current(variables.trainable)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        scope.tape = tape
+        tape.watch([parameter for parameter in parameters if parameter is not None])
+        lookups = Lookups(tape)
+        with scope, variables.lookup(lookups):
+            value, then = loss(batch)
+            scaled = optimizer.scale_loss(value)
+    trainable = list(zip(parameters, variables.trainable, strict=True))
+    sources = [
+        lookups.looked_up(_internals.tensors_of(variable))
+        if start is None
+        else [start, *scope.assigned.get(id(variable), [])]
+        for start, variable in trainable
+    ]
+    gradients = [
+        lookups.gradient(_internals.tensors_of(variable), parts) if start is None else total(parts)
+        for (start, variable), parts in zip(trainable, tape.gradient(scaled, sources), strict=True)
+    ]
+    scope.tape = None
+    with scope, variables.lookup(Lookups()):
+        reports = then() or ()
+    moves = [
+        None if new is old else change(old, new, variable)
+        for old, new, variable in zip(before, current(changing), changing, strict=True)
+    ]
+    return Results(
+        gradients=gradients,
+        changes=moves[: len(variables.changing)],
+        sums=moves[len(variables.changing) :],
+        reports=[tf.cast(report, tf.float32) for report in reports],
+    )
+
+
+def total(gradients: Sequence[Any]) -> Tensor | None:
+    """Returns the sum of gradients, leaving out those that are None; None if all are."""
+    parts = [dense(gradient) for gradient in gradients if gradient is not None]
+    return tf.add_n(parts) if parts else None
+
+
+def dense(gradient: Any) -> Tensor | None:
+    """Returns a gradient that may be tf.IndexedSlices, or None, as a tensor or None."""
+    return None if gradient is None else tf.convert_to_tensor(gradient)
+
+
+def warn_of_changes(variables: Sequence[Any]) -> None:
+    """Warns of variables that the evaluation of a model assigns to."""
+    if variables:
+        log.warning(
+            "Evaluating the model assigns to %s. On workers this changes nothing: every batch is "
+            "evaluated with the values that training has left.",
+            ", ".join(repr(variable.path) for variable in variables),
+        )
+
+
+def change(old: Tensor, new: Tensor, variable: Any) -> Tensor:
+    """Returns what a computation adds to a variable."""
+    if old.dtype == tf.bool:
+        raise TypeError(
+            f"the model changes its variable {variable.path!r} of dtype bool, but changes of N "
+            "workers are averaged. Let it be a number, or change it in a callback."
+        )
+    return tf.cast(new, old.dtype) - old

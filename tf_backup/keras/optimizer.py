@@ -1,0 +1,293 @@
+"""A Keras optimizer whose every update is the mean of the first N of N + b gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_backup._tf import runtime
+from tf_backup.actors import coordinator
+from tf_backup.actors.accounts import Account, Source
+from tf_backup.policy import BackupPolicy
+from tf_backup.records import Contributions
+
+Tensor = Any
+
+# Set on every optimizer by Keras' base class, but the inner optimizer's to say.
+_INNER = (
+    "weight_decay",
+    "clipnorm",
+    "global_clipnorm",
+    "clipvalue",
+    "use_ema",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+)
+
+DEFAULT_STALL_TIMEOUT_S = 600.0
+
+
+@keras.saving.register_keras_serializable(package="tf_backup")
+class SyncReplicasWithBackup(keras.optimizers.Optimizer):
+    """SGD with backup workers, synchronous or not, around any Keras optimizer. Made by `wrap`.
+
+    It is the inner optimizer in everything but how gradients reach it: learning rate,
+    iterations, variables, clipping, weight decay, EMA and schedules are the inner one's, and
+    its clipping sees the mean of the N gradients.
+
+    Args:
+      inner_optimizer: makes the updates; or what `keras.optimizers.get` makes one of.
+      replicas: N, gradients averaged in one update.
+      backups: b, workers beyond N.
+      stall_timeout_s: how long `fit` waits, with fewer than N workers alive, for one to come
+        back before it raises `WorkersLost`.
+      name: name of the optimizer.
+      max_staleness: how many updates old a gradient may be when it is used; None for any.
+
+    Raises:
+      TypeError: if `inner_optimizer` is no Keras optimizer, or is wrapped already.
+      ValueError: if N, b or `max_staleness` is out of range.
+    """
+
+    def __init__(
+        self,
+        inner_optimizer: keras.optimizers.Optimizer | str | dict[str, Any],
+        replicas: int,
+        backups: int = 0,
+        stall_timeout_s: float = DEFAULT_STALL_TIMEOUT_S,
+        name: str | None = None,
+        max_staleness: int | None = 0,
+    ) -> None:
+        if isinstance(inner_optimizer, str | dict):
+            inner_optimizer = keras.optimizers.get(inner_optimizer)
+        if _wrapped(inner_optimizer):
+            raise TypeError("The optimizer is wrapped already; wrap the optimizer inside it.")
+        if not isinstance(inner_optimizer, keras.optimizers.Optimizer):
+            rule = "it must be a Keras 3 optimizer, such as keras.optimizers.SGD(0.1), or its name."
+            raise TypeError(f"optimizer is {inner_optimizer!r}; {rule}")
+        policy = BackupPolicy(replicas, backups, max_staleness)
+        if not isinstance(stall_timeout_s, int | float) or not stall_timeout_s > 0:
+            raise ValueError(
+                f"stall_timeout_s is {stall_timeout_s!r}; it must be a number above 0."
+            )
+        super().__init__(learning_rate=0.0, name=name)
+        for attribute in _INNER:
+            delattr(self, attribute)  # Then __getattr__ asks the inner optimizer.
+        self.inner_optimizer = inner_optimizer
+        self.policy = policy
+        self.stall_timeout_s = stall_timeout_s
+        self._accounts: list[Account] = []
+
+    @property
+    def replicas(self) -> int:
+        """N, the gradients averaged in one update."""
+        return self.policy.replicas
+
+    @property
+    def backups(self) -> int:
+        """b, the workers beyond N."""
+        return self.policy.backups
+
+    @property
+    def max_staleness(self) -> int | None:
+        """How many updates old a gradient may be when it is used; None for any."""
+        return self.policy.max_staleness
+
+    @property
+    def contributions(self) -> Contributions:
+        """What became of every gradient since this optimizer was wrapped in this process."""
+        none = Contributions.none(self.policy.workers)
+        return sum((account.read() for account in self._accounts), none)
+
+    @property
+    def living_workers(self) -> int | None:
+        """How many of the N + b workers live, as far as is known; None when nothing trains."""
+        return self._accounts[-1].living_workers() if self._accounts else None
+
+    def settle(self) -> None:
+        """Waits until no update is under way, so that the model is that of `iterations` updates.
+
+        For callbacks that say `runs_behind = True`: training does not wait for them after every
+        update, and the updates whose logs they get may be behind the model. Others need not call
+        it.
+        """
+        for account in self._accounts:
+            account.settle()
+
+    def report_to(self, source: Source) -> None:
+        """Adds a new source of accounts.
+
+        It may go without a word: read `contributions` when it has done its work.
+        """
+        self._accounts.append(Account(source))
+
+    # ---- All else is the inner optimizer's ----------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "inner_optimizer":
+            raise AttributeError(name)
+        return getattr(self.inner_optimizer, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _INNER and "inner_optimizer" in vars(self):
+            setattr(self.inner_optimizer, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    @property
+    def variables(self) -> list[Any]:
+        """The inner optimizer's variables."""
+        return list(self.inner_optimizer.variables)
+
+    @property
+    def iterations(self) -> Any:
+        """The number of updates made."""
+        return self.inner_optimizer.iterations
+
+    @property
+    def learning_rate(self) -> Any:
+        """The inner optimizer's learning rate."""
+        return self.inner_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: Any) -> None:
+        self.inner_optimizer.learning_rate = value
+
+    def build(self, variables: Sequence[Any]) -> None:
+        """Creates the inner optimizer's variables."""
+        if not self.inner_optimizer.built:
+            self.inner_optimizer.build(variables)
+        self.built = True
+
+    def apply(self, grads: Sequence[Tensor], trainable_variables: Any = None) -> None:
+        """Updates variables; called by the chief, with the mean of the N gradients.
+
+        Raises:
+          RuntimeError: if it is called by hand, in the strategy's scope.
+        """
+        if tf.distribute.get_replica_context() is None:
+            raise RuntimeError(
+                "the wrapped optimizer cannot apply gradients by hand: an update is the mean of N "
+                "workers' gradients. Use model.fit or tf_backup.minimize, or apply them with "
+                "optimizer.inner_optimizer on one device."
+            )
+        self.inner_optimizer.apply(grads, trainable_variables)
+
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        """Scales the loss as the inner optimizer does."""
+        return self.inner_optimizer.scale_loss(loss)
+
+    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
+        """Ends training as the inner optimizer does: with EMA, by writing the averages."""
+        self.inner_optimizer.finalize_variable_values(var_list)
+
+    def exclude_from_weight_decay(self, *args: Any, **kwargs: Any) -> None:
+        """Excludes variables from the inner optimizer's weight decay."""
+        self.inner_optimizer.exclude_from_weight_decay(*args, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what `from_config` needs to make this optimizer again."""
+        return {
+            "name": self.name,
+            "inner_optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
+            "replicas": self.replicas,
+            "backups": self.backups,
+            "stall_timeout_s": self.stall_timeout_s,
+            "max_staleness": self.max_staleness,
+        }
+
+    # What is saved is the inner optimizer, so that files are those of one device.
+
+    def __dir__(self) -> list[str]:
+        # Keras saves what it finds here; of the inner optimizer it has the variables already.
+        return [name for name in super().__dir__() if name != "inner_optimizer"]
+
+    def _trackable_children(self, *args: Any, **kwargs: Any) -> Any:
+        inner = vars(self).get("inner_optimizer", super())  # Asked for in its making, too.
+        return inner._trackable_children(*args, **kwargs)
+
+    def _lookup_dependency(self, *args: Any, **kwargs: Any) -> Any:
+        inner = vars(self).get("inner_optimizer", super())
+        return inner._lookup_dependency(*args, **kwargs)
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> SyncReplicasWithBackup:
+        """Makes the optimizer again; it trains only under a parameter-server strategy."""
+        config = dict(config)
+        config["inner_optimizer"] = keras.saving.deserialize_keras_object(
+            config["inner_optimizer"], custom_objects=custom_objects
+        )
+        return cls(**config)
+
+
+def unwrapped(serialized: Any) -> Any:
+    """Returns a serialized optimizer as the one inside `SyncReplicasWithBackup`.
+
+    N and b are beside it, where Keras does not look.
+    """
+    config = serialized["config"]
+    if not isinstance(config, dict) or not isinstance(config.get("inner_optimizer"), dict):
+        return serialized
+    inner = unwrapped(config["inner_optimizer"])
+    if serialized["class_name"] != SyncReplicasWithBackup.__name__:
+        return {**serialized, "config": {**config, "inner_optimizer": inner}}
+    settings = {name: value for name, value in config.items() if name != "inner_optimizer"}
+    return {**inner, "tf_backup": settings}
+
+
+def wrapped_again(serialized: Any) -> Any:
+    """Returns what `unwrapped` was given."""
+    serialized = dict(serialized)
+    settings = serialized.pop("tf_backup", None)
+    config = serialized["config"]
+    if isinstance(config, dict) and isinstance(config.get("inner_optimizer"), dict):
+        inner = wrapped_again(config["inner_optimizer"])
+        serialized["config"] = {**config, "inner_optimizer": inner}
+    if settings is None:
+        return serialized
+    return {
+        "module": SyncReplicasWithBackup.__module__,
+        "class_name": SyncReplicasWithBackup.__name__,
+        "config": {**settings, "inner_optimizer": serialized},
+        "registered_name": f"tf_backup>{SyncReplicasWithBackup.__name__}",
+    }
+
+
+def check_strategy(strategy: Any, policy: BackupPolicy) -> None:
+    """Refuses a strategy under which synchronous SGD with backup workers cannot run.
+
+    Raises:
+      ValueError: saying why, and what to do.
+    """
+    if not runtime.is_parameter_server_strategy(strategy):
+        given = "no strategy" if not tf.distribute.has_strategy() else type(strategy).__name__
+        raise ValueError(
+            f"tf_backup needs a parameter-server strategy, but found {given}. Call it inside "
+            "`with strategy.scope():`, where strategy = tf_backup.parameter_server_strategy()."
+        )
+    if runtime.has_variable_partitioner(strategy):
+        raise ValueError(
+            "The strategy has a variable_partitioner, but Keras 3 cannot use the pieces of a "
+            "variable. Make the strategy without it: tf_backup spreads whole variables over the "
+            "parameter servers."
+        )
+    coordinator.of(strategy)
+    policy.check_cluster(runtime.worker_count(strategy))
+
+
+def find(optimizer: Any) -> SyncReplicasWithBackup | None:
+    """Returns the wrapped optimizer in `optimizer`: itself, or inside a LossScaleOptimizer."""
+    while optimizer is not None and not isinstance(optimizer, SyncReplicasWithBackup):
+        optimizer = vars(optimizer).get("inner_optimizer")
+    return optimizer
+
+
+def _wrapped(optimizer: Any) -> bool:
+    return isinstance(optimizer, keras.optimizers.Optimizer) and find(optimizer) is not None

@@ -1,0 +1,73 @@
+"""`wrap`: from a Keras optimizer to one with backup workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_backup.keras import _internals, fit
+from tf_backup.keras.optimizer import (
+    DEFAULT_STALL_TIMEOUT_S,
+    SyncReplicasWithBackup,
+    check_strategy,
+)
+
+
+def wrap(
+    optimizer: keras.optimizers.Optimizer | str | dict[str, Any],
+    replicas: int,
+    backups: int = 0,
+    *,
+    stall_timeout_s: float = DEFAULT_STALL_TIMEOUT_S,
+    max_staleness: int | None = 0,
+) -> SyncReplicasWithBackup:
+    """Makes an optimizer update with the mean of the first N of N + b workers' gradients.
+
+    Call it in the scope of the strategy. Each update averages N gradients, so a learning rate
+    tuned for one worker is usually multiplied by N.
+
+    Example:
+
+        strategy = tf_backup.parameter_server_strategy(workers=4, ps=1)
+        with strategy.scope():
+            model = keras.Sequential([...])
+            optimizer = tf_backup.wrap(keras.optimizers.SGD(0.3), replicas=3, backups=1)
+            model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+        model.fit(dataset, epochs=5)
+        print(optimizer.contributions)
+
+    Args:
+      optimizer: any Keras optimizer, with any option; or what `keras.optimizers.get` makes one of,
+        such as "adam".
+      replicas: N, gradients averaged in one update; at least 1.
+      backups: b, workers beyond N that nobody waits for.
+      stall_timeout_s: how long `fit` waits, with fewer than N workers alive, for one to come
+        back before it raises `WorkersLost`.
+      max_staleness: how many updates old a gradient may be when it is used: 0 for synchronous
+        SGD, None for any. With `replicas=1, max_staleness=None` every gradient is an update of
+        its own: asynchronous SGD; its learning rate is that of one worker, or lower.
+
+    Returns:
+      An optimizer for `model.compile`.
+
+    Raises:
+      TypeError: if `optimizer` is no Keras optimizer, or is wrapped already.
+      ValueError: if a number is out of range, outside a parameter-server strategy's scope, if
+        the strategy has a `variable_partitioner`, or if its cluster has fewer than N + b workers.
+
+    Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 1 to 4.
+    """
+    wrapped = SyncReplicasWithBackup(
+        optimizer, replicas, backups, stall_timeout_s, max_staleness=max_staleness
+    )
+    strategy = tf.distribute.get_strategy()
+    check_strategy(strategy, wrapped.policy)
+    if _internals.strategy_of_optimizer(wrapped.inner_optimizer) is not strategy:
+        raise ValueError(
+            "The optimizer was created outside the strategy's scope, and its variables with it. "
+            "Create it inside `with strategy.scope():`."
+        )
+    fit.install()
+    return wrapped

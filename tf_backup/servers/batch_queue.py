@@ -1,0 +1,185 @@
+"""Batches on the first parameter server: the chief puts them in, the next worker takes one out."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tf_backup._tf import datasets, graphs, runtime
+from tf_backup._tf.named import Name, NamedQueue, open_handle, take
+from tf_backup.servers.tokens import GATE_SERVER
+
+Tensor = Any
+
+log = logging.getLogger(__name__)
+
+# What ends a loop: no more batches, whoever cut it off, and a server that is gone, which others
+# tell of.
+_ENDS = (
+    tf.errors.OutOfRangeError,
+    tf.errors.CancelledError,
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+)
+
+
+class BatchQueue:
+    """The chief's end. It is traced when it is made, and gone from the server when it is collected.
+
+    One function puts all batches in, in a thread of its own: to call one for each batch took
+    several times as long.
+
+    Args:
+      name: on the server.
+      element_spec: of the batches.
+      capacity: batches that may wait for a worker.
+
+    Attributes:
+      error: why a batch could not be sent; None if all could.
+    """
+
+    def __init__(self, name: Name, element_spec: Any, capacity: int) -> None:
+        self.error: tf.errors.OpError | None = None
+        self._element_spec = element_spec
+        dtypes = [each.dtype for each in datasets.components(element_spec)]
+        self._queue = NamedQueue(GATE_SERVER, name, dtypes, None, capacity)
+        self._here = tf.queue.FIFOQueue(1, dtypes)
+        self._calls = runtime.Cancelable()
+        self._loop = graphs.function(self._put_all).get_concrete_function()
+        self._close = graphs.function(self._close_queue).get_concrete_function()
+        self._thread = threading.Thread(target=self._work, name="tf_backup-queue", daemon=True)
+        self._thread.start()
+
+    def spec(self) -> dict[str, Any]:
+        """Returns what a `BatchReader` needs, as JSON can hold it."""
+        return {"queue": self._queue.spec(), "element": datasets.write_spec(self._element_spec)}
+
+    def put(self, batch: Any) -> None:
+        """Puts a batch in; waits while the queue is full.
+
+        Raises:
+          tf.errors.CancelledError: if it is cut off meanwhile, or the server is lost.
+        """
+        self._here.enqueue(datasets.components(batch))
+
+    def close(self) -> None:
+        """Says that no batch will follow: workers take what there is, and come to an end."""
+        _close_here(self._here)
+
+    def cut_off(self) -> None:
+        """Closes it at once, also for a `put` that waits; from any thread."""
+        _close_here(self._here, cancel=True)
+        self._calls.cancel()
+
+    def join(self, timeout_s: float) -> bool:
+        """Waits until all that was put in is on the server; returns whether it is."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        """Puts batches in until there are no more, or it is cut off."""
+        try:
+            self._calls(self._loop)
+        except _ENDS:
+            pass
+        except tf.errors.OpError as error:
+            self.error = error
+        with contextlib.suppress(tf.errors.OpError):  # A lost server is others' to tell of.
+            self._close()
+        _close_here(self._here, cancel=True)
+
+    def _put_all(self) -> Any:
+        def put_one() -> Tensor:
+            batch = self._here.dequeue()
+            batch = batch if isinstance(batch, list) else [batch]
+            return graphs.on_server(GATE_SERVER, _after(self._queue.put), *batch)
+
+        return _again_and_again(put_one)
+
+    def _close_queue(self) -> Tensor:
+        return graphs.on_server(GATE_SERVER, _after(self._queue.close))
+
+
+def _again_and_again(turn: Callable[[], Any]) -> Tensor:
+    """Loops until an operation of a turn fails; a turn begins when the one before it is done."""
+
+    def body(number: Tensor) -> Tensor:
+        with tf.control_dependencies([number]):
+            done = turn()
+        with tf.control_dependencies([done]):
+            return number + 1
+
+    start = tf.constant(0, tf.int64)
+    return tf.while_loop(lambda number: number >= 0, body, [start], parallel_iterations=1)
+
+
+def _close_here(queue: Any, cancel: bool = False) -> None:
+    """Closes a queue of this process, if it is not closed."""
+    with contextlib.suppress(tf.errors.CancelledError):
+        queue.close(cancel_pending_enqueues=cancel)
+
+
+def _after(method: Callable[..., Any]) -> Callable[..., Tensor]:
+    """Returns a function for a server that returns a tensor when an operation is done."""
+
+    def call(*args: Tensor) -> Tensor:
+        with tf.control_dependencies([method(*args)]):
+            return tf.constant(True)
+
+    return call
+
+
+class BatchReader:
+    """A worker's end.
+
+    A batch is taken when it is asked for and not before: a worker that is lost takes no more than
+    one along, and with b = 0 an update uses N batches that follow each other. One function takes
+    them all, in a thread of its own: to call one for each batch took several times as long.
+
+    Args:
+      spec: as `BatchQueue.spec` has it.
+    """
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self._element_spec = datasets.read_spec(spec["element"])
+        self._handle = open_handle(spec["queue"])
+        self._dtypes = [each.dtype for each in datasets.components(self._element_spec)]
+        self._calls = runtime.Cancelable()
+        self._wanted = tf.queue.FIFOQueue(1, [tf.int64], [[]])
+        self._got = tf.queue.FIFOQueue(1, self._dtypes)
+        loop = graphs.function(self._loop).get_concrete_function()
+        threading.Thread(target=self._take, args=(loop,), name="batches", daemon=True).start()
+
+    def dataset(self) -> Any:
+        """Returns the batches that this worker takes, until the queue is closed and empty."""
+        return datasets.from_queues(self._wanted, self._got, self._element_spec)
+
+    def close(self) -> None:
+        """Ends a take that waits, and what waits for it."""
+        self._calls.cancel()
+
+    def _take(self, loop: Any) -> None:
+        """Takes batches until it is cut off, or there are no more."""
+        try:
+            self._calls(loop)
+        except _ENDS:
+            pass
+        except tf.errors.OpError:
+            log.exception("Batches can no longer be taken.")
+        _close_here(self._got)
+        _close_here(self._wanted, cancel=True)
+
+    def _loop(self) -> Any:
+        def take_one() -> Any:
+            with tf.control_dependencies([self._wanted.dequeue()]):
+                batch = graphs.on_server(
+                    GATE_SERVER, lambda: take(self._handle, self._dtypes, None)
+                )
+            return self._got.enqueue(batch)
+
+        return _again_and_again(take_one)

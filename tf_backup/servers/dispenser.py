@@ -1,0 +1,174 @@
+"""Hands out the pieces of an evaluation, and adds up what they come to; on the first server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_backup._tf import graphs
+from tf_backup._tf.named import Name, NamedLock, NamedQueue, NamedVariable
+from tf_backup.rules import pieces, protocol
+from tf_backup.rules.pieces import Lanes, Piece
+from tf_backup.servers.packing import Entry, Key, Layout
+from tf_backup.servers.tokens import DEVICE, GATE_SERVER
+
+Tensor = Any
+
+_TENSORS = protocol.Arrays(where=tf.where, sum=tf.reduce_sum, min=tf.reduce_min)
+
+
+class Dispenser:
+    """Lanes, and the sums over all pieces that count.
+
+    Args:
+      lanes: how many.
+      specs: of the tensors that are added up.
+      name: of the resources on the server.
+    """
+
+    def __init__(self, lanes: int, specs: Sequence[tf.TensorSpec], name: Name) -> None:
+        self._count = lanes
+        state = _pack(pieces.new_lanes(lanes))
+        self._lock = NamedLock(GATE_SERVER, name / "lock")
+        self._lanes = NamedVariable(GATE_SERVER, name / "lanes", tf.int64, state.shape)
+        self._over = NamedQueue(GATE_SERVER, name / "over", [tf.int64], [[]], 1024)
+        self._lanes.assign(state)
+        entries = [Entry(tuple(s.shape), Key(GATE_SERVER, tf.as_dtype(s.dtype))) for s in specs]
+        self.layout = Layout(entries)
+        self._totals = {
+            key: NamedVariable(
+                GATE_SERVER, name / f"totals/{key.dtype.name}", key.dtype, [self.layout.size(key)]
+            )
+            for key in self.layout.keys
+        }
+        for call in ("begin", "close", "expire", "await_end"):
+            setattr(self, call, graphs.function(getattr(self, call)))
+
+    @property
+    def resources(self) -> list[Any]:
+        """What workers find by name."""
+        return [self._lock, self._lanes, self._over, *self._totals.values()]
+
+    # ---- For workers, in a graph --------------------------------------------------------------
+
+    def next(self, worker: Tensor, life: Tensor, run: Tensor) -> Tensor:
+        """Returns the lane to read (or WAIT or STOP) and the batches to leave out ([2])."""
+
+        def body() -> Tensor:
+            lanes, lane, start = self._choose(self._read(), worker, life, run)
+            with tf.control_dependencies([self._write(lanes)]):
+                return tf.stack([lane, start])
+
+        return self._locked(body)
+
+    def deliver(self, worker: Tensor, life: Tensor, piece: Piece, sums: Sequence[Tensor]) -> Tensor:
+        """Counts a piece if nobody has yet; returns what `next` would.
+
+        Args:
+          worker: [] its index.
+          life: [] the number of its life.
+          piece: which one.
+          sums: what it comes to, in the buffers of `layout`.
+        """
+
+        def body() -> Tensor:
+            lanes, counts, over = pieces.deliver(self._read(), self._indices(), piece, _TENSORS)
+            lanes, lane, start = self._choose(lanes, worker, life, piece.run)
+            done = [self._write(lanes)]
+            for key, more in zip(self.layout.keys, sums, strict=True):
+                more = tf.where(counts, more, tf.zeros_like(more))
+                done.append(self._totals[key].assign_add(more, read_value=False))
+            with tf.control_dependencies(done):
+                end = self._over.put_many(tf.boolean_mask(lanes.run[None], over[None]))
+            with tf.control_dependencies([end]):
+                return tf.stack([lane, start])
+
+        return self._locked(body)
+
+    # ---- For the coordinator, eagerly ---------------------------------------------------------
+
+    def begin(self) -> Tensor:
+        """Begins an evaluation; returns its number."""
+
+        def body() -> Tensor:
+            lanes = pieces.begin(self._read())
+            done = [total.assign(tf.zeros_like(total)) for total in self._totals.values()]
+            with tf.control_dependencies([self._write(lanes), self._over.drain(), *done]):
+                return tf.identity(lanes.run)
+
+        return self._locked(body)
+
+    def close(self) -> Tensor:
+        """Ends the evaluation, if it has not ended."""
+
+        def body() -> Tensor:
+            lanes = pieces.close(self._read())
+            with tf.control_dependencies([self._write(lanes)]):
+                return tf.identity(lanes.run)
+
+        return self._locked(body)
+
+    def expire(self, gone: Tensor) -> Tensor:
+        """Frees the lanes whose holder's life ([lanes] int64, 0 for none) is over."""
+
+        def body() -> Tensor:
+            lanes = self._read()
+            lanes = pieces.expire(lanes, (gone > 0) & tf.equal(gone, lanes.holder), _TENSORS)
+            with tf.control_dependencies([self._write(lanes)]):
+                return tf.identity(lanes.run)
+
+        return self._locked(body)
+
+    def await_end(self) -> Tensor:
+        """Waits until all pieces have been counted."""
+        with tf.device(DEVICE):
+            return self._over.take()[0]
+
+    def lanes(self) -> Lanes:
+        """Returns the lanes as they are now, in NumPy."""
+        return _unpack(self._lanes.numpy())
+
+    def sums(self) -> list[Tensor]:
+        """Returns the sums over all pieces, of the specs that were given."""
+        return self.layout.unpack_all(
+            {key: tf.constant(total.numpy()) for key, total in self._totals.items()}
+        )
+
+    # ---- Plumbing -----------------------------------------------------------------------------
+
+    def _choose(
+        self, lanes: Lanes, worker: Tensor, life: Tensor, run: Tensor
+    ) -> tuple[Lanes, Tensor, Tensor]:
+        now = tf.cast(tf.timestamp() * 1e6, tf.int64)
+        return pieces.choose(lanes, self._indices(), worker, life, run, now, _TENSORS)
+
+    def _indices(self) -> Tensor:
+        return tf.range(self._count, dtype=tf.int64)
+
+    def _locked(self, body: Callable[[], Tensor]) -> Tensor:
+        with tf.device(DEVICE):
+            return self._lock.holding(body)
+
+    def _read(self) -> Lanes:
+        return _unpack(self._lanes.read_value())
+
+    def _write(self, lanes: Lanes) -> Any:
+        return self._lanes.assign(_pack(lanes, tf.stack), read_value=False)
+
+
+def _pack(lanes: Lanes, stack: Any = np.stack) -> Any:
+    """Returns lanes as one array ([scalars + vectors, lanes]; scalars are repeated)."""
+    scalars = [getattr(lanes, name) + lanes.position * 0 for name in pieces.SCALARS]
+    return stack(scalars + [getattr(lanes, name) for name in pieces.VECTORS])
+
+
+def _unpack(array: Any) -> Lanes:
+    """Returns the lanes that `_pack` has packed."""
+    scalars = {name: array[row, 0] for row, name in enumerate(pieces.SCALARS)}
+    vectors = {
+        name: array[row] for row, name in enumerate(pieces.VECTORS, start=len(pieces.SCALARS))
+    }
+    return Lanes(**scalars, **vectors)

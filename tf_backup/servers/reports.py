@@ -1,0 +1,146 @@
+"""What each update reports, on its way from the chief's loop to the coordinator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tf_backup._tf import graphs
+from tf_backup._tf.named import Name, NamedQueue
+from tf_backup.servers.tokens import DEVICE, GATE_SERVER
+
+Tensor = Any
+
+CAPACITY = (
+    256  # More than the updates that are ever permitted ahead; the loop never waits for room.
+)
+
+
+class Report(NamedTuple):
+    """One update, or (with a step below 0) the sign that the loop has ended."""
+
+    step: int  # t, before the update
+    places: np.ndarray[Any, Any]  # [N] whose gradients it is made of ...
+    staleness: np.ndarray[Any, Any]  # [N] ... and how many updates old each is
+    results: Any  # the objective's results, in NumPy
+
+
+class Reports:
+    """A queue of reports on the gate's server.
+
+    A report is two vectors, whatever the objective's results are: integers, among them what the
+    update was made of, and numbers of float64.
+
+    Args:
+      results: the objective's results as a traced function returns them.
+      replicas: N.
+      name: of the queue on the server.
+
+    Raises:
+      TypeError: if a result is no number, or its shape is not known before it is computed.
+    """
+
+    def __init__(self, results: Any, replicas: int, name: Name) -> None:
+        self._results = results
+        self._replicas = replicas
+        for value in tf.nest.flatten(results):
+            _check(value)
+        sizes = {True: 4 * replicas, False: 0}
+        for value in tf.nest.flatten(results):
+            sizes[_is_whole(value)] += math.prod(value.shape)
+        self._queue = NamedQueue(
+            GATE_SERVER,
+            name,
+            [tf.int64, tf.float64],
+            [[sizes[True]], [sizes[False]]],
+            CAPACITY,
+        )
+        self._sizes = sizes
+        self._take = graphs.function(self._take_all)
+
+    def put(self, event: Tensor, results: Any) -> Any:
+        """Reports an update, in a graph on the gate's server; returns the operation.
+
+        Args:
+          event: [4, N], that the update was made of.
+          results: the objective's results, of the structure that was given.
+        """
+        flat = tf.nest.flatten(results)
+        whole = [tf.cast(tf.reshape(value, [-1]), tf.int64) for value in flat if _is_whole(value)]
+        rest = [
+            tf.cast(tf.reshape(value, [-1]), tf.float64) for value in flat if not _is_whole(value)
+        ]
+        return self._queue.put(
+            tf.concat([tf.reshape(event, [-1]), *whole], axis=0),
+            tf.concat([tf.zeros([0], tf.float64), *rest], axis=0),
+        )
+
+    def put_end(self, event: Tensor) -> Any:
+        """Reports that the loop has ended, with the sign that ended it."""
+        return self._queue.put(
+            tf.concat(
+                [
+                    tf.reshape(event, [-1]),
+                    tf.zeros([self._sizes[True] - 4 * self._replicas], tf.int64),
+                ],
+                axis=0,
+            ),
+            tf.zeros([self._sizes[False]], tf.float64),
+        )
+
+    def read(self) -> list[Report]:
+        """Waits for a report, and returns all that are there; called eagerly."""
+        whole, rest = self._take()
+        return [self._report(*pair) for pair in zip(whole.numpy(), rest.numpy(), strict=True)]
+
+    def _take_all(self) -> tuple[Tensor, Tensor]:
+        with tf.device(DEVICE):
+            first = self._queue.take()
+            with tf.control_dependencies(first):
+                more = self._queue.take_many(self._queue.size())
+            whole, rest = (
+                tf.concat([one[None], others], axis=0)
+                for one, others in zip(first, more, strict=True)
+            )
+            return whole, rest
+
+    def _report(self, whole: np.ndarray[Any, Any], rest: np.ndarray[Any, Any]) -> Report:
+        event = whole[: 4 * self._replicas].reshape([4, self._replicas])
+        left = {True: whole[4 * self._replicas :], False: rest}
+        values = []
+        for spec in tf.nest.flatten(self._results):
+            kind, size = _is_whole(spec), math.prod(spec.shape)
+            part, left[kind] = left[kind][:size], left[kind][size:]
+            dtype = tf.as_dtype(spec.dtype).as_numpy_dtype
+            values.append(part.astype(dtype).reshape(tuple(spec.shape))[()])
+        results = tf.nest.pack_sequence_as(self._results, values)
+        return Report(int(event[0, 0]), event[2], event[3], results)
+
+
+def _is_whole(value: Any) -> bool:
+    dtype = tf.as_dtype(value.dtype)
+    return bool(dtype.is_integer or dtype.is_bool)
+
+
+def _check(value: Any) -> None:
+    dtype = tf.as_dtype(value.dtype)
+    if not (_is_whole(value) or dtype.is_floating):
+        raise TypeError(
+            f"a metric's result is of dtype {dtype.name}; it must be a number: what the workers "
+            "compute of it is added up."
+        )
+    if not tf.TensorShape(value.shape).is_fully_defined():
+        raise TypeError(
+            f"a metric's result has the shape {value.shape}, not known before it is computed; its "
+            "`result` must return a tensor of static shape."
+        )
+
+
+def structure_of(function: Any, reports: Sequence[Any]) -> Any:
+    """Returns the structure of what a function of tensors returns, without running it."""
+    traced = tf.function(function, autograph=False).get_concrete_function(list(reports))
+    return traced.structured_outputs
