@@ -1,4 +1,4 @@
-"""Plain Keras networks and their layers. Nothing here knows of tf_backup: baselines use it too.
+"""Plain Keras models and their layers, independent of tf_backup so that baselines can use them.
 
-Imports from nothing else in the project but `models.data`.
+Imports from no other package of the project than `models.data`.
 """

@@ -1,4 +1,4 @@
-"""DRAW's attention: a grid of Gaussian filters that looks at a part of an image."""
+"""DRAW's attention: a grid of Gaussian filters over a part of an image."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Window(NamedTuple):
     """A part of each image, seen through a grid of filters.
 
     Attributes:
-      rows: what each row of the grid sees of the image's rows, [batch, size, height] float32.
-      columns: what each column of it sees of the columns, [batch, size, width] float32.
-      strength: [batch, 1, 1] float32.
+      rows: filters of the grid's rows over the image's rows, [batch, size, height] float32.
+      columns: filters of the grid's columns over the image's columns, [batch, size, width] float32.
+      strength: scale of glimpses, [batch, 1, 1] float32.
     """
 
     rows: Tensor
@@ -24,19 +24,19 @@ class Window(NamedTuple):
     strength: Tensor
 
     def read(self, images: Tensor) -> Tensor:
-        """Returns glimpses, [batch, size, size], of [batch, height, width] images, float32."""
+        """Return [batch, size, size] glimpses of [batch, height, width] images, float32."""
         seen = ops.matmul(ops.matmul(self.rows, images), ops.transpose(self.columns, [0, 2, 1]))
         return self.strength * seen
 
     def write(self, strokes: Tensor) -> Tensor:
-        """Returns images, [batch, height, width], of [batch, size, size] strokes, float32."""
+        """Return [batch, height, width] images of [batch, size, size] strokes, float32."""
         painted = ops.matmul(ops.matmul(ops.transpose(self.rows, [0, 2, 1]), strokes), self.columns)
         return painted / self.strength
 
 
 @keras.saving.register_keras_serializable(package="tf_backup_models")
 class Attention(keras.layers.Layer):
-    """Lets features say where to look.
+    """Layer that maps features to an attention window.
 
     Args:
       image_size: height and width of an image.
@@ -54,11 +54,11 @@ class Attention(keras.layers.Layer):
         self.where = keras.layers.Dense(5, name="where")
 
     def build(self, input_shape: Any) -> None:
-        """Creates the variables."""
+        """Create the variables."""
         self.where.build(input_shape)
 
     def call(self, features: Tensor) -> Window:
-        """Returns the window that [batch, features] float32 ask for."""
+        """Return the window for features, [batch, features] float32."""
         x, y, log_variance, log_stride, log_strength = ops.split(self.where(features), 5, axis=-1)
         height, width = self.image_size
         stride = (max(height, width) - 1) / (self.size - 1) * ops.exp(log_stride)
@@ -70,18 +70,18 @@ class Attention(keras.layers.Layer):
         )
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments."""
+        """Return the constructor's arguments."""
         return {**super().get_config(), "image_size": self.image_size, "size": self.size}
 
 
 def _filters(middles: Tensor, log_variance: Tensor, pixels: int) -> Tensor:
-    """Returns normal distributions over pixels, [batch, size, pixels] float32.
+    """Return normal distributions over pixels, [batch, size, pixels] float32.
 
     Args:
-      middles: pixels, counted from 0, [batch, size] float32.
+      middles: means in pixels, counted from 0, [batch, size] float32.
       log_variance: [batch, 1] float32.
-      pixels: how many there are.
+      pixels: number of pixels.
     """
     away = ops.arange(pixels, dtype="float32") - middles[..., None]
-    # A softmax is the same as dividing by the sum, and is safe far outside of the image.
+    # A softmax equals division by the sum, and is stable far outside the image.
     return ops.softmax(-0.5 * ops.square(away) * ops.exp(-log_variance)[..., None], axis=-1)

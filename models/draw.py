@@ -1,10 +1,10 @@
-"""DRAW, a model of images that paints on a canvas glimpse by glimpse.
+"""DRAW, a generative model of images that paints on a canvas glimpse by glimpse.
 
 Reproduces the model of section 4.4 of Chen et al. (only in the workshop version, arXiv
-1604.00981v1), which says no more than that it is DRAW on MNIST: Gregor et al., DRAW: A Recurrent
-Neural Network For Image Generation (arXiv 1502.04623), equations 3 to 29. The paper's recipe has
-the latter's sizes for MNIST, with attention. Here images are made black and white at one half;
-there the colours were drawn once, at random.
+1604.00981v1), which only says that it is DRAW on MNIST: Gregor et al., DRAW: A Recurrent Neural
+Network For Image Generation (arXiv 1502.04623), equations 3 to 29. The paper's recipe uses the
+sizes of Gregor et al. for MNIST, with attention. Here images are binarized at one half; there the
+binary values were drawn once, at random.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ layers = keras.layers
 
 
 def build(shape: tuple[int, int, int] = (28, 28, 1), **sizes: Any) -> keras.Model:
-    """Returns an uncompiled DRAW with all its variables.
+    """Return an uncompiled DRAW model with all its variables.
 
     Args:
       shape: height, width and channels (1) of an image.
@@ -48,31 +48,31 @@ def build(shape: tuple[int, int, int] = (28, 28, 1), **sizes: Any) -> keras.Mode
 
 
 def compile_arguments() -> dict[str, Any]:
-    """Returns what `compile` wants next to the optimizer: nothing, the model has its own."""
+    """Return arguments for `compile`: none, as the model has its own loss and metrics."""
     return {}
 
 
 def prepare(image: Tensor, label: Tensor) -> tuple[Tensor]:
-    """Returns an example: the image in black and white, and no label."""
+    """Return an example: the binarized image, without a label."""
     del label
     return (tf.round(image),)
 
 
 @keras.saving.register_keras_serializable(package="tf_backup_models")
 class Draw(keras.Model):
-    """An encoder, a decoder and a canvas, with its loss and metrics.
+    """DRAW's encoder, decoder and canvas, with the loss and metrics.
 
-    The loss is a bound on -log p of an image in nats, in one sample of the latent variables:
-    cross-entropy of the canvas plus the glimpses' KL divergences from the prior.
+    The loss is an upper bound on -log p of an image in nats, for one sample of the latent
+    variables: cross-entropy of the canvas plus the glimpses' KL divergences from the prior.
 
     Args:
       shape: height, width and channels of an image.
-      glimpses: T, how often it looks and paints.
-      units: cells of the encoder's and the decoder's LSTM.
+      glimpses: T, the number of glimpses, each followed by a stroke.
+      units: number of cells in the encoder's LSTM, and in the decoder's.
       latent: size of the latent variable of a glimpse.
-      read: height and width of a glimpse; None to see all of the image, without attention.
-      write: height and width of a stroke; None to paint all of the image, without attention.
-      seed: of the latent variables.
+      read: height and width of a glimpse; None to see the whole image, without attention.
+      write: height and width of a stroke; None to paint the whole image, without attention.
+      seed: seed of the latent variables.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Draw(keras.Model):
         self.kl = keras.metrics.Mean(name="kl")
 
     def build(self, input_shape: Any) -> None:
-        """Creates all variables."""
+        """Create all variables."""
         del input_shape
         size = self.reader.size**2 if self.reader else math.prod(self.image_shape)
         self.encoder.build((None, 2 * size + self.units))
@@ -112,7 +112,7 @@ class Draw(keras.Model):
                 layer.build((None, self.units))
 
     def call(self, images: Tensor) -> dict[str, Tensor]:
-        """Encodes images and paints them again; see `build`."""
+        """Encode images and reconstruct them; see `build`."""
         count = ops.shape(images)[0]
         images = ops.reshape(images, [count, *self.image_shape[:2]])
         noise = self.noise(count)
@@ -122,7 +122,7 @@ class Draw(keras.Model):
             seen = self._read(images, images - ops.sigmoid(canvas), decoder[0])
             _, encoder = self.encoder(ops.concatenate([seen, decoder[0]], axis=-1), encoder)
             mean, log_sd = ops.split(self.posterior(encoder[0]), 2, axis=-1)
-            # Of a normal distribution from the standard one.
+            # Twice the KL divergence from the standard normal distribution.
             each = ops.square(mean) + ops.exp(2.0 * log_sd) - 2.0 * log_sd - 1.0
             latent = mean + ops.exp(log_sd) * noise[glimpse]
             canvas, decoder = self._paint(canvas, decoder, latent)
@@ -133,13 +133,13 @@ class Draw(keras.Model):
         return {"canvas": canvas[..., None], "kl": kl}
 
     def imagine(self, noise: Tensor) -> Tensor:
-        """Paints images of latent variables.
+        """Generate images from latent variables.
 
         Args:
-          noise: [glimpses, count, latent] float32, drawn from the prior: see `noise`.
+          noise: [glimpses, count, latent] float32, drawn from the prior; see `noise`.
 
         Returns:
-          the probabilities of white, [count, height, width, 1] float32.
+          Probabilities of white, [count, height, width, 1] float32.
         """
         count = ops.shape(noise)[1]
 
@@ -152,7 +152,7 @@ class Draw(keras.Model):
         return ops.sigmoid(canvas)[..., None]
 
     def noise(self, count: Tensor) -> Tensor:
-        """Draws from the prior, [glimpses, count, latent] float32."""
+        """Draw latent variables from the prior, [glimpses, count, latent] float32."""
         return keras.random.normal([self.glimpses, count, self.latent], seed=self.seed_generator)
 
     def compute_loss(
@@ -163,7 +163,7 @@ class Draw(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Tensor:
-        """Returns the mean of the bound on -log p of the images `x`, in nats."""
+        """Return the mean of the bound on -log p of the images `x`, in nats."""
         del y, training
         if sample_weight is not None:
             raise ValueError("sample_weight is given, but every image counts once. Leave it out.")
@@ -175,7 +175,7 @@ class Draw(keras.Model):
         return ops.mean(nats)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments."""
+        """Return the constructor's arguments."""
         return {**super().get_config(), **self._arguments}
 
     def _start(self, count: Tensor, cells: int) -> list[list[Tensor]]:
@@ -201,10 +201,10 @@ class Draw(keras.Model):
 
 
 def sample(model: Draw, count: int) -> np.ndarray[Any, Any]:
-    """Returns images that the model draws from its prior, with its own seed generator.
+    """Return images drawn from the model's prior, with the model's seed generator.
 
     Returns:
-      [count, height, width, 1] float32 in [0, 1]; `picture.write` makes a file of them.
+      [count, height, width, 1] float32 in [0, 1]; `picture.write` saves them to a file.
     """
     images: np.ndarray[Any, Any] = keras.ops.convert_to_numpy(model.imagine(model.noise(count)))
     return images

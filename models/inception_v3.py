@@ -1,12 +1,13 @@
-"""Inception v3, the model of the paper's ImageNet experiments, and narrow ones for small images.
+"""Inception v3, the model of the paper's ImageNet experiments, and variants for small images.
 
 Reproduces the model of sections 2.0, 3.1 and 4.2 of Chen et al., Revisiting Distributed Synchronous
 SGD (arXiv 1604.00981v3): Szegedy et al., Rethinking the Inception Architecture for Computer Vision
 (arXiv 1512.00567), with the auxiliary classifier on the last 17 x 17 grid. The paper does not give
-weight decay, label smoothing, dropout and batch norm's settings; the defaults are those of Google's
-own training code (tensorflow/models, inception): 4e-5, 0.1, keep 0.8, decay 0.9997 and epsilon
-0.001, auxiliary loss times 0.4. As there, weight decay is 0.5 * 4e-5 * sum(w^2) over the kernels of
-convolutions and classifiers, and not over biases and batch norm.
+weight decay, label smoothing, dropout or batch-norm settings. The defaults are those of Google's
+training code (tensorflow/models, inception): weight decay 4e-5, smoothing 0.1, keep probability
+0.8, batch-norm decay 0.9997 and epsilon 0.001, and a weight of 0.4 for the auxiliary loss. As
+there, the weight decay is 0.5 * 4e-5 * sum(w^2) over the kernels of convolutions and classifiers,
+without biases and batch norm.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import tensorflow as tf
 Tensor = Any
 layers = keras.layers
 
-_SMALLEST = {False: 75, True: 13}  # What leaves a pixel on the last grid.
+_SMALLEST = {False: 75, True: 13}  # Smallest images that leave a pixel on the last grid.
 
 
 def build(
@@ -36,26 +37,26 @@ def build(
     keep: float = 0.8,
     seed: int | None = None,
 ) -> keras.Model:
-    """Returns an uncompiled Inception v3, or one that is cut down.
+    """Return an uncompiled Inception v3, or a reduced variant.
 
     Args:
       shape: height, width and channels of an image, whose values are in [0, 1].
       classes: number of classes.
-      width: factor of every number of channels.
-      modules: how many of the modules to have on each of the three grids; at most 3, 4, 2.
-      small_images: whether the stem halves the image once only, and not three times.
-      auxiliary: whether to have the auxiliary classifier.
-      batch_norm_decay: of the moving averages; 0.9997 needs some ten thousand updates.
-      weight_decay: of L2 regularisation, see above.
+      width: factor of all numbers of channels.
+      modules: number of modules on each of the three grids; at most 3, 4, 2.
+      small_images: whether the stem halves the image only once, instead of three times.
+      auxiliary: whether to add the auxiliary classifier.
+      batch_norm_decay: decay of the moving averages; 0.9997 needs about ten thousand updates.
+      weight_decay: weight decay, as in the module's docstring.
       keep: probability with which dropout keeps a feature.
-      seed: of dropout.
+      seed: seed of dropout.
 
     Returns:
-      A model from [batch, height, width, channels] float32 to a dictionary: "logits" and, if there
-      is one, "auxiliary", both [batch, classes] float32.
+      A model from [batch, height, width, channels] float32 to a dictionary of "logits" and, with
+      the auxiliary classifier, "auxiliary", both [batch, classes] float32.
 
     Raises:
-      ValueError: if the images are too small, or the modules too many.
+      ValueError: if the images are too small, or `modules` is out of range.
     """
     _check(shape, modules, small_images)
     net = _Blocks(width, batch_norm_decay, weight_decay)
@@ -80,11 +81,11 @@ def build(
 
 
 def compile_arguments(auxiliary: bool = True, smoothing: float = 0.1) -> dict[str, Any]:
-    """Returns the loss, its weights and the metrics, to compile with.
+    """Return the loss, its weights and the metrics for `compile`.
 
     Args:
       auxiliary: as for `build`.
-      smoothing: part of a label that is shared among all classes.
+      smoothing: part of a label that is distributed over all classes.
     """
     names = ["logits", "auxiliary"] if auxiliary else ["logits"]
     return {
@@ -95,18 +96,18 @@ def compile_arguments(auxiliary: bool = True, smoothing: float = 0.1) -> dict[st
 
 
 def prepare(image: Tensor, label: Tensor, auxiliary: bool = True) -> tuple[Tensor, Any]:
-    """Returns an example whose label every classifier gets."""
+    """Return an example in which every classifier gets the label."""
     names = ["logits", "auxiliary"] if auxiliary else ["logits"]
     return image, {name: label for name in names}
 
 
 def augmented(batches: tf.data.Dataset, seed: int = 0) -> tf.data.Dataset:
-    """Returns batches half of whose images are mirrored, others in every pass.
+    """Return batches with about half of the images mirrored, different ones in every pass.
 
     Args:
-      batches: of ([batch, height, width, channels] float32 images, labels); endless: the n-th
-        batch is always changed in the same way.
-      seed: of all changes.
+      batches: batches of ([batch, height, width, channels] float32 images, labels). They must be
+        endless, since the n-th batch is always changed in the same way.
+      seed: seed of all changes.
     """
 
     def change(index: Tensor, batch: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
@@ -119,10 +120,10 @@ def augmented(batches: tf.data.Dataset, seed: int = 0) -> tf.data.Dataset:
 
 @keras.saving.register_keras_serializable(package="tf_backup_models")
 class SmoothedCrossEntropy(keras.losses.Loss):
-    """Cross-entropy of labels by number that give a part of themselves to all classes.
+    """Cross-entropy of integer labels with label smoothing.
 
     Args:
-      smoothing: that part.
+      smoothing: part of a label that is distributed over all classes.
     """
 
     def __init__(self, smoothing: float = 0.1, name: str = "smoothed", **kwargs: Any) -> None:
@@ -130,7 +131,7 @@ class SmoothedCrossEntropy(keras.losses.Loss):
         self.smoothing = smoothing
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """Returns it in nats, [batch] float32, of [batch] labels and [batch, classes] logits."""
+        """Return the loss of [batch] labels and [batch, classes] logits, [batch] float32 nats."""
         log_p = keras.ops.log_softmax(y_pred)
         own = keras.ops.one_hot(keras.ops.cast(y_true, "int32"), y_pred.shape[-1])
         own = keras.ops.sum(keras.ops.reshape(own, keras.ops.shape(log_p)) * log_p, axis=-1)
@@ -138,7 +139,7 @@ class SmoothedCrossEntropy(keras.losses.Loss):
         return -(1.0 - self.smoothing) * own - self.smoothing * every
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments."""
+        """Return the constructor's arguments."""
         return {**super().get_config(), "smoothing": self.smoothing}
 
 
@@ -158,7 +159,7 @@ def _check(shape: tuple[int, int, int], modules: tuple[int, int, int], small: bo
 
 
 class _Blocks:
-    """What all of the network is made of: convolutions with batch norm, of scaled widths."""
+    """Building blocks of the network: convolutions with batch norm, of scaled widths."""
 
     def __init__(self, width: float, batch_norm_decay: float, weight_decay: float) -> None:
         self.width, self.batch_norm_decay = width, batch_norm_decay
@@ -185,7 +186,7 @@ class _Blocks:
         return layers.ReLU()(x)
 
     def chain(self, x: Tensor, *steps: tuple[int, int, int], strides: int = 1) -> Tensor:
-        """Convolutions of (filters, height, width); strides, without padding, are the last's."""
+        """Apply convolutions of (filters, height, width); the last may be strided, unpadded."""
         *first, (filters, height, width) = steps
         for each, each_height, each_width in first:
             x = self.conv(x, each, (each_height, each_width))
@@ -262,7 +263,7 @@ def _module_8(net: _Blocks, x: Tensor) -> Tensor:
 
 
 def _auxiliary(net: _Blocks, x: Tensor) -> Tensor:
-    """The features of the auxiliary classifier; on a small grid its windows are as large as fit."""
+    """Return the features of the auxiliary classifier; windows shrink to fit a small grid."""
     x = layers.AveragePooling2D(_at_most_5(x), 3)(x)
     x = net.conv(x, 128, (1, 1))
     x = net.conv(x, 768, _at_most_5(x), 1, "valid")

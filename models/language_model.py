@@ -1,11 +1,11 @@
 """Language models: an LSTM over characters, or over words with sampled softmax.
 
-Reproduces, in small, section 4.4 of Chen et al. (only in the workshop version, arXiv 1604.00981v1),
-which trains a character model that predicts words of One Billion Word. What the paper does not say
-is taken from Jozefowicz et al., Exploring the Limits of Language Modeling (arXiv 1602.02410): the
-LSTM with projection, dropout on the embeddings and on every LSTM's output, and sampled softmax.
-The recipes have their sizes. Here every window of text begins with a state of zeros; they carry the
-state over from the window before.
+Reproduces, on a small scale, section 4.4 of Chen et al. (only in the workshop version, arXiv
+1604.00981v1), which trains a character model that predicts words of One Billion Word. Details that
+the paper omits are from Jozefowicz et al., Exploring the Limits of Language Modeling (arXiv
+1602.02410): the LSTM with projection, dropout on the embeddings and on every LSTM's output, and
+sampled softmax. The recipes use their sizes. Here every window of text starts with a state of
+zeros; they carry the state over from the previous window.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ Tensor = Any
 
 
 def build(vocabulary: int, of_words: bool = False, **sizes: Any) -> keras.Model:
-    """Returns an uncompiled model with all its variables.
+    """Return an uncompiled model with all its variables.
 
     Args:
-      vocabulary: number of tokens; with sampled softmax in the order of decreasing frequency.
-      of_words: whether tokens are words, or characters.
+      vocabulary: number of tokens; for sampled softmax, ids are in order of decreasing frequency.
+      of_words: whether tokens are words; otherwise characters.
       **sizes: arguments of `LanguageModel`.
 
     Returns:
-      A model from [batch, steps] int32 tokens to what follows each: [batch, steps, vocabulary]
-      float32 logits. Its loss and metrics are its own.
+      A model from [batch, steps] int32 tokens to the logits of the token that follows each,
+      [batch, steps, vocabulary] float32. It has its own loss and metrics.
     """
     model = LanguageModel(vocabulary, of_words, **sizes)
     model.build((None, None))
@@ -41,35 +41,35 @@ def build(vocabulary: int, of_words: bool = False, **sizes: Any) -> keras.Model:
 
 
 def compile_arguments() -> dict[str, Any]:
-    """Returns what `compile` wants next to the optimizer: nothing, the model has its own."""
+    """Return arguments for `compile`: none, as the model has its own loss and metrics."""
     return {}
 
 
 def prepare(window: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns an example, inputs and targets of [steps], of a window of [steps + 1] tokens."""
+    """Return inputs and targets, [steps] each, from a window of [steps + 1] tokens."""
     return window[:-1], window[1:]
 
 
 @keras.saving.register_keras_serializable(package="tf_backup_models")
 class LanguageModel(keras.Model):
-    """An embedding, LSTMs and a softmax, with its loss and metrics.
+    """Language model of an embedding, LSTMs and a softmax, with its loss and metrics.
 
-    The loss is in nats per token. While training with sampled softmax it is an estimate, and
-    `call` returns what the softmax gets instead of logits; evaluation always uses the full softmax
-    (of a full-size model, whose logits are 3.2 MB for each token, evaluate on small batches).
+    The loss is in nats per token. In training with sampled softmax it is an estimate, and `call`
+    returns the softmax's input instead of logits. Evaluation always uses the full softmax: evaluate
+    a full-size model on small batches, as its logits take 3.2 MB per token.
 
     Args:
       vocabulary: number of tokens.
-      of_words: whether a token is a word, or a character.
+      of_words: whether tokens are words; otherwise characters.
       embedding: size of a token's embedding.
-      units: cells of an LSTM.
+      units: number of cells in each LSTM.
       projection: size to which each LSTM's output is projected; None for no projection.
       depth: number of LSTMs.
-      samples: candidates of sampled softmax; None for the full softmax.
+      samples: number of candidates of sampled softmax; None for the full softmax.
       keep: probability with which dropout keeps a value.
-      characters_per_word: in the text, white space included; turns nats per character into nats
-        per word and back. 5.6 is common for English.
-      seed: of dropout and candidates.
+      characters_per_word: average in the text, including white space; converts between nats per
+        character and nats per word. 5.6 is common for English.
+      seed: seed of dropout and candidates.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class LanguageModel(keras.Model):
         self.word_perplexity = Perplexity(words, name="word_perplexity")
 
     def build(self, input_shape: Any) -> None:
-        """Creates all variables."""
+        """Create all variables."""
         self.embedding.build(input_shape)
         shape = self.embedding.compute_output_shape(input_shape)
         for lstm in self.lstms:
@@ -112,11 +112,11 @@ class LanguageModel(keras.Model):
         self.softmax.build(shape)
 
     def call(self, tokens: Tensor, training: bool = False) -> Tensor:
-        """Returns logits, or features when training with sampled softmax.
+        """Return logits, or features when training with sampled softmax.
 
         Args:
           tokens: [batch, steps] integers.
-          training: whether to drop out, and to leave the softmax to `compute_loss`.
+          training: whether to apply dropout, and to leave a sampled softmax to `compute_loss`.
 
         Returns:
           [batch, steps, vocabulary] or [batch, steps, features] float32.
@@ -136,7 +136,7 @@ class LanguageModel(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Tensor:
-        """Returns the mean of -log p of the targets `y` ([batch, steps] integers), in nats."""
+        """Return the mean of -log p of the targets `y` ([batch, steps] integers), in nats."""
         del x
         if sample_weight is not None:
             raise ValueError("sample_weight is given, but every token counts once. Leave it out.")
@@ -149,7 +149,7 @@ class LanguageModel(keras.Model):
         return ops.mean(nats)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments."""
+        """Return the constructor's arguments."""
         return {**super().get_config(), **self._arguments}
 
 
@@ -164,10 +164,10 @@ def _lstm(units: int, projection: int | None) -> Any:
 
 @keras.saving.register_keras_serializable(package="tf_backup_models")
 class Perplexity(keras.metrics.Mean):
-    """The exponential of the mean of nats, which add up over batches.
+    """Perplexity: the exponential of the mean nats over all batches.
 
     Args:
-      tokens: how many tokens there are for each unit that it is the perplexity of.
+      tokens: number of tokens in each unit (a character or a word) that perplexity refers to.
     """
 
     def __init__(self, tokens: float = 1.0, **kwargs: Any) -> None:
@@ -175,11 +175,11 @@ class Perplexity(keras.metrics.Mean):
         self.tokens = tokens
 
     def result(self) -> Tensor:
-        """Returns it, [] float32; infinite if it is beyond float32."""
+        """Return the perplexity, [] float32; infinite if it overflows float32."""
         return ops.exp(self.tokens * super().result())
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments."""
+        """Return the constructor's arguments."""
         return {**super().get_config(), "tokens": self.tokens}
 
 
@@ -191,15 +191,15 @@ def generate(
     seed: int = 0,
     window: int = 128,
 ) -> np.ndarray[Any, Any]:
-    """Returns tokens that the model draws, one after the other, behind a prompt.
+    """Return tokens that the model draws, one at a time, to continue a prompt.
 
     Args:
       model: a language model.
       prompt: [at least one] integers.
-      count: tokens to draw.
-      temperature: divides the logits; towards 0 the likeliest token is always drawn.
-      seed: of the draws.
-      window: tokens that the model looks back on.
+      count: number of tokens to draw.
+      temperature: divisor of the logits; near 0 the most likely token is always drawn.
+      seed: seed of the draws.
+      window: number of previous tokens that the model sees.
 
     Returns:
       [count] int32.

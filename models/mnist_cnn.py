@@ -1,10 +1,10 @@
-"""The four-layer CNN of the paper's experiments with simulated staleness, for MNIST.
+"""Four-layer CNN for MNIST, from the paper's experiments with simulated staleness.
 
 Reproduces the model of section 2.1 and appendix A.1 of Chen et al., Revisiting Distributed
 Synchronous SGD (arXiv 1604.00981v3): four layers of 3 x 3 filters, each with weight normalisation
-(Salimans and Kingma, arXiv 1602.07868) and max-pooling, and images that are rotated and zoomed a
-little. The paper does not give channels, batch size or the ranges of rotation and zoom; those here
-are choices. The fourth pooling takes 3 x 3 to 1 x 1; a plain dense layer makes logits of that.
+(Salimans and Kingma, arXiv 1602.07868) and max-pooling, and images that are slightly rotated and
+zoomed. The paper does not give channels, batch size or the ranges of rotation and zoom; the values
+here are choices. The fourth pooling reduces 3 x 3 to 1 x 1; a plain dense layer computes logits.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ def build(
     classes: int = 10,
     channels: Sequence[int] = CHANNELS,
 ) -> keras.Model:
-    """Returns an uncompiled network of weight-normalised convolutions.
+    """Return an uncompiled network of weight-normalised convolutions.
 
     Args:
       shape: height, width and channels of an image, whose values are in [0, 1].
       classes: number of classes.
-      channels: filters of each layer; each layer halves height and width.
+      channels: number of filters of each layer; each layer halves height and width.
 
     Returns:
       A model from [batch, height, width, channels] float32 to [batch, classes] float32 logits.
 
     Raises:
-      ValueError: if nothing of the images would be left.
+      ValueError: if the images are too small for the number of layers.
     """
     smallest = 2 ** len(channels)
     if min(shape[:2]) < smallest:
@@ -62,13 +62,13 @@ def build(
 
 @keras.saving.register_keras_serializable(package="tf_backup_models")
 class WeightNormConv2D(keras.layers.Layer):
-    """A convolution with `same` padding whose filters are w = g v / |v|.
+    """Convolution with `same` padding and filters w = g v / |v|.
 
-    The scales g begin at sqrt(2), so that a ReLU after it keeps the size of what comes in.
+    The scales g start at sqrt(2), so that convolution and ReLU preserve the scale of the input.
 
     Args:
       filters: number of filters.
-      size: their height and width.
+      size: height and width of a filter.
     """
 
     def __init__(self, filters: int, size: int = 3, **kwargs: Any) -> None:
@@ -76,10 +76,10 @@ class WeightNormConv2D(keras.layers.Layer):
         self.filters, self.size = filters, size
 
     def build(self, input_shape: Any) -> None:
-        """Creates directions, scales and biases."""
+        """Create the directions, scales and biases."""
         self.direction = self.add_weight(
             shape=(self.size, self.size, input_shape[-1], self.filters),
-            initializer="he_normal",  # So that they are about as long as the filters.
+            initializer="he_normal",  # So that they are about as long as the filters w.
             name="direction",
         )
         two = keras.initializers.Constant(math.sqrt(2.0))
@@ -87,34 +87,34 @@ class WeightNormConv2D(keras.layers.Layer):
         self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
 
     def filter(self) -> Tensor:
-        """Returns w, [size, size, channels, filters] float32."""
+        """Return w, [size, size, channels, filters] float32."""
         square = ops.sum(ops.square(self.direction), axis=(0, 1, 2))
         return self.direction * (self.scale * ops.rsqrt(square))
 
     def call(self, images: Tensor) -> Tensor:
-        """Convolves [batch, height, width, channels] into as many [..., filters], float32."""
+        """Convolve [batch, height, width, channels] to [batch, height, width, filters], float32."""
         return ops.conv(images, self.filter(), padding="same") + self.bias
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """Returns it: that of the input, with other channels."""
+        """Return the input's shape with `filters` channels."""
         return (*input_shape[:-1], self.filters)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments."""
+        """Return the constructor's arguments."""
         return {**super().get_config(), "filters": self.filters, "size": self.size}
 
 
 def augmented(
     batches: tf.data.Dataset, seed: int = 0, degrees: float = 10.0, zoom: float = 0.1
 ) -> tf.data.Dataset:
-    """Returns batches whose images are rotated and zoomed, otherwise in every pass.
+    """Return batches whose images are rotated and zoomed, differently in every pass.
 
     Args:
-      batches: of ([batch, height, width, channels] float32 images, labels); endless, or repeated
-        before it comes here: the n-th batch is always changed in the same way.
-      seed: of all changes.
-      degrees: largest rotation, to either side.
-      zoom: largest change of size, as a part of it, to either side.
+      batches: batches of ([batch, height, width, channels] float32 images, labels). They must be
+        endless or already repeated, since the n-th batch is always changed in the same way.
+      seed: seed of all changes.
+      degrees: largest rotation, in either direction.
+      zoom: largest relative change of size, in either direction.
     """
 
     def change(index: Tensor, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -125,20 +125,20 @@ def augmented(
 
 
 def augment(images: Tensor, seed: Tensor, degrees: float = 10.0, zoom: float = 0.1) -> Tensor:
-    """Rotates and zooms each image by itself, about its middle; a function of its arguments.
+    """Rotate and zoom each image independently about its centre; deterministic given `seed`.
 
     Args:
       images: [batch, height, width, channels] float32.
       seed: [2] integers.
-      degrees: largest rotation, to either side.
-      zoom: largest change of size, as a part of it, to either side.
+      degrees: largest rotation, in either direction.
+      zoom: largest relative change of size, in either direction.
 
     Returns:
-      as many images, with zeros where nothing was.
+      Images of the same shape, with zeros outside the original image.
     """
     draws = tf.random.stateless_uniform([2, tf.shape(images)[0]], seed, -1.0, 1.0)
     angle = draws[0] * (degrees * math.pi / 180.0)
-    # To which pixel a pixel looks: the larger the image gets, the nearer to the middle.
+    # Maps output pixels to input pixels: the larger the zoom, the nearer to the centre.
     size = 1.0 / (1.0 + draws[1] * zoom)
     cos, sin = size * tf.cos(angle), size * tf.sin(angle)
     x, y = (images.shape[2] - 1) / 2.0, (images.shape[1] - 1) / 2.0

@@ -1,15 +1,15 @@
-"""Gated PixelCNN, a model of images that predicts each value from those before it.
+"""Gated PixelCNN, a generative model of images that predicts each value from the previous ones.
 
 Reproduces the model of section 4.3 of Chen et al., Revisiting Distributed Synchronous SGD
 (arXiv 1604.00981v3): van den Oord et al., Conditional Image Generation with PixelCNN Decoders
-(arXiv 1606.05328), of two stacks of masked convolutions, with gates and residuals, and 256 classes
-for every value. Neither gives the sizes for CIFAR-10; The paper's recipe has those of the
-latter's model of ImageNet.
+(arXiv 1606.05328), with two stacks of masked convolutions, gates, residuals, and 256 classes for
+every value. Neither paper gives the sizes for CIFAR-10; the paper's recipe uses those of van den
+Oord et al. for ImageNet.
 
-Values come in the order of rows, columns and channels (red, green, blue). A vertical stack sees the
-rows above, a horizontal one what is to the left in the same row: together all that came before. In
-the horizontal stack features belong to channels: the features of a channel see those of the
-channels before it, and of its own once that is no longer the input (mask A, then mask B).
+Values are ordered by row, column and channel (red, green, blue). A vertical stack sees the rows
+above, and a horizontal stack the pixels to the left in the same row: together, all previous values.
+In the horizontal stack, features belong to channels. The features of a channel see those of
+previous channels, and after the first layer also those of their own (mask A, then mask B).
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ def build(
     depth: int = 5,
     size: int = 5,
 ) -> keras.Model:
-    """Returns an uncompiled Gated PixelCNN.
+    """Return an uncompiled Gated PixelCNN.
 
     Args:
       shape: height, width and channels of an image, whose values are in [0, 1].
-      classes: number of classes, to be a model of images given their class; None not to.
-      features: of each stack; a multiple of the channels.
-      depth: gated layers.
-      size: height and width of what a convolution would see without a mask; odd.
+      classes: number of classes, to condition the model on the class; None for no conditioning.
+      features: number of features of each stack; a multiple of the number of channels.
+      depth: number of gated layers.
+      size: height and width of a convolution's window without a mask; odd.
 
     Returns:
       A model from images, [batch, height, width, channels] float32, to the logits of their values,
-      [batch, height, width, channels, 256] float32. With classes from a dictionary of "image" and
-      "label", [batch] integers.
+      [batch, height, width, channels, 256] float32. With `classes`, the input is a dictionary of
+      "image" and "label", [batch] integers.
 
     Raises:
-      ValueError: if the features cannot be shared among the channels, or the size is even.
+      ValueError: if `features` is not a multiple of the number of channels, or `size` is even.
     """
     if features % shape[-1] or size % 2 == 0:
         raise ValueError(
@@ -75,7 +75,7 @@ def build(
 
 
 def compile_arguments() -> dict[str, Any]:
-    """Returns the loss, in nats per dimension, and the metrics, to compile with."""
+    """Return the loss, in nats per dimension, and the metrics for `compile`."""
     nats = keras.metrics.SparseCategoricalCrossentropy("nats_per_dim", from_logits=True)
     return {
         "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -84,12 +84,12 @@ def compile_arguments() -> dict[str, Any]:
 
 
 def prepare(image: Tensor, label: Tensor, conditional: bool = False) -> tuple[Any, Tensor]:
-    """Returns an example: an image, with its label if conditional, and its values.
+    """Return an example: an image, with its label if conditional, and its values as targets.
 
     Args:
       image: [height, width, channels] float32 in [0, 1].
       label: [] integer.
-      conditional: whether the model has classes.
+      conditional: whether the model is conditioned on the class.
     """
     values = tf.cast(tf.round(image * (LEVELS - 1)), tf.int32)
     return ({"image": image, "label": label} if conditional else image), values
@@ -97,30 +97,30 @@ def prepare(image: Tensor, label: Tensor, conditional: bool = False) -> tuple[An
 
 @keras.saving.register_keras_serializable(package="tf_backup_models")
 class BitsPerDim(keras.metrics.SparseCategoricalCrossentropy):
-    """The mean over all values of -log2 p, from logits."""
+    """Mean of -log2 p over all values, from logits."""
 
     def __init__(self, name: str = "bits_per_dim", **kwargs: Any) -> None:
         super().__init__(name, **{**kwargs, "from_logits": True})
 
     def result(self) -> Tensor:
-        """Returns it, [] float32."""
+        """Return the mean, [] float32."""
         return super().result() / math.log(2.0)
 
 
 @keras.saving.register_keras_serializable(package="tf_backup_models")
 class MaskedConv2D(keras.layers.Layer):
-    """A convolution whose last row and column are over the pixel itself: nothing comes after it.
+    """Convolution whose filters see no rows below the pixel.
 
     With a mask, filters and features belong to the channels of the image, in equal parts. At the
-    pixel itself those of a channel see the channels before it (A), or its own too (B).
+    pixel itself, filters of a channel see previous channels (A), or also their own (B).
 
     Args:
       filters: number of filters.
-      size: height and width of a filter; a filter of odd width and more than one row ("vertical")
-        has the pixel in the middle of its last row, all others in the last column.
-      channels: of the image.
+      size: height and width of a filter. The pixel is in the last row: in its middle if there are
+        several rows ("vertical", of odd width), in its last column if there is one.
+      channels: number of channels of the image.
       mask: "A", "B" or None.
-      parts: how often the filters go through the channels; 2 for the two parts of a gate.
+      parts: how often the filters run through the channels; 2 for the two halves of a gate.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class MaskedConv2D(keras.layers.Layer):
         self.mask, self.parts = mask, parts
 
     def build(self, input_shape: Any) -> None:
-        """Creates the kernel and the biases."""
+        """Create the kernel and the biases."""
         shape = (*self.size, input_shape[-1], self.filters)
         self.kernel = self.add_weight(shape=shape, name="kernel")
         self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
@@ -148,7 +148,7 @@ class MaskedConv2D(keras.layers.Layer):
             self.open[-1, -1] = before < here if self.mask == "A" else before <= here
 
     def call(self, x: Tensor) -> Tensor:
-        """Convolves [batch, height, width, features] into as many [..., filters], float32."""
+        """Convolve [batch, height, width, features] to [batch, height, width, filters], float32."""
         rows, columns = self.size
         left, right = columns - 1, 0
         if rows > 1:
@@ -157,26 +157,26 @@ class MaskedConv2D(keras.layers.Layer):
         return ops.conv(x, self.kernel * self.open, padding="valid") + self.bias
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """Returns it: that of the input, with other features."""
+        """Return the input's shape with `filters` features."""
         return (*input_shape[:-1], self.filters)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments."""
+        """Return the constructor's arguments."""
         own = {"filters": self.filters, "size": self.size, "channels": self.channels}
         return {**super().get_config(), **own, "mask": self.mask, "parts": self.parts}
 
 
 @keras.saving.register_keras_serializable(package="tf_backup_models")
 class GatedLayer(keras.layers.Layer):
-    """A layer of both stacks.
+    """Gated layer of both stacks.
 
-    The first one sees the image: its vertical stack looks at the rows above only, its horizontal
-    one has mask A and no residual.
+    The first layer sees the image: its vertical stack sees only the rows above, and its horizontal
+    stack has mask A and no residual.
 
     Args:
-      features: of each stack.
-      size: height and width of what a convolution would see without a mask.
-      channels: of the image.
+      features: number of features of each stack.
+      size: height and width of a convolution's window without a mask.
+      channels: number of channels of the image.
       classes: number of classes, or None.
       first: whether this is the first layer.
     """
@@ -203,7 +203,7 @@ class GatedLayer(keras.layers.Layer):
         self.of_class = None if classes is None else keras.layers.Embedding(classes, 2 * both)
 
     def build(self, vertical_shape: Any, horizontal_shape: Any, label_shape: Any = None) -> None:
-        """Creates the variables of all that it is made of."""
+        """Create the variables of all sublayers."""
         self.down.build(vertical_shape)
         self.across.build(horizontal_shape)
         both = self.down.compute_output_shape(vertical_shape)
@@ -215,15 +215,15 @@ class GatedLayer(keras.layers.Layer):
     def call(
         self, vertical: Tensor, horizontal: Tensor, label: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Returns both stacks' features, [batch, height, width, features] float32.
+        """Return both stacks' features, [batch, height, width, features] float32.
 
         Args:
-          vertical: of the layer below; in the first layer the image.
-          horizontal: of the layer below; in the first layer the image.
+          vertical: vertical features of the layer below; the image in the first layer.
+          horizontal: horizontal features of the layer below; the image in the first layer.
           label: [batch] integers, if there are classes.
         """
         down = self.down(vertical)
-        if self.first:  # One row lower: what was of a row is now of those above it.
+        if self.first:  # Shift down: each row then sees only the rows above it.
             down = ops.pad(down[:, :-1], [[0, 0], [1, 0], [0, 0], [0, 0]])
         across = self.across(horizontal) + self.link(down)
         if self.of_class is not None:
@@ -234,7 +234,7 @@ class GatedLayer(keras.layers.Layer):
         return _gated(down), out if self.first else horizontal + out
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments."""
+        """Return the constructor's arguments."""
         return {**super().get_config(), **self._arguments}
 
 
@@ -244,25 +244,25 @@ def _gated(x: Tensor) -> Tensor:
 
 
 def _channel_of(features: int, channels: int) -> np.ndarray[Any, Any]:
-    """Returns the channel to which each of some features belongs, [features]."""
+    """Return the channel that each feature belongs to, [features]."""
     return np.arange(features) * channels // features
 
 
 def sample(
     model: keras.Model, count: int, seed: int = 0, labels: Any = None
 ) -> np.ndarray[Any, Any]:
-    """Returns images that the model draws, value by value.
+    """Return images that the model draws, value by value.
 
-    This takes as many passes as an image has values.
+    This takes one forward pass for each value of an image.
 
     Args:
       model: a PixelCNN.
-      count: images to draw.
-      seed: of the draws.
-      labels: their classes ([count] integers), if the model has classes.
+      count: number of images to draw.
+      seed: seed of the draws.
+      labels: classes of the images ([count] integers), if the model has classes.
 
     Returns:
-      [count, height, width, channels] float32 in [0, 1]; `picture.write` makes a file of them.
+      [count, height, width, channels] float32 in [0, 1]; `picture.write` saves them to a file.
     """
     shape = model.output_shape[1:4]
 

@@ -1,4 +1,4 @@
-"""An LSTM whose output is a linear projection of its cells: many cells, few outputs."""
+"""LSTM whose output is a linear projection of its cells: many cells, few outputs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Tensor = Any
 
 @keras.saving.register_keras_serializable(package="tf_backup_models")
 class ProjectedLSTMCell(keras.layers.Layer):
-    """One step of an LSTM with projection, for `keras.layers.RNN`.
+    """Cell of an LSTM with projection, for `keras.layers.RNN`.
 
     Args:
       units: number of cells.
-      projection: number of outputs, which are also what the next step sees.
+      projection: number of outputs, which are also an input of the next step.
 
     Reference:
       Sak, Senior and Beaufays, Long Short-Term Memory Based Recurrent Neural Network
@@ -30,21 +30,21 @@ class ProjectedLSTMCell(keras.layers.Layer):
         self.output_size = projection
 
     def build(self, input_shape: Any) -> None:
-        """Creates the weights: one kernel for inputs and outputs and all four gates."""
+        """Create the weights; one kernel serves inputs, outputs and all four gates."""
         rows = input_shape[-1] + self.projection
         self.kernel = self.add_weight(shape=(rows, 4 * self.units), name="kernel")
         self.bias = self.add_weight(shape=(4 * self.units,), initializer="zeros", name="bias")
         self.projecting = self.add_weight(shape=(self.units, self.projection), name="projecting")
 
     def call(self, inputs: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Makes a step.
+        """Compute one step.
 
         Args:
           inputs: [batch, features] float32.
-          states: the last outputs [batch, projection] and cells [batch, units], float32.
+          states: previous outputs [batch, projection] and cells [batch, units], float32.
 
         Returns:
-          outputs [batch, projection], and the new states.
+          Outputs, [batch, projection] float32, and the new states.
         """
         last, cells = states
         every = ops.matmul(ops.concatenate([inputs, last], axis=-1), self.kernel) + self.bias
@@ -54,5 +54,5 @@ class ProjectedLSTMCell(keras.layers.Layer):
         return outputs, [outputs, cells]
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments."""
+        """Return the constructor's arguments."""
         return {**super().get_config(), "units": self.units, "projection": self.projection}

@@ -1,4 +1,4 @@
-"""A softmax over very many classes that looks a few of them up."""
+"""Softmax over very many classes that looks up only a sample of them in training."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ Tensor = Any
 
 @keras.saving.register_keras_serializable(package="tf_backup_models")
 class SampledSoftmax(keras.layers.Layer):
-    """Cross-entropy of a linear layer and softmax, on sampled classes while training.
+    """Cross-entropy of a linear layer and softmax, on sampled classes in training.
 
-    The candidates are drawn with replacement and serve the whole batch; class k has probability
-    P(k) = log((k + 2) / (k + 1)) / log(classes + 1), so classes should be in the order of
-    decreasing frequency. With S of them the loss of target y is
+    The candidates are drawn with replacement and shared by the whole batch. Class k has probability
+    P(k) = log((k + 2) / (k + 1)) / log(classes + 1), so classes should be in order of decreasing
+    frequency. With S candidates, the loss of target y is
 
       log(exp(l_y) + sum over candidates k other than y of exp(l_k) / (S P(k))) - l_y.
 
-    The sum's expectation is the full softmax's, and the loss tends to it from below as S grows.
-    (TensorFlow's `sampled_softmax_loss` divides exp(l_y) too. That is right for candidates that
-    are all different; these need not be.)
+    The sum has the expectation of the full softmax's sum, and the loss approaches the full
+    softmax's from below as S grows. (TensorFlow's `sampled_softmax_loss` also divides exp(l_y).
+    That is right for distinct candidates; these need not be distinct.)
 
     Weights and biases are `Embedding` layers that are called with ids: training never reads a
-    table whole. `logits` does.
+    table whole, but `logits` does.
 
     Args:
       classes: number of classes.
-      samples: S, candidates in a step of training.
-      seed: of the candidates.
+      samples: S, the number of candidates in a training step.
+      seed: seed of the candidates.
 
     Reference:
       Jozefowicz et al., Exploring the Limits of Language Modeling (arXiv 1602.02410), section
@@ -44,7 +44,7 @@ class SampledSoftmax(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def build(self, input_shape: Any) -> None:
-        """Creates the tables, of [classes, features] weights and [classes, 1] biases."""
+        """Create the tables, of [classes, features] weights and [classes, 1] biases."""
         self.table = keras.layers.Embedding(
             self.classes, input_shape[-1], keras.initializers.VarianceScaling(), name="weights"
         )
@@ -53,11 +53,11 @@ class SampledSoftmax(keras.layers.Layer):
             layer.build((None,))
 
     def call(self, features: Tensor, targets: Tensor) -> Tensor:
-        """Returns the sampled loss, in nats.
+        """Return the sampled loss, in nats.
 
         Args:
           features: [..., features] float32.
-          targets: the classes that they should have, [...] integers.
+          targets: target classes, [...] integers.
 
         Returns:
           [...] float32.
@@ -77,19 +77,19 @@ class SampledSoftmax(keras.layers.Layer):
         return ops.reshape(ops.logsumexp(every, axis=-1) - own, shape)
 
     def candidates(self) -> Tensor:
-        """Draws the classes of a step, [samples] int32."""
+        """Draw the candidates of a step, [samples] int32."""
         uniform = keras.random.uniform([self.samples], seed=self.seed_generator)
         drawn = ops.floor(ops.exp(uniform * math.log(self.classes + 1.0))) - 1.0
-        # Rounding may lead out of the range, to either side.
+        # Rounding may exceed the range on either side.
         return ops.cast(ops.clip(drawn, 0, self.classes - 1), "int32")
 
     def expected_counts(self, ids: Tensor) -> Tensor:
-        """Returns how often a step draws each of some classes on average, float32."""
+        """Return the expected number of draws per step of each class in `ids`, float32."""
         ids = ops.cast(ids, "float32")
         return ops.log1p(1.0 / (ids + 1.0)) * (self.samples / math.log(self.classes + 1.0))
 
     def logits(self, features: Tensor) -> Tensor:
-        """Returns the logits of all classes.
+        """Return the logits of all classes.
 
         Args:
           features: [..., features] float32.
@@ -101,6 +101,6 @@ class SampledSoftmax(keras.layers.Layer):
         return ops.matmul(features, table) + self.biases.embeddings[:, 0]
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments."""
+        """Return the constructor's arguments."""
         own = {"classes": self.classes, "samples": self.samples, "seed": self.seed}
         return {**super().get_config(), **own}

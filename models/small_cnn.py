@@ -1,4 +1,4 @@
-"""A small convolutional network for images of digits; no experiment of the paper has it."""
+"""Small convolutional network for images of digits, which is not part of the paper."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Tensor = Any
 
 
 def build(shape: tuple[int, int, int], classes: int) -> keras.Model:
-    """Returns an uncompiled network of two convolutions and a dense layer.
+    """Return an uncompiled network of two convolutions and a dense layer.
 
     Args:
       shape: height, width and channels of an image, whose values are in [0, 1].
@@ -40,7 +40,7 @@ def build(shape: tuple[int, int, int], classes: int) -> keras.Model:
 
 
 def compile_arguments() -> dict[str, Any]:
-    """Returns the loss and the metrics, to compile with."""
+    """Return the loss and the metrics for `compile`."""
     return {
         "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         "metrics": ["accuracy"],
@@ -48,5 +48,5 @@ def compile_arguments() -> dict[str, Any]:
 
 
 def prepare(image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns an example: what it is given."""
+    """Return the example unchanged."""
     return image, label

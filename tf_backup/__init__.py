@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tf_backup.records import WorkerRecord as WorkerRecord
     from tf_backup.testing import delay as delay
 
-# Loaded at first use: a worker's server needs no Keras, which takes seconds to import.
+# Loaded at first use: Keras takes seconds to import, and worker processes do not need it.
 _HOME = {
     "BackupPolicy": "policy",
     "ClusterError": "errors",

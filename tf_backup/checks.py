@@ -1,4 +1,4 @@
-"""Checks of arguments that several functions share."""
+"""Shared checks of function arguments."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 
 def checked_int(name: str, value: Any, least: int = 1, meaning: str = "") -> int:
-    """Returns a number as an int: NumPy's integers count as such, bool does not.
+    """Return `value` as an int. NumPy integers are accepted, bools are not.
 
     Args:
-      name: of the argument, for messages.
-      value: given for it.
-      least: that it may be.
-      meaning: what it counts, for messages.
+      name: name of the argument, for error messages.
+      value: value of the argument.
+      least: smallest allowed value.
+      meaning: what the argument counts, for error messages.
 
     Raises:
-      TypeError: if it is no integer.
-      ValueError: if it is too small.
+      TypeError: if `value` is not an integer.
+      ValueError: if `value` is below `least`.
     """
     try:
         number = operator.index(value)

@@ -1,4 +1,4 @@
-"""What can go wrong while a cluster trains.
+"""Errors that tf_backup raises while a cluster trains.
 
     TfBackupError
     |-- ClusterError            the cluster cannot be reached or used
@@ -6,7 +6,7 @@
     |   `-- WorkersLost         fewer than N workers were left for too long
     `-- WorkerFailed            a worker's own code (model, data) raised
 
-Bad arguments are ``ValueError`` or ``TypeError``, raised where they are given.
+Invalid arguments raise ``ValueError`` or ``TypeError`` at the call that receives them.
 """
 
 
@@ -19,11 +19,11 @@ class ClusterError(TfBackupError):
 
 
 class ParameterServerLost(ClusterError):
-    """A parameter server died; its part of the parameters is gone."""
+    """A parameter server died, froze or was restarted; its part of the parameters is gone."""
 
 
 class WorkersLost(ClusterError):
-    """No update was made for longer than the stall deadline."""
+    """Too few workers were alive for longer than the stall timeout."""
 
 
 class WorkerFailed(TfBackupError):

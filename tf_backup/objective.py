@@ -1,4 +1,4 @@
-"""What is trained: variables, and the function that workers compute on a batch."""
+"""Training objectives: variables, and the function that workers compute on a batch."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ import tensorflow as tf
 Tensor = Any
 Variable = Any  # a tf.Variable on a parameter server
 
-_NAMED = 2  # So many resources are named that a computation cannot use.
+_NAMED = 2  # Maximum number of unusable resources that an error message names.
 
 
 class Results(NamedTuple):
-    """What a worker computes on one batch; None where there is nothing."""
+    """Results of a worker's computation on one batch; None where there is none."""
 
     gradients: Sequence[Any]  # one per trainable variable: of its shape, or tf.IndexedSlices
     changes: Sequence[Tensor | None]  # one per state variable: what to add to it
     sums: Sequence[Tensor | None]  # one per sum variable: what to add to it
-    reports: Sequence[Tensor] = ()  # scalars of which the mean is reported; [] float32
+    reports: Sequence[Tensor] = ()  # scalars whose means are reported; [] float32
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What is trained, told in tensors.
+    """A training objective, described in tensors.
 
     Attributes:
       read: the variables whose values workers get.
-      trainable: the variables that gradients are computed for. Those that are not in `read` are
-        tables: workers look rows of them up, and send gradients as tf.IndexedSlices.
-      state: variables that the computation reads and may change, such as batch-norm
-        statistics. Update t adds the mean of the N changes before it applies gradients;
-        trainable variables may be among them.
-      sums: variables that the computation adds to and never reads, such as the total and
+      trainable: the variables to compute gradients for. Those that are not in `read` are tables:
+        workers look up rows of them, and send gradients as tf.IndexedSlices.
+      state: the variables that the computation reads and may change, such as batch-norm
+        statistics. Update t adds the mean of the N changes before it applies gradients.
+        Trainable variables may be among them.
+      sums: the variables that the computation adds to and never reads, such as the total and
         count of a metric. Update t adds the sum of the N contributions.
-      compute: called on workers, as `compute(values, seed, batch)`, where `values` are the values
-        of `read`, `seed` ([2] int64) differs by worker and step, and `batch` is an element of
-        the worker's data; returns `Results`. Made by `traced`.
-      apply: called by the chief, in a graph, with the N gradients' mean, one (or None) per
-        trainable variable: updates these variables.
-      results: called by the chief after the update, in a graph, with the mean of the N
-        reports: what to tell of the update.
-      tables: variables of which `compute` looks rows up.
+      compute: a concrete function made by `traced`. Workers call `compute(values, seed, batch)`,
+        where `values` are the values of `read`, `seed` ([2] int64) differs by worker and step,
+        and `batch` is an element of the worker's data. It returns `Results`.
+      apply: a function that updates the trainable variables. The chief calls it in a graph with
+        the mean gradients, one (or None) per trainable variable.
+      results: a function that returns what to report about an update. The chief calls it in a
+        graph after the update, with the means of the N reports.
+      tables: the variables that `compute` looks up rows of.
     """
 
     read: Sequence[Variable]
@@ -59,14 +59,14 @@ class Objective:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """What is evaluated, told in tensors.
+    """An evaluation, described in tensors.
 
     Attributes:
       read: the variables whose values workers get.
-      compute: called on workers, as `compute(values, seed, batch)`; returns tensors that are
-        added up over all batches. Made by `traced`.
-      results: called eagerly with the sums: what to tell of them.
-      tables: variables of which `compute` looks rows up.
+      compute: a concrete function made by `traced`. Workers call `compute(values, seed, batch)`;
+        the tensors that it returns are added up over all batches.
+      results: a function that turns the sums into the evaluation's results; called eagerly.
+      tables: the variables that `compute` looks up rows of.
     """
 
     read: Sequence[Variable]
@@ -83,17 +83,17 @@ def traced(
     tables: Sequence[Variable] = (),
     jit_compile: bool = False,
 ) -> Any:
-    """Returns a worker's computation as a concrete function.
+    """Return a worker's computation as a concrete function.
 
     Args:
-      compute: from the values of `read`, a seed ([2] int64) and a batch to results.
-      read: the variables whose values it gets; it must not use any other, but for `tables`.
-      element_spec: of the batches.
-      tables: variables of which it looks rows up.
+      compute: function from the values of `read`, a seed ([2] int64) and a batch to results.
+      read: the variables whose values `compute` gets. It may use no others, except `tables`.
+      element_spec: spec of the batches.
+      tables: the variables that `compute` looks up rows of.
       jit_compile: whether to compile it with XLA.
 
     Raises:
-      ValueError: if it uses what only the chief's process has.
+      ValueError: if `compute` uses a resource that only the chief's process has.
     """
     values = [tf.TensorSpec(v.shape, v.dtype) for v in read]
     function = tf.function(compute, jit_compile=jit_compile, autograph=False)
@@ -116,7 +116,7 @@ def traced(
 
 
 def _names(tensors: Sequence[Tensor]) -> str:
-    """Returns a few words on captured resources: a handle prints itself in 300 letters."""
+    """Return short names of captured resources; a handle's own is 300 characters long."""
     names = [textwrap.shorten(str(tensor), 100, placeholder=" ...") for tensor in tensors]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more

@@ -1,4 +1,4 @@
-"""How many gradients make an update, how many workers may be late, and gradients old."""
+"""Policy of an update: number of gradients, number of backup workers, bound on staleness."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from tf_backup.checks import checked_int
 
 @dataclasses.dataclass(frozen=True)
 class BackupPolicy:
-    """Which gradients make an update: N, b, and how old they may be.
+    """N, b and the bound on staleness, which decide the gradients that make an update.
 
-    The staleness of a gradient is the number of updates made between the parameters that it is
-    of and the update that uses it. With N = 1 and no bound it is on average the number of
-    workers less one.
+    The staleness of a gradient is the number of updates made between the parameters that it was
+    computed at and the update that uses it. With N = 1 and no bound, its mean is the number of
+    workers minus one.
 
     Args:
-      replicas: N, the gradients averaged in one update; at least 1.
-      backups: b, the workers beyond N that nobody waits for; at least 0.
-      max_staleness: the greatest staleness of a gradient that is used. 0: none is old, which is
-        synchronous SGD with backup workers. None: no bound, which with N = 1 is asynchronous
-        SGD, and with N > 1 is also known as softsync.
+      replicas: N, the number of gradients that are averaged in one update; at least 1.
+      backups: b, the number of workers beyond N that nobody waits for; at least 0.
+      max_staleness: the largest staleness of a gradient that is used. 0 is synchronous SGD with
+        backup workers. None is no bound: asynchronous SGD with N = 1, also known as softsync
+        with N > 1.
 
     Raises:
-      TypeError: if one is not an int.
-      ValueError: if one is out of range.
+      TypeError: if an argument is not an int.
+      ValueError: if an argument is out of range.
 
     Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 1 and 2
     (asynchronous), 3 and 4 (synchronous).
@@ -42,18 +42,18 @@ class BackupPolicy:
 
     @classmethod
     def asynchronous(cls, workers: int, max_staleness: int | None = None) -> BackupPolicy:
-        """Every gradient of `workers` is an update of its own, unless it is too old."""
+        """Return a policy that makes each gradient an update of its own, unless it is too old."""
         return cls(
             replicas=1, backups=checked_int("workers", workers) - 1, max_staleness=max_staleness
         )
 
     @property
     def workers(self) -> int:
-        """N + b, the workers that compute."""
+        """N + b, the number of workers that compute gradients."""
         return self.replicas + self.backups
 
     def check_cluster(self, workers: int) -> None:
-        """Refuses a cluster of `workers` workers that could never complete a step.
+        """Check that a cluster of `workers` workers has enough to complete a step.
 
         Raises:
           ValueError: if N + b is more than `workers`.

@@ -1,4 +1,4 @@
-"""Keeps what TensorFlow's C++ writes to standard error from the user."""
+"""Suppression of what TensorFlow's C++ code writes to standard error."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 
 def silence_stderr() -> None:
-    """Discards all that this process writes to standard error from now on.
+    """Discard everything that this process writes to standard error from now on.
 
-    For a process that ends: TensorFlow would complain, for each function of a graph, of every
-    task that has gone.
+    For a process that is about to exit: for each function of a graph, TensorFlow would complain
+    about every task that is gone.
     """
     sys.stderr.flush()
     with open(os.devnull, "wb") as nowhere:
@@ -22,7 +22,7 @@ def silence_stderr() -> None:
 
 @contextlib.contextmanager
 def hold_stderr_back() -> Iterator[None]:
-    """Holds standard error back in this context, and writes it only if the context fails."""
+    """Hold back standard error in this context, and write it only if the context fails."""
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as said:

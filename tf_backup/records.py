@@ -1,4 +1,4 @@
-"""What became of every gradient: the accounts that a user reads."""
+"""Counts of what became of every gradient, for users to read."""
 
 from __future__ import annotations
 
@@ -11,43 +11,42 @@ from typing import Any, Protocol
 from tf_backup.policy import BackupPolicy
 from tf_backup.rules import protocol
 
-_REPORT_TIMEOUT_S = 10.0  # For reports that are on their way.
+_REPORT_TIMEOUT_S = 10.0  # How long to wait for reports that have been sent.
 
 
 class Report(Protocol):
-    """What an update reports."""
+    """Report of an update."""
 
     @property
     def step(self) -> int:
-        """t, before the update; below 0 of what is no update."""
+        """t, before the update; below 0 if this is not an update."""
 
     @property
     def places(self) -> Any:
-        """[N] whose gradients it is made of."""
+        """[N] the places whose gradients were used."""
 
     @property
     def staleness(self) -> Any:
-        """[N] how many updates old each is."""
+        """[N] the staleness of each gradient."""
 
 
 @dataclasses.dataclass(frozen=True)
 class WorkerRecord:
-    """What became of one worker's contributions (or, as a total, of everybody's).
+    """Counts of what became of one worker's contributions, or, as a total, of all workers'.
 
-    Counted since the optimizer was wrapped in this process; a checkpoint does not carry it.
+    Counts start when the optimizer is wrapped in this process. Checkpoints do not contain them.
 
     Attributes:
-      worker: the worker's index, or None for a total.
-      computed: contributions begun, less the one that may be under way just now.
-      accepted: part of an update.
-      late: computed at the step of the day, but so many others were in before that it would have
-        been older than `max_staleness` when its turn came (synchronous: N were in).
-      stale: computed at a step so long over that it is older than `max_staleness` (synchronous:
-        over at all), or still to be used when training ended.
+      worker: index of the worker, or None for a total.
+      computed: contributions started, except one that is still in progress or waits to be used.
+      accepted: used in an update.
+      late: computed for the current step, but N others came first. With `max_staleness` above 0:
+        so many came first that it would have been older than `max_staleness` when used.
+      stale: offered when its step was over (with `max_staleness` above 0: too many updates
+        ago), or not used when its run ended.
       duplicate: offered a second time; used at most once.
-      lost: its worker died, or did not come home at the end.
-      staleness: of the accepted ones, how many were how many updates old when they were used;
-        {0: accepted} in synchronous SGD.
+      lost: its worker died, was silent for too long, or had not finished when training ended.
+      staleness: number of accepted contributions by staleness; {0: accepted} in synchronous SGD.
     """
 
     worker: int | None
@@ -61,22 +60,22 @@ class WorkerRecord:
 
     @property
     def staleness_mean(self) -> float:
-        """How many updates old its accepted contributions were on average; 0.0 of none."""
+        """Mean staleness of the accepted contributions; 0.0 if there are none."""
         total = sum(age * count for age, count in self.staleness.items())
         return total / max(1, sum(self.staleness.values()))
 
     @property
     def staleness_max(self) -> int:
-        """How many updates old the oldest of its accepted contributions was; 0 of none."""
+        """Largest staleness of the accepted contributions; 0 if there are none."""
         return max(self.staleness, default=0)
 
     def as_dict(self) -> dict[str, int]:
-        """Returns the counts by name; without `worker` where this is a total."""
+        """Return the counts by name, with `worker` unless this is a total."""
         names = _COUNTS if self.worker is None else ("worker", *_COUNTS)
         return {name: getattr(self, name) for name in names}
 
     def __add__(self, other: WorkerRecord) -> WorkerRecord:
-        """Returns the sum of two records; of one worker, if both are of that worker."""
+        """Return the sum of two records; a total unless both are of the same worker."""
         sums = {name: getattr(self, name) + getattr(other, name) for name in _COUNTS}
         staleness = Counter(self.staleness) + Counter(other.staleness)
         worker = self.worker if self.worker == other.worker else None
@@ -89,7 +88,7 @@ NOTHING = WorkerRecord(None, 0, 0, 0, 0, 0, 0)
 
 @dataclasses.dataclass(frozen=True)
 class Contributions:
-    """The accounts of all workers; computed = accepted + late + stale + duplicate + lost."""
+    """Counts of all workers; computed = accepted + late + stale + duplicate + lost."""
 
     workers: tuple[WorkerRecord, ...]
 
@@ -102,11 +101,11 @@ class Contributions:
     def from_ledger(
         cls, ledger: protocol.Ledger, staleness: Sequence[Mapping[int, int]]
     ) -> Contributions:
-        """Reads the accounts off the gate's ledger (of NumPy arrays).
+        """Return the counts in the gate's ledger.
 
         Args:
-          ledger: the ledger.
-          staleness: which it does not hold, of each worker.
+          ledger: the ledger, in NumPy.
+          staleness: counts by staleness for each worker, which the ledger does not hold.
         """
         under_way = (protocol.COMPUTING, protocol.DELIVERED)
         verdicts = ("accepted", "late", "stale", "duplicate", "lost")
@@ -124,15 +123,15 @@ class Contributions:
 
     @classmethod
     def none(cls, workers: int) -> Contributions:
-        """Returns the accounts of `workers` workers that have done nothing yet."""
+        """Return the counts of `workers` workers that have done nothing yet."""
         return cls(tuple(dataclasses.replace(NOTHING, worker=i) for i in range(workers)))
 
     def __add__(self, other: Contributions) -> Contributions:
-        """Returns the sum of two accounts of the same workers."""
+        """Return the sum of two counts of the same workers."""
         return Contributions(tuple(map(_sum, zip(self.workers, other.workers, strict=True))))
 
     def __str__(self) -> str:
-        """Returns a table, one row per worker; with their staleness, if any is above 0."""
+        """Return a table with one row per worker; it shows staleness if any is above 0."""
         rows: list[Sequence[Any]] = [["worker", *_COUNTS]]
         for record in (*self.workers, self.total):
             name = "all" if record.worker is None else record.worker
@@ -150,14 +149,14 @@ class Contributions:
 
 
 class Books:
-    """The accounts of one engine: its ledger's, and how old the gradients of each update were.
+    """Counts of one engine, from the gate's ledger and the reports of updates.
 
-    The ledger counts an update when it is made. How old its gradients were is in its report, which
-    was sent just before, and may still be on its way.
+    The ledger counts an update when it is made. The staleness of its gradients is in its report,
+    which was sent just before and may not have arrived yet.
 
     Args:
       policy: N and b.
-      ledger: reads the ledger, in NumPy.
+      ledger: function that reads the ledger, in NumPy.
     """
 
     def __init__(self, policy: BackupPolicy, ledger: Callable[[], protocol.Ledger]) -> None:
@@ -169,14 +168,14 @@ class Books:
         self._change = threading.Condition()
 
     def note(self, report: Report) -> None:
-        """Notes an update that has been made, or is just being made."""
+        """Record an update that has been made, or is just being made."""
         if report.step >= 0:
             with self._change:
                 self._noted.append((report.places, report.staleness))
                 self._change.notify_all()
 
     def read(self) -> Contributions:
-        """Returns the accounts; any thread may ask."""
+        """Return the counts. Any thread may call this."""
         with self._change:
             ledger = self._ledger()
             made = int(ledger.accepted.sum()) // self._replicas

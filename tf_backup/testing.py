@@ -1,4 +1,4 @@
-"""Stragglers on purpose: `3:0.5` makes worker 3 half a second slower per step."""
+"""Artificial stragglers: `3:0.5` makes worker 3 half a second slower per step."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Delay:
-    """Makes a worker wait before each of its batches.
+    """A delay of one worker before each of its batches.
 
     Args:
       worker: index of the worker.
-      seconds: how long it waits, at least 0.
+      seconds: length of the delay in seconds, at least 0.
     """
 
     worker: int
@@ -27,10 +27,10 @@ class Delay:
 
     @classmethod
     def parse(cls, text: str) -> Delay:
-        """Reads `WORKER:SECONDS`.
+        """Parse `WORKER:SECONDS`.
 
         Raises:
-          ValueError: if `text` has another form.
+          ValueError: if `text` has a different form.
         """
         worker, colon, seconds = text.partition(":")
         try:
@@ -46,7 +46,7 @@ class Delay:
 
 
 def seconds_by_worker(delays: Iterable[Delay], workers: int) -> list[float]:
-    """Returns for each of `workers` workers how long it waits before a batch, in seconds.
+    """Return the total delay per batch, in seconds, of each of `workers` workers.
 
     Raises:
       ValueError: if a delay names a worker that does not exist.
@@ -62,9 +62,9 @@ def seconds_by_worker(delays: Iterable[Delay], workers: int) -> list[float]:
 
 
 def delay(dataset: Any, seconds: float) -> Any:
-    """Returns `dataset`, each of whose elements takes `seconds` longer to come.
+    """Return `dataset` with each element delayed by `seconds`.
 
-    A straggler on purpose: apply it last, in the pipeline of the worker that is to be slow.
+    This simulates a straggler. Apply it last, in the pipeline of the worker to slow down.
     """
     from tf_backup._tf import datasets  # TensorFlow takes seconds to import.
 

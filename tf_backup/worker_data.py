@@ -1,4 +1,4 @@
-"""The workers' data: an input pipeline in each worker's own process."""
+"""Input pipelines that run in the workers' own processes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Immovable(ValueError):
     """A data set that cannot be sent to another process.
 
     Args:
-      message: for whom this ends in an error.
-      what: "a tf.data.Dataset that ...", for a sentence about it.
+      message: error message, for callers that let this error propagate.
+      what: noun phrase for the data set, such as "this tf.data.Dataset", for log messages.
     """
 
     def __init__(self, message: str, what: str) -> None:
@@ -33,15 +33,16 @@ _numbers = itertools.count(1)
 
 @dataclasses.dataclass(frozen=True)
 class Pipelines:
-    """Input pipelines as data: what travels to the workers' processes.
+    """Serialized input pipelines, as they are sent to worker processes.
 
     Attributes:
-      graphs: the serialized data set of each worker, or one for all.
-      spec: of the tensors of an element: their dtypes' names and shapes.
-      shards: of how many parts of the data set each worker reads one; 1: all of it.
-      repeat: whether to begin again at the end of the data.
-      queue: where workers take the batches, as `BatchQueue.spec` has it; None if they read.
-      number: no other pipelines of this process have it.
+      graphs: the serialized data set of each worker, or a single one for all.
+      spec: dtype names and shapes of the tensors of an element.
+      shards: number of shards of the data set, of which each worker reads one; 1 for all of it.
+      repeat: whether to start again at the end of the data.
+      queue: the `BatchQueue.spec` of the queue that workers take batches from; None if they read
+        the data themselves.
+      number: unique number of these pipelines in this process.
     """
 
     graphs: Sequence[bytes]
@@ -52,7 +53,7 @@ class Pipelines:
     number: int = dataclasses.field(default_factory=lambda: next(_numbers))
 
     def describe(self) -> dict[str, Any]:
-        """Returns all but the graphs, as JSON can hold it."""
+        """Return everything but the graphs, as a JSON-serializable dict."""
         return {
             "spec": [list(part) for part in self.spec],
             "shards": self.shards,
@@ -63,13 +64,13 @@ class Pipelines:
 
 
 def open_pipeline(description: dict[str, Any], graph: bytes, worker: int, skip: int = 0) -> Any:
-    """Returns a worker's part of a data set that `Pipelines` describe; its elements are flat.
+    """Return a worker's part of the data set described by `Pipelines`, with flat elements.
 
     Args:
-      description: as `Pipelines.describe` has made it.
-      graph: of the worker's data set.
-      worker: which part to read.
-      skip: how many elements of the part to leave out at its beginning.
+      description: result of `Pipelines.describe`.
+      graph: serialized data set of the worker.
+      worker: index of the part to read.
+      skip: number of elements to skip at the beginning of the part.
     """
     specs = [tf.TensorSpec(shape, tf.as_dtype(dtype)) for dtype, shape in description["spec"]]
     dataset = datasets.dataset_from_graph(tf.constant(graph), tuple(specs))
@@ -85,22 +86,22 @@ def open_pipeline(description: dict[str, Any], graph: bytes, worker: int, skip: 
 class WorkerData:
     """Input pipelines for `workers` workers.
 
-    Given a data set, worker i reads every `workers`-th of its elements (batches), beginning
-    with the i-th; a shuffle without a seed draws a new order whenever pipelines are started, the
-    same one in all workers, so that no two of them read the same (one inside an `interleave` or
-    `flat_map` then has that order in every pass). A data set of known length is repeated
-    without end if `repeat`. Given a function, each worker reads the
+    Given a data set, worker i reads every `workers`-th of its elements (batches), starting with
+    element i. If `repeat` is true, a data set of known length is repeated without end. A shuffle
+    without a seed draws a new order whenever pipelines are started. The order is the same in all
+    workers, so that no two of them read the same element. (A shuffle inside an `interleave` or
+    `flat_map` then has the same order in every pass.) Given a function, each worker reads the
     data set that the function returns for it, once.
 
     Args:
       source: a `tf.data.Dataset` of batches, or a function from `tf.distribute.InputContext`
         to one.
-      workers: how many pipelines there are to be.
-      batches: the length of the data set if it is known and finite; None to ask the data set.
-      repeat: whether a data set of known length is to be repeated; False to read it once.
+      workers: number of pipelines.
+      batches: length of the data set if it is known and finite; None to ask the data set.
+      repeat: whether to repeat a data set of known length; False to read it once.
 
     Raises:
-      TypeError: if the function returns no data set.
+      TypeError: if the function does not return a data set.
       ValueError: if the function raises, if the data set cannot be sent to another process, or
         if the workers' elements differ in structure.
     """
@@ -139,10 +140,10 @@ class WorkerData:
         self._graphs = [_serialized(dataset) for dataset in sources]
         self._check_caches()
         self._random = np.random.default_rng()
-        self._passes = 0  # How often the pipelines have been started.
+        self._passes = 0  # Number of times that the pipelines have been started.
 
     def _check_caches(self) -> None:
-        """Refuses files that several workers would write."""
+        """Check that no two workers write the same cache file."""
         readers = 1 if self._own else self.workers
         known: set[str] = set()
         for name in [name for graph in self._graphs for name in datasets.cache_files(graph)]:
@@ -161,13 +162,13 @@ class WorkerData:
         return self._repeat and not self._own and self.batches is not None
 
     def start(self) -> Pipelines:
-        """Returns the pipelines, begun anew."""
+        """Return the pipelines, started from the beginning."""
         graphs, shards = self._graphs, 1
         if not self._own:
             seed = int(self._random.integers(2**40))
             graphs = [datasets.seeded(graphs[0], seed, self._passes)]
             self._passes += 1
-            # An empty part cannot be repeated: of fewer batches than workers, everyone reads all.
+            # Empty shards cannot repeat, so all workers read all of a data set that is too short.
             if not self.endless or (self.batches or 0) >= self.workers:
                 shards = self.workers
         return Pipelines(
@@ -179,7 +180,7 @@ class WorkerData:
 
 
 def _call(function: DatasetFn, workers: int, worker: int) -> Any:
-    """Returns the data set that a user's function returns for one worker."""
+    """Return the data set that the user's function returns for one worker."""
     context = tf.distribute.InputContext(
         num_input_pipelines=workers, input_pipeline_id=worker, num_replicas_in_sync=1
     )
@@ -217,7 +218,7 @@ def _serialized(dataset: Any) -> Any:
 
 
 def _compatible(one: Any, other: Any) -> bool:
-    """Returns whether elements of one spec can stand where the other is expected."""
+    """Return whether elements of spec `one` are valid where `other` is expected."""
     try:
         tf.nest.assert_same_structure(one, other)
     except (ValueError, TypeError):

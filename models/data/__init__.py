@@ -1,4 +1,4 @@
-"""Data sets by name, and the loaders behind them; `catalogue.load` is where to begin.
+"""Data sets by name, and their loaders; start with `loading.load`.
 
 Imports from no other package of the project.
 """

@@ -1,4 +1,4 @@
-"""Records that cannot be decoded: told by name, or left out."""
+"""Handling of records that cannot be decoded: an error that names them, or a warning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from models.data.stored import Record, Records
 
 Tensor = Any
 
-MANY = 16  # In a row are too many to skip.
+MANY = 16  # Size from which a chunk with corrupt records only is an error.
 
 
 def decoded(
@@ -22,20 +22,21 @@ def decoded(
     on_corrupt: str,
     parallel: int,
 ) -> tf.data.Dataset:
-    """Returns chunks of records with their data decoded.
+    """Return chunks of records with their data decoded.
 
-    Every chunk is a data set of its own for a moment, of which TensorFlow leaves out what cannot be
-    decoded; what has not come out is corrupt. One for every record would take twice the time.
+    Each chunk becomes a temporary data set, from which TensorFlow drops the records that cannot be
+    decoded; the missing ones are corrupt. A data set for every record would take twice the time.
 
     Args:
-      chunks: of `Record`.
-      decode: from a record's data to tensors of a shape that is known.
-      records: where they were read, for their names.
+      chunks: chunks of `Record`.
+      decode: function from a record's data to tensors of static shape.
+      records: the records that the chunks were read from, for their names.
       on_corrupt: "fail" to raise an error (`tf.errors.InvalidArgumentError`, when the chunk is
         read) that names the data set, the split and the record as tensorflow-datasets' `tfds_id`
-        does; "skip" to leave it out and name it on standard error of the process that reads it,
-        once in each pipeline. `MANY` in a row are an error too.
-      parallel: chunks to decode at a time.
+        does; "skip" to leave the record out and name it on standard error of the process that
+        reads it, once in each pipeline. A chunk of `MANY` or more records that are all corrupt is
+        always an error.
+      parallel: number of chunks to decode at a time.
     """
     report = {"fail": _fail, "skip": _warn}[on_corrupt]
 
@@ -50,11 +51,11 @@ def decoded(
 
 
 def _what_can_be(decode: Callable[[Any], Any], chunk: Record) -> tuple[Tensor, Any]:
-    """Returns the places, [n] int32, and the decoded data of what can be decoded in a chunk."""
+    """Return the indices, [n] int32, and the decoded data of a chunk's valid records."""
     count = tf.size(chunk.file)
     single = tf.data.Dataset.from_tensor_slices((tf.range(count), chunk.data))
     single = single.map(lambda place, data: (place, decode(data))).ignore_errors()
-    # There is a batch even if there is nothing to put into it.
+    # The blank element ensures that there is a batch even if no record is valid.
     blank = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), single.element_spec)
     single = single.concatenate(tf.data.Dataset.from_tensors(blank))
     batch = single.batch(tf.cast(count + 1, tf.int64)).get_single_element()
@@ -63,7 +64,7 @@ def _what_can_be(decode: Callable[[Any], Any], chunk: Record) -> tuple[Tensor, A
 
 
 def _names(records: Records, bad: Record) -> Tensor:
-    """Returns the names of records, [] string."""
+    """Return the names of records, joined to one [] string."""
     files = tf.gather([path.rsplit("/", 1)[-1] for path in records.paths], bad.file)
     names = tf.strings.join([files, tf.strings.as_string(bad.number)], "__")
     return tf.strings.reduce_join(names, separator=", ")

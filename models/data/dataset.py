@@ -1,4 +1,4 @@
-"""A data set in a form that workers can share: each reads a shard of its own."""
+"""Data sets that workers can share: each worker reads its own shard."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ Prepare = Callable[..., Any]
 
 
 class Source(Protocol):
-    """Where examples come from.
+    """Source of examples.
 
-    They are ([height, width, channels] float32 in [0, 1], [] int64), or ([steps + 1] int32,).
+    Examples are ([height, width, channels] float32 in [0, 1], [] int64), or ([steps + 1] int32,).
     """
 
     @property
     def parallel(self) -> int:
-        """Examples to prepare at a time, of those that a pipeline reads."""
+        """Number of examples that a pipeline prepares at a time."""
 
     def train(self, seed: int, shards: int, index: int) -> tf.data.Dataset:
-        """Returns the training examples of a shard, without end, in a new order in each pass."""
+        """Return the training examples of a shard, endlessly, in a new order in each pass."""
 
     def held_out(self, split: str, shards: int, index: int) -> tf.data.Dataset:
-        """Returns a shard of a split that is held out, in order."""
+        """Return a shard of a held-out split, in order."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
     """A data set of images and labels, or of windows of text.
 
-    The data sets of TensorFlow are made when they are asked for: it wants a cluster to be connected
-    before functions, and a data set that maps has one. They hold file names, not what is in the
-    files: workers that are to read them must find the files under the same names.
+    Each `tf.data.Dataset` is created on demand: TensorFlow must connect to a cluster before it
+    creates functions, and a data set with a `map` has one. Data sets of files hold the files' names
+    instead of their content: workers must find the files under the same names.
 
     Attributes:
-      name: what `load` knows it by.
-      shape: height, width and channels of an image; (steps,) of text.
-      classes: number of labels; of text, tokens in the vocabulary.
-      examples: number of training examples: images, or windows of text in one pass. For lm1b an
+      name: name for `load`.
+      shape: height, width and channels of an image; (steps,) for text.
+      classes: number of labels; for text, of tokens in the vocabulary.
+      examples: number of training examples: images, or windows of text in one pass. For lm1b, an
         estimate from the sentences that its vocabulary was counted in.
-      splits: names of those that are held out; the first is what `held_out` reads.
-      source: where examples come from.
-      vocabulary: None of images.
-      characters_per_word: of the training text, white space included; None of images.
+      splits: names of the held-out splits; `held_out` reads the first by default.
+      source: source of the examples.
+      vocabulary: vocabulary of text; None for images.
+      characters_per_word: average in the training text, including white space; None for images.
     """
 
     name: str
@@ -73,20 +73,20 @@ class Data:
         index: int = 0,
         prepare: Prepare | None = None,
     ) -> tf.data.Dataset:
-        """Returns endless batches of a shard, always full.
+        """Return endless batches of a shard, always full.
 
-        With the same arguments they are the same batches. In one pass no two shards have an example
-        in common, and together they have all; the next pass has another order.
+        The same arguments give the same batches. In one pass, shards are disjoint and together hold
+        all examples; the next pass has another order.
 
         Args:
-          batch_size: examples in a batch.
-          seed: of the orders and of random crops; 0 or more.
-          shards: how many shards there are.
-          index: which one this is.
-          prepare: a model's, from one example, (image, label) or (window,), to what it is given.
+          batch_size: number of examples in a batch.
+          seed: seed of the orders and of random crops; 0 or more.
+          shards: number of shards.
+          index: index of the shard.
+          prepare: a model's `prepare`, from (image, label) or (window,) to an element for `fit`.
 
         Raises:
-          ValueError: if there is no such shard, or if it has no example.
+          ValueError: if there is no such shard, or if it has no examples.
         """
         _check_shard(self.name, shards, index)
         examples = self.source.train(seed, shards, index)
@@ -102,13 +102,13 @@ class Data:
         index: int = 0,
         prepare: Prepare | None = None,
     ) -> tf.data.Dataset:
-        """Returns the batches of a split once, in order; the last one may be smaller.
+        """Return the batches of a split once, in order; the last one may be smaller.
 
         Args:
-          batch_size: examples in a batch.
+          batch_size: number of examples in a batch.
           split: one of `splits`; None for the first.
-          shards: how many shards there are; together they have each example once.
-          index: which one this is.
+          shards: number of shards; together they hold each example once.
+          index: index of the shard.
           prepare: as for `batches`.
 
         Raises:
@@ -129,7 +129,7 @@ class Data:
     def _finished(self, batches: tf.data.Dataset) -> tf.data.Dataset:
         options = tf.data.Options()
         if self.source.parallel != tf.data.AUTOTUNE:
-            # Many processes share a machine: each would have a thread for every core.
+            # Many processes share a machine, and each would start a thread per core.
             options.threading.private_threadpool_size = max(2, self.source.parallel)
             options.autotune.enabled = False
         return batches.prefetch(2).with_options(options)

@@ -1,9 +1,9 @@
-"""ImageNet, of photographs that are cut out and resized as for Inception.
+"""ImageNet, with photographs cropped and resized as for Inception.
 
-The crops are those of tf-models-official (`official.vision.ops.preprocess_ops`). It draws from a
-random state, in whatever order photographs are decoded in parallel: here it cuts pixels' numbers
-first, one photograph after the other, which is little work; then what it has cut is decoded, and
-nothing else. So the same seed gives the same crops.
+The crops are those of tf-models-official (`official.vision.ops.preprocess_ops`), which uses a
+stateful random generator: crops would depend on the order of parallel decoding. So arrays of pixel
+indices are cropped first, one photograph after the other, which is cheap. Then only the cropped
+pixels are decoded, in parallel. Thus the same seed gives the same crops.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from models.data.stored import Record, Records
 Tensor = Any
 
 SIZE = 299
-BUFFER = 1024  # Photographs, of 110 kB each, among which a shuffle draws.
-CHUNK = 16  # Of images that have been resized: each is 1 MB.
+BUFFER = 1024  # Photographs in a shuffle buffer; each is 110 kB.
+CHUNK = 16  # Resized images in a chunk; each is 1 MB.
 
 
 class Photograph(NamedTuple):
-    """A JPEG file and what is known of it, or a chunk of them.
+    """A JPEG file with its label and shape, or a chunk of them.
 
     Attributes:
       jpeg: [] string.
@@ -43,14 +43,14 @@ class Photograph(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Photographs:
-    """Photographs in files of tensorflow-datasets; never all in memory.
+    """Photographs in files of tensorflow-datasets, which are never all in memory.
 
     Attributes:
       splits: the records of each split.
-      features: how tensorflow-datasets parses a record.
+      features: features of tensorflow-datasets, which parse a record.
       size: height and width of images.
       on_corrupt: see `corrupt.decoded`.
-      parallel: how much to do at a time.
+      parallel: number of parallel calls.
     """
 
     splits: dict[str, Records]
@@ -60,7 +60,7 @@ class Photographs:
     parallel: int = tf.data.AUTOTUNE
 
     def train(self, seed: int, shards: int, index: int) -> tf.data.Dataset:
-        """Returns a shard of the training examples without end, cut out and flipped at random."""
+        """Return the training examples of a shard, endlessly, cropped and flipped at random."""
         records = self.splits["train"].shard(shards, index)
         chunks = records.shuffled(seed, BUFFER, False, self.parallel)
         state = int(np.random.default_rng([seed, shards, index]).integers(1, 2**31 - 1))
@@ -78,7 +78,7 @@ class Photographs:
         return self._decoded(chunks, cut, records).map(lambda chunk: chunk.data).unbatch()
 
     def held_out(self, split: str, shards: int, index: int) -> tf.data.Dataset:
-        """Returns a shard of a split in order: the middle 87.5 % of the shorter side."""
+        """Return a shard of a split in order, cropped to the central 87.5 % of the shorter side."""
         from official.vision.ops import preprocess_ops
 
         records = self.splits[split].shard(shards, index, may_be_empty=True)
@@ -102,27 +102,27 @@ class Photographs:
         return Photograph(example["image"], example["label"], shape)
 
     def _resized(self, image: Tensor) -> Tensor:
-        """Returns a [height, width, 3] uint8 image as [size, size, 3] float32 in [0, 1]."""
+        """Return a [height, width, 3] uint8 image as [size, size, 3] float32 in [0, 1]."""
         image = tf.image.resize(image, [self.size, self.size]) / 255.0
         return tf.ensure_shape(image, [self.size, self.size, 3])
 
 
 def drawn(shape: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Returns what to cut out of a photograph, and whether to flip it.
+    """Return a random crop window of a photograph, and whether to flip it.
 
     Args:
       shape: height, width and channels, [3] int32.
-      seed: where the random state begins.
+      seed: seed of the random state.
 
     Returns:
-      top, left, height and width, [4] int32, and [] bool.
+      Top, left, height and width, [4] int32, and whether to flip, [] bool.
     """
     from official.vision.ops import preprocess_ops
 
     height, width = shape[0], shape[1]
     pixels = tf.reshape(tf.range(height * width), [height, width, 1])
     crop = preprocess_ops.random_crop_image(pixels, seed=seed)
-    # Nothing was found to cut: as in the model garden, take the middle then.
+    # If no crop was found, take the centre, as the model garden does.
     everything = tf.reduce_all(tf.equal(tf.shape(crop), tf.shape(pixels)))
     middle = preprocess_ops.center_crop_image
     crop = tf.cond(everything, lambda: middle(pixels), lambda: crop)
@@ -135,10 +135,10 @@ def drawn(shape: Tensor, seed: int) -> tuple[Tensor, Tensor]:
 def imagenet2012(
     data_dir: str | None, download: bool, image_size: int | None, on_corrupt: str
 ) -> Data:
-    """1.28 million photographs in 1,000 classes, from tensorflow-datasets.
+    """Return 1.28 million photographs in 1,000 classes, from tensorflow-datasets.
 
     Raises:
-      ModuleNotFoundError: without the TensorFlow model garden.
+      ModuleNotFoundError: if the TensorFlow model garden is not installed.
       ValueError: if `image_size` is less than 1.
     """
     size = SIZE if image_size is None else image_size

@@ -1,4 +1,4 @@
-"""Images and their labels: small ones, as they are in their files."""
+"""Small images and their labels, as stored in their files."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Tensor = Any
 
 @dataclasses.dataclass(frozen=True)
 class Arrays:
-    """Images and labels in memory: few, for they are sent to the workers."""
+    """Images and labels in memory; there must be few, as they are sent to the workers."""
 
     splits: dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
     parallel = 1
 
     def train(self, seed: int, shards: int, index: int) -> tf.data.Dataset:
-        """Returns the training examples of a shard, without end, in a new order in each pass."""
+        """Return the training examples of a shard, endlessly, in a new order in each pass."""
         images, labels = self.splits["train"]
         if len(labels) < shards:
             raise ValueError(
@@ -40,7 +40,7 @@ class Arrays:
         return passes.map(lambda place: (tf.gather(images, place), tf.gather(labels, place)))
 
     def held_out(self, split: str, shards: int, index: int) -> tf.data.Dataset:
-        """Returns a shard of a split, in order."""
+        """Return a shard of a split, in order."""
         images, labels = self.splits[split]
         return tf.data.Dataset.from_tensor_slices((images[index::shards], labels[index::shards]))
 
@@ -51,11 +51,11 @@ class Files:
 
     Attributes:
       splits: the records of each split.
-      features: how tensorflow-datasets decodes a record.
-      buffer: records among which a shuffle draws.
-      keep: whether to keep a shard's records in memory, as they are in the files.
+      features: features of tensorflow-datasets, which decode a record.
+      buffer: number of records in a shuffle buffer.
+      keep: whether to cache a shard's records in memory, before they are decoded.
       on_corrupt: see `corrupt.decoded`.
-      parallel: chunks to decode at a time.
+      parallel: number of chunks to decode at a time.
     """
 
     splits: dict[str, Records]
@@ -66,13 +66,13 @@ class Files:
     parallel: int = 2
 
     def train(self, seed: int, shards: int, index: int) -> tf.data.Dataset:
-        """Returns the training examples of a shard, without end, in a new order in each pass."""
+        """Return the training examples of a shard, endlessly, in a new order in each pass."""
         records = self.splits["train"].shard(shards, index)
         chunks = records.shuffled(seed, self.buffer, self.keep, self.parallel)
         return self._examples(records, chunks)
 
     def held_out(self, split: str, shards: int, index: int) -> tf.data.Dataset:
-        """Returns a shard of a split, in order."""
+        """Return a shard of a split, in order."""
         records = self.splits[split].shard(shards, index, may_be_empty=True)
         return self._examples(records, records.once(self.parallel))
 
@@ -88,7 +88,7 @@ class Files:
 
 
 def digits() -> Data:
-    """1,797 scanned digits of 8 x 8 pixels, part of scikit-learn; every fifth is held out."""
+    """Return scikit-learn's 1,797 scanned digits of 8 x 8 pixels; every fifth is held out."""
     from sklearn.datasets import load_digits
 
     found = load_digits()
@@ -101,7 +101,7 @@ def digits() -> Data:
 
 
 def from_files(name: str, data_dir: str | None, download: bool, on_corrupt: str) -> Data:
-    """Returns a data set of small images that tensorflow-datasets prepares."""
+    """Return a data set of small images that tensorflow-datasets prepares."""
     info = builder(name, data_dir, download)
     splits = {split: Records.of_split(info, split) for split in info.info.splits}
     small = name in ("mnist", "cifar10")

@@ -1,4 +1,4 @@
-"""Data sets by name."""
+"""Loading of data sets by name."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ def load(
     vocabulary: int | None = None,
     on_corrupt: str = "fail",
 ) -> Data:
-    """Returns a data set by name. Downloads nothing unless told to.
+    """Return a data set by name; download it only if `download` is set.
 
     Args:
       name: one of `NAMES`.
-      data_dir: where tensorflow-datasets keeps its data sets; None for its own default.
-      download: whether to get the data set if it is not there.
-      image_size: height and width to make images of imagenet2012; None for 299. The others'
-        images have the size that they have.
-      steps: tokens in a window of text, next to the one that only is a target.
-      of_words: whether tokens are words, or characters.
-      vocabulary: most words to know; None for 10,000, of lm1b 100,000.
+      data_dir: directory of tensorflow-datasets' data sets; None for its default.
+      download: whether to download the data set if it is missing.
+      image_size: height and width of the images of imagenet2012; None for 299. Images of other
+        data sets keep their size.
+      steps: number of tokens in a window of text, without the last one, which is only a target.
+      of_words: whether tokens are words; otherwise characters.
+      vocabulary: maximum size of a vocabulary of words; None for 10,000, or 100,000 for lm1b.
       on_corrupt: what to do with a record that cannot be decoded: "fail", or "skip" it with a
-        warning. A file that is damaged itself is an error in any case.
+        warning. A damaged file is always an error.
 
     Raises:
-      ValueError: if there is no such data set, or an argument makes no sense for it.
-      FileNotFoundError: if the data set is not there, saying how to get it.
-      ModuleNotFoundError: if imagenet2012 is wanted without the TensorFlow model garden.
+      ValueError: if the data set is unknown, or an argument does not apply to it.
+      FileNotFoundError: if the data set is missing; the message says how to get it.
+      ModuleNotFoundError: if imagenet2012 is loaded without the TensorFlow model garden.
     """
     if name not in NAMES:
         raise ValueError(f"the data set is {name!r}; the known ones are {', '.join(NAMES)}.")

@@ -1,4 +1,4 @@
-"""A data set that tensorflow-datasets has prepared: found on disk, or got if wanted."""
+"""Data sets prepared by tensorflow-datasets: found on disk, or downloaded on request."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ MANUAL = {
 
 
 def builder(name: str, data_dir: str | None, download: bool) -> Any:
-    """Returns tensorflow-datasets' builder of a data set on disk, of whatever version is there.
+    """Return the tensorflow-datasets builder of a data set on disk, in any version.
 
     Args:
-      name: as tensorflow-datasets knows it.
-      data_dir: where it keeps its data sets; None for its own default.
-      download: whether to get and prepare it if it is not there; else the network is not touched.
+      name: name in tensorflow-datasets.
+      data_dir: directory of tensorflow-datasets' data sets; None for its default.
+      download: whether to download and prepare a missing data set; otherwise the network is not
+        used.
 
     Raises:
-      FileNotFoundError: if it is not there, saying how to get it.
+      FileNotFoundError: if the data set is missing; the message says how to get it.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import read_only_builder
@@ -33,7 +34,7 @@ def builder(name: str, data_dir: str | None, download: bool) -> Any:
     if download:
         try:
             maker.download_and_prepare()
-        except AssertionError as error:  # What tensorflow-datasets raises for missing archives.
+        except AssertionError as error:  # Raised by tensorflow-datasets for missing archives.
             if name not in MANUAL:
                 raise
             raise FileNotFoundError(_how(name, maker.data_dir, manual)) from error

@@ -1,4 +1,4 @@
-"""Sentences that do not fit into memory, as one stream of tokens cut into windows."""
+"""Sentences that do not fit into memory, as one stream of tokens split into windows."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from models.data.vocabulary import END_OF_LINE, Vocabulary
 Tensor = Any
 
 COUNTED = 1_000_000
-"""Training sentences, the first ones, that vocabularies are counted in."""
+"""Number of training sentences, from the first, in which vocabularies are counted."""
 WORDS = 100_000
-BUFFER = 10_000  # Sentences among which a shuffle draws.
-SPACES = r"[\x{09}-\x{0d}\x{1c}-\x{20}\x{85}\p{Z}]+"  # What Python's `split` splits at.
+BUFFER = 10_000  # Sentences in a shuffle buffer.
+SPACES = r"[\x{09}-\x{0d}\x{1c}-\x{20}\x{85}\p{Z}]+"  # White space as in Python's `split`.
 
 
 @dataclasses.dataclass(frozen=True)
 class Sentences:
-    """Windows of steps + 1 tokens of sentences, one after the other.
+    """Windows of steps + 1 tokens from consecutive sentences.
 
-    Each window begins with the last token of the one before; what is left at the end of a shard's
-    sentences, too short for a window, is in none.
+    Each window begins with the last token of the previous one. Tokens at the end of a shard that
+    are too few for a window are dropped.
 
     Attributes:
-      splits: the records of each split, a sentence in each.
-      vocabulary: of the tokens.
-      steps: tokens of a window, less the last one.
+      splits: the records of each split, one sentence in each.
+      vocabulary: vocabulary of the tokens.
+      steps: number of tokens in a window, without the last one.
       on_corrupt: see `corrupt.decoded`.
     """
 
@@ -48,13 +48,13 @@ class Sentences:
     parallel = 2
 
     def train(self, seed: int, shards: int, index: int) -> tf.data.Dataset:
-        """Returns the windows of a shard of the sentences, without end."""
+        """Return the windows of a shard of the training sentences, endlessly."""
         records = self.splits["train"].shard(shards, index)
         chunks = records.shuffled(seed, BUFFER, False, self.parallel)
         return self._windows(records, chunks)
 
     def held_out(self, split: str, shards: int, index: int) -> tf.data.Dataset:
-        """Returns the windows of a shard of a split's sentences, in order."""
+        """Return the windows of a shard of a split's sentences, in order."""
         records = self.splits[split].shard(shards, index, may_be_empty=True)
         return self._windows(records, records.once(self.parallel))
 
@@ -69,7 +69,7 @@ class Sentences:
         return tokens.scan(tf.zeros([0], tf.int32), self._cut).unbatch()
 
     def _cut(self, rest: Tensor, tokens: Tensor) -> tuple[Tensor, tuple[Tensor]]:
-        """Returns tokens that are left, and windows, [n, steps + 1], of the others."""
+        """Return the tokens that are left over, and windows, [n, steps + 1], of the others."""
         tokens = tf.concat([rest, tokens], axis=0)
         count = tf.maximum(0, (tf.size(tokens) - 1) // self.steps)
         starts = tf.range(count) * self.steps
@@ -78,10 +78,10 @@ class Sentences:
 
 
 def encoder(vocabulary: Vocabulary) -> Any:
-    """Returns a function from sentences, [n] string, to all their tokens, [tokens] int32.
+    """Return a function from sentences, [n] string, to the ids of all tokens, [tokens] int32.
 
-    It gives the ids that `Vocabulary.encode` does. It has constants and no lookup table: a table
-    would not travel with a data set to another process.
+    The ids are those of `Vocabulary.encode`. The function uses constants instead of a lookup table,
+    which could not be sent to another process with a data set.
     """
     return _words(vocabulary) if vocabulary.of_words else _characters(vocabulary)
 
@@ -107,7 +107,7 @@ def _words(vocabulary: Vocabulary) -> Any:
 
 def _characters(vocabulary: Vocabulary) -> Any:
     codes = {ord(token): place for place, token in enumerate(vocabulary.tokens) if place}
-    ids = np.zeros(max(codes) + 2, np.int32)  # The last is for all characters above.
+    ids = np.zeros(max(codes) + 2, np.int32)  # The last is for all higher codes.
     ids[list(codes)] = list(codes.values())
 
     def encode(sentences: Tensor) -> Tensor:
@@ -119,13 +119,13 @@ def _characters(vocabulary: Vocabulary) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """What was found in the sentences that were counted.
+    """Vocabulary and counts of the first training sentences.
 
     Attributes:
-      vocabulary: of their tokens.
-      sentences: how many there were.
-      tokens: how many they had, ends of lines included.
-      characters_per_word: white space included.
+      vocabulary: vocabulary of their tokens.
+      sentences: number of sentences.
+      tokens: number of tokens, including ends of lines.
+      characters_per_word: average, including white space.
     """
 
     vocabulary: Vocabulary
@@ -135,7 +135,7 @@ class Counts:
 
     @classmethod
     def of_records(cls, records: Records, of_words: bool, size: int | None) -> Counts:
-        """Counts the first sentences; without a function of TensorFlow."""
+        """Count the first sentences, without a TensorFlow function."""
         counts: collections.Counter[str] = collections.Counter()
         sentences = characters = words = 0
         feature = {"text": tf.io.FixedLenFeature([], tf.string)}
@@ -154,9 +154,9 @@ class Counts:
 
     @classmethod
     def of_directory(cls, directory: str, records: Records, of_words: bool, size: int) -> Counts:
-        """Reads them from a file beside the data; counts and writes it if it is not there.
+        """Read the counts from a file next to the data; if it is missing, count and write it.
 
-        If the file cannot be written, the next process counts again, and finds the same.
+        If the file cannot be written, the next process counts again, with the same result.
         """
         kind = f"{size}-words" if of_words else "characters"
         path = os.path.join(directory, f"vocabulary-{kind}-of-{COUNTED}-sentences.json")
@@ -184,10 +184,10 @@ def lm1b(
     size: int | None,
     on_corrupt: str,
 ) -> Data:
-    """30 million sentences of news, from tensorflow-datasets.
+    """Return 30 million sentences of news, from tensorflow-datasets.
 
     Raises:
-      ValueError: if `steps` is less than 1, or characters are to have a size.
+      ValueError: if `steps` is less than 1, or `size` leaves no room for a word.
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; it must be at least 1.")

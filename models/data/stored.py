@@ -1,4 +1,4 @@
-"""The records of a data set that tensorflow-datasets has prepared, before they are decoded."""
+"""Records of a data set prepared by tensorflow-datasets, before they are decoded."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ CHUNK = 64
 
 
 class Record(NamedTuple):
-    """A record, or a chunk of them: then all have a dimension more.
+    """A record, or a chunk of records with one more dimension.
 
     Attributes:
-      data: [] string, or what it has been decoded to.
-      file: number of its file, [] int64.
-      number: its place in the file, [] int64.
-      turn: how many records of the shard came before, in all passes, [] int64.
+      data: [] string, or the decoded data.
+      file: index of its file, [] int64.
+      number: its position in the file, [] int64.
+      turn: number of records of the shard before it, over all passes, [] int64.
     """
 
     data: Any
@@ -36,9 +36,9 @@ class Records:
 
     Attributes:
       split: name of the data set and the split, for messages.
-      paths: the files, each a TFRecord file.
-      lengths: how many records each has.
-      stride: which of them belong to the shard: every one, or (shards, index).
+      paths: paths of the TFRecord files.
+      lengths: number of records in each file.
+      stride: (shards, index) of a shard of single records; (1, 0) for all records of the files.
     """
 
     split: str
@@ -48,7 +48,7 @@ class Records:
 
     @classmethod
     def of_split(cls, builder: Any, split: str) -> Records:
-        """Returns the records of a split of a data set that has been prepared.
+        """Return the records of a split of a prepared data set.
 
         Raises:
           ValueError: if they are not in TFRecord files.
@@ -73,10 +73,10 @@ class Records:
         return len(range(index, sum(self.lengths), shards))
 
     def shard(self, shards: int, index: int, may_be_empty: bool = False) -> Records:
-        """Returns a shard: whole files if there are enough, else every `shards`-th record.
+        """Return a shard: whole files if there are enough, otherwise every `shards`-th record.
 
         Raises:
-          ValueError: if it would be empty and may not.
+          ValueError: if the shard is empty, unless `may_be_empty` is set.
         """
         if len(self.paths) >= shards:
             mine = slice(index, None, shards)
@@ -90,17 +90,17 @@ class Records:
         return part
 
     def once(self, parallel: int = 1) -> tf.data.Dataset:
-        """Returns the records in order, in chunks of `Record`."""
+        """Return the records once, in order, in chunks of `Record`."""
         return self._chunks(self._read(self._files(), 1, parallel))
 
     def shuffled(self, seed: int, buffer: int, keep: bool, parallel: int = 1) -> tf.data.Dataset:
-        """Returns the records without end, in a new order in each pass, in chunks of `Record`.
+        """Return the records endlessly, in a new order in each pass, in chunks of `Record`.
 
         Args:
-          seed: of the orders.
-          buffer: records among which the next one is drawn.
-          keep: whether to keep all records in memory, once read.
-          parallel: files to read at a time.
+          seed: seed of the orders.
+          buffer: number of records in the shuffle buffer.
+          keep: whether to cache all records in memory.
+          parallel: number of files to read at a time.
         """
         seed = int(np.random.default_rng([seed, self.stride[1]]).integers(2**31))
         files = self._files()
@@ -116,12 +116,12 @@ class Records:
         numbers = np.arange(len(self.paths))
         lengths = np.array(self.lengths, np.int64)
         shards, index = self.stride
-        # A file's first record of the shard; the order in which files are read does not matter.
+        # Position of the shard's first record in each file, whatever the order of reading files.
         first = (index - np.cumsum([0, *lengths[:-1]])) % shards
         return tf.data.Dataset.from_tensor_slices((list(self.paths), lengths, numbers, first))
 
     def _read(self, files: tf.data.Dataset, cycle: int, parallel: int) -> tf.data.Dataset:
-        """Returns the records, [] string, with the numbers of their files and their own."""
+        """Return the records, [] string, with the index of their file and their position in it."""
         shards, _ = self.stride
 
         def read(path: Tensor, length: Tensor, file: Tensor, first: Tensor) -> tf.data.Dataset:
@@ -158,9 +158,9 @@ class Records:
 
 
 def _read_file(path: Tensor, length: Tensor, file: Tensor) -> tf.data.Dataset:
-    """Returns a file's records; if it ends too early, with an empty one, as no real one is."""
-    # TensorFlow's error for damaged records does not name the file; for files that cannot be opened
-    # it does, and `ignore_errors` would try to open them for ever.
+    """Return a file's records; if it ends early, then an empty one, which is never valid."""
+    # TensorFlow's error for damaged records does not name the file. Its error for files that cannot
+    # be opened does, and `ignore_errors` would retry opening them forever.
     opened = tf.data.FixedLengthRecordDataset(path, record_bytes=1).take(1)
     found = opened.flat_map(lambda _: tf.data.TFRecordDataset(path).ignore_errors())
     found = found.concatenate(tf.data.Dataset.from_tensors(""))

@@ -20,14 +20,14 @@ WORDS = 10_000
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Windows of steps + 1 tokens, each beginning with the last token of the one before.
+    """Windows of steps + 1 tokens, each beginning with the last token of the previous one.
 
-    What is left at the end of a text, too short for a window, is in none. In training every pass
-    begins its first window at another of the first `steps` tokens, so it may have one less.
+    Tokens at the end of a text that are too few for a window are dropped. In training, every pass
+    starts at a random one of the first `steps` tokens, so it may have one window less.
 
     Attributes:
-      tokens: of each split, [tokens] int32; sent to the workers.
-      steps: of a window, less the last token.
+      tokens: tokens of each split, [tokens] int32; sent to the workers.
+      steps: number of tokens in a window, without the last one.
     """
 
     tokens: dict[str, np.ndarray[Any, Any]]
@@ -35,11 +35,11 @@ class Windows:
     parallel = 1
 
     def count(self, split: str) -> int:
-        """Returns how many windows a split has."""
+        """Return the number of windows in a split."""
         return (len(self.tokens[split]) - 1) // self.steps
 
     def train(self, seed: int, shards: int, index: int) -> tf.data.Dataset:
-        """Returns the windows of a shard, without end, in a new order in each pass."""
+        """Return the windows of a shard, endlessly, in a new order in each pass."""
         end = len(self.tokens["train"]) - self.steps
         if self.count("train") <= shards:
             raise ValueError(
@@ -57,7 +57,7 @@ class Windows:
         return self._windows("train", tf.data.Dataset.counter().flat_map(one_pass))
 
     def held_out(self, split: str, shards: int, index: int) -> tf.data.Dataset:
-        """Returns a shard of a split's windows, in order."""
+        """Return a shard of a split's windows, in order."""
         end = len(self.tokens[split]) - self.steps
         starts = np.arange(0, end, self.steps)[index::shards]
         return self._windows(split, tf.data.Dataset.from_tensor_slices(starts))
@@ -68,7 +68,7 @@ class Windows:
 
 
 def topics(steps: int, of_words: bool, size: int | None) -> Data:
-    """The help texts that come with Python: 0.7 MB; the last tenth of them is held out."""
+    """Return Python's help texts, 0.7 MB; the last tenth of them is held out."""
     from pydoc_data.topics import topics as texts
 
     names = sorted(texts)
@@ -81,14 +81,14 @@ def topics(steps: int, of_words: bool, size: int | None) -> Data:
 def tiny_shakespeare(
     data_dir: str | None, download: bool, steps: int, of_words: bool, size: int | None
 ) -> Data:
-    """1.1 MB of Shakespeare's plays, from tensorflow-datasets."""
+    """Return 1.1 MB of Shakespeare's plays, from tensorflow-datasets."""
     info = builder("tiny_shakespeare", data_dir, download)
     texts = {split: _text(Records.of_split(info, split)) for split in info.info.splits}
     return _windows("tiny_shakespeare", texts, steps, of_words, size)
 
 
 def _text(records: Records) -> str:
-    """Returns the text of all records, read without a function of TensorFlow."""
+    """Return the text of all records, read without a TensorFlow function."""
     found = []
     for path in records.paths:
         try:

@@ -1,4 +1,4 @@
-"""The tokens of a language model: the characters or the words of a text, by number."""
+"""Vocabulary of a language model: the characters or words of a text, and their ids."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ END_OF_LINE = "</s>"
 class Vocabulary:
     """Tokens and their ids: token i is `tokens[i]`.
 
-    Ids are in the order of decreasing frequency, which sampled softmax relies on, except that
-    the marks for unknown tokens and for ends of lines come first.
+    Ids are in order of decreasing frequency, which sampled softmax relies on, except that the
+    special tokens for unknown tokens and ends of lines come first.
 
     Attributes:
-      tokens: all of them, each once; the first is `UNKNOWN`, of words the second `END_OF_LINE`.
-      of_words: whether a token is a word (what white space parts) or a character.
+      tokens: all tokens, each once. The first is `UNKNOWN`; of words, the second is `END_OF_LINE`.
+      of_words: whether tokens are words, separated by white space; otherwise characters.
 
     Example:
       >>> words = Vocabulary.words("to be or not to be", size=4)
@@ -37,19 +37,19 @@ class Vocabulary:
 
     @classmethod
     def characters(cls, text: str) -> Vocabulary:
-        """Returns the vocabulary of all characters in a text, and one for those that are not."""
+        """Return the vocabulary of all characters in a text, with a token for unknown ones."""
         return cls.counted(collections.Counter(text), of_words=False)
 
     @classmethod
     def words(cls, text: str, size: int) -> Vocabulary:
-        """Returns the vocabulary of the most frequent words in a text.
+        """Return the vocabulary of the most frequent words in a text.
 
         Args:
-          text: lines of words between white space; every line ends with a token of its own.
-          size: most tokens to have, the marks for unknown words and for ends of lines included.
+          text: lines of words separated by white space. The end of a line is a token, too.
+          size: maximum number of tokens, including those for unknown words and ends of lines.
 
         Raises:
-          ValueError: if there would be no room for a word.
+          ValueError: if `size` leaves no room for a word.
         """
         return cls.counted(collections.Counter(text.split()), of_words=True, size=size)
 
@@ -57,15 +57,15 @@ class Vocabulary:
     def counted(
         cls, counts: collections.Counter[str], of_words: bool, size: int | None = None
     ) -> Vocabulary:
-        """Returns the vocabulary of characters or words of which each was found so often.
+        """Return the vocabulary of characters or words with the given counts.
 
         Args:
-          counts: how often; those found equally often come in the order of their text.
-          of_words: whether they are words.
-          size: most tokens to have, marks included; None for all.
+          counts: counts of characters or words; equal counts are sorted alphabetically.
+          of_words: whether they are words; otherwise characters.
+          size: maximum number of tokens, including special ones; None for all.
 
         Raises:
-          ValueError: if there would be no room for a word.
+          ValueError: if `size` leaves no room for a word.
         """
         marks = (UNKNOWN, END_OF_LINE) if of_words else (UNKNOWN,)
         if size is not None and size <= len(marks):
@@ -85,14 +85,14 @@ class Vocabulary:
         return {token: index for index, token in enumerate(self.tokens)}
 
     def encode(self, text: str) -> np.ndarray[Any, Any]:
-        """Returns the ids of a text's tokens, [tokens] int32."""
+        """Return the ids of a text's tokens, [tokens] int32."""
         parts = list(text)
         if self.of_words:
             parts = text.replace("\n", f" {END_OF_LINE} ").split()
         return np.array([self._ids.get(part, 0) for part in parts], np.int32)
 
     def decode(self, ids: Any) -> str:
-        """Returns the text of ids ([tokens], integers); of words, with one space between them."""
+        """Return the text of ids, [tokens] integers, with single spaces between words."""
         tokens = [self.tokens[index] for index in ids]
         if not self.of_words:
             return "".join(tokens)
@@ -101,5 +101,5 @@ class Vocabulary:
 
 
 def characters_per_word(text: str) -> float:
-    """Returns how many characters a text has for each word, the white space between included."""
+    """Return the average number of characters per word in a text, including white space."""
     return len(text) / max(1, len(text.split()))

@@ -1,4 +1,4 @@
-"""The only modules that use private or raw TensorFlow. Each entry says what it relies on.
+"""The only modules that use private or raw TensorFlow. Each entry names what it relies on.
 
-Imports from no other package of tf_backup.
+The package imports from no other package of tf_backup.
 """

@@ -1,13 +1,13 @@
-"""The door to private TensorFlow: a graph across servers, cut into as few functions as can be.
+"""Private TensorFlow for cutting a graph across servers into as few functions as possible.
 
-TensorFlow runs a graph that is spread over servers operation by operation, and whatever one server
-has of another crosses the network by itself. An optimizer's update of a hundred variables is a
-thousand operations, and crosses as often as these happen to need each other. Here all that a server
-can do in one go becomes one function: with SGD or Adam there is one per server, and what crosses
-is the learning rate.
+TensorFlow runs a graph that is spread over servers operation by operation, and sends each tensor
+between servers by itself. An optimizer's update of a hundred variables is a thousand operations,
+and crosses the network as often as these need each other. Here all operations that a server can run
+in one go become one function. With SGD or Adam there is one function per server, and only the
+learning rate crosses.
 
-Each entry says what it relies on, so that a TensorFlow release that moves it breaks one line
-here and no other file.
+Each entry names the internals that it relies on. If a TensorFlow release moves them, one line here
+breaks, and no other file.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from tf_backup._tf.simplified import in_order, simplified
 Tensor = Any
 Operation = Any
 
-_LOCAL = {"MapStage", "MapUnstage", "MapClear"}  # What these change, nothing elsewhere looks at.
-ANYWHERE = -1  # Constants, and what is made of them alone: each function has its own.
+_LOCAL = {"MapStage", "MapUnstage", "MapClear"}  # Their effects are local to a server.
+ANYWHERE = -1  # For what is computed from constants alone: each function has a copy.
 
 
 class Part(NamedTuple):
-    """What one server does in one go."""
+    """The operations that one server runs in one go."""
 
     server: int
     operations: list[Operation]
 
 
 class Cut:
-    """A traced function, as functions that each run on one server.
+    """A traced function, cut into functions that each run on one server.
 
     Args:
       function: a concrete function of tensors, whose operations have devices.
 
     Raises:
-      ValueError: if an operation needs several servers at once, as a branch over variables on
-        more than one does.
+      ValueError: if an operation needs several servers at once, such as a branch that uses
+        variables on more than one.
     """
 
     def __init__(self, function: Any) -> None:
@@ -66,20 +66,20 @@ class Cut:
         self.parts = self._divide()
 
     def __call__(self, *args: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Runs it, in a graph.
+        """Run the function, in a graph.
 
         Returns:
-          The function's outputs, flat, and a sign for each part that it is done.
+          The function's flat outputs, and a tensor for each part that signals its completion.
         """
         known = {each.name: arg for each, arg in zip(self._inputs, args, strict=True)}
-        done: dict[str, Tensor] = {}  # By operation: a sign that its part is done.
+        done: dict[str, Tensor] = {}  # By operation: completion signal of its part.
         for part in self.parts:
             mine = {operation.name for operation in part.operations}
             needs, after = self._needs(part, mine)
             results = self._results(mine)
             run = self._runner(part, needs, results)
             signs = {id(done[name]): done[name] for name in after if name in done}
-            # What a part returns comes when all of it is done, and so is its sign.
+            # A part's results arrive only when all of it is done, and so replace its signal.
             for name in needs:
                 signs.pop(id(done.get(name.partition(":")[0])), None)
             values = [known[name] for name in needs]
@@ -92,7 +92,7 @@ class Cut:
     # ---- Where and when -----------------------------------------------------------------------
 
     def _server_of(self, operation: Operation) -> int:
-        """Returns the server that an operation runs on."""
+        """Return the server that an operation runs on."""
         if operation.type == "Placeholder":
             return self._server_of_placeholder(operation)
         wanted = {
@@ -116,7 +116,7 @@ class Cut:
         return 0 if operation.op_def.is_stateful else ANYWHERE
 
     def _server_of_placeholder(self, operation: Operation) -> int:
-        """Returns where an argument lies: a variable on its server, all else on the first."""
+        """Return the server of an argument: a variable's own server, else the first one."""
         outside = self._captured.get(operation.outputs[0].name)
         if outside is None:
             return 0
@@ -124,10 +124,10 @@ class Cut:
         return runtime.ps_index(device) if runtime.is_on_ps(device) else 0
 
     def _divide(self) -> list[Part]:
-        """Returns the parts, in an order in which they can run.
+        """Return the parts, in an order in which they can run.
 
-        An operation belongs to a turn: how often what it needs has gone from server to server, at
-        least, and then as late as those allow that need it.
+        The parts are grouped into turns, with crossings between servers only from one turn to the
+        next, and as few turns as possible. Each operation runs as late as those that need it allow.
         """
         operations = [
             operation
@@ -159,16 +159,16 @@ class Cut:
         return [Part(server, groups[when, server]) for when, server in sorted(groups)]
 
     def _before(self, operation: Operation) -> list[str]:
-        """Returns the operations that an operation waits for, by name.
+        """Return the operations that an operation waits for, by name.
 
-        What waits on different servers is there by itself: that TensorFlow takes it in the order in
-        which it was traced would let servers wait for each other.
+        These leave out control dependencies on stages of other servers, which TensorFlow adds in
+        the order of tracing. With them, servers would wait for each other.
         """
         names = [each.op.name for each in operation.inputs]
         return names + [each.name for each in self._controls(operation)]
 
     def _controls(self, operation: Operation) -> list[Operation]:
-        """Returns the operations that one waits for without using what they return."""
+        """Return the operations that one waits for without using their results."""
         return [
             each
             for each in operation.control_inputs
@@ -178,7 +178,7 @@ class Cut:
     # ---- What crosses -------------------------------------------------------------------------
 
     def _needs(self, part: Part, mine: set[str]) -> tuple[list[str], list[str]]:
-        """Returns the tensors of other parts that one takes, and the operations it waits for."""
+        """Return the tensors of other parts that a part uses, and the operations it waits for."""
         tensors: dict[str, None] = {}
         after: dict[str, None] = {}
         for operation in part.operations:
@@ -193,7 +193,7 @@ class Cut:
         return list(tensors), list(after)
 
     def _results(self, mine: set[str]) -> list[str]:
-        """Returns the tensors of a part that others take, or that are outputs."""
+        """Return the tensors of a part that other parts use or that are outputs."""
         found: dict[str, None] = {}
         for operation in self._operations:
             if operation.name not in mine and self._where[operation.name] != ANYWHERE:
@@ -202,7 +202,7 @@ class Cut:
         return list(found)
 
     def _runner(self, part: Part, needs: list[str], results: list[str]) -> Callable[..., Any]:
-        """Returns the function of a part: from what it needs to its results, and a sign."""
+        """Return the function of a part, which maps its needs to its results and a signal."""
         names = self._with_constants(part)
         captured = {
             each.name
@@ -219,11 +219,11 @@ class Cut:
             kept = [i for i in node.input if not i.startswith("^") or i[1:] in names]
             del node.input[:]
             node.input.extend(kept)
-            node.device = ""  # It is where its part is; so is what it was to lie beside.
+            node.device = ""  # The part has the device, also for colocated operations.
             node.attr.pop("_class", None)
 
         def run(values: Sequence[Tensor], signs: Sequence[Tensor]) -> list[Tensor]:
-            del signs  # The function is not called before they are there.
+            del signs  # They only delay the call until they are available.
             known = dict(zip(needs, values, strict=True))
             graph = tf.compat.v1.get_default_graph()
             known |= {name: graph.capture(self._captured[name]) for name in captured}
@@ -235,7 +235,7 @@ class Cut:
         return run
 
     def _with_constants(self, part: Part) -> set[str]:
-        """Returns a part's operations and the constants that they are made of, by name."""
+        """Return a part's operations and the constants that they use, by name."""
         names = {operation.name for operation in part.operations}
         todo = list(part.operations)
         while todo:

@@ -1,7 +1,7 @@
-"""The door to private TensorFlow: data sets that travel to other processes.
+"""Private TensorFlow for datasets that are sent to other processes.
 
-Each entry says what it relies on, so that a TensorFlow release that moves it breaks one line
-here and no other file.
+Each entry names the internals that it relies on. If a TensorFlow release moves them, one line here
+breaks, and no other file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Tensor = Any  # a tf.Tensor
 
 
 def dataset_to_graph(dataset: Any) -> Tensor:
-    """Returns a data set as a string that another process can read ([] tf.string).
+    """Return a dataset as a string that another process can read ([] tf.string).
 
     Raises:
       tf.errors.OpError: if it holds state of this process, as a Python generator does.
@@ -32,18 +32,18 @@ def dataset_to_graph(dataset: Any) -> Tensor:
 
 
 def calls_python(graph: Tensor) -> bool:
-    """Returns whether a data set, as `dataset_to_graph` has written it, calls Python."""
+    """Return whether a dataset that `dataset_to_graph` has written calls Python."""
     python = ("PyFunc", "PyFuncStateless", "EagerPyFunc")
     return any(node.op in python for nodes, _ in _bodies(graph) for node in nodes)
 
 
 def cache_files(graph: Tensor) -> set[str]:
-    """Returns the names of the files that a data set caches its elements in.
+    """Return the names of the files that a dataset caches its elements in.
 
-    Relies on the file's name being the second input of the operations that cache.
+    Relies on the file's name being the second input of the caching operations.
 
     Args:
-      graph: as `dataset_to_graph` has written it.
+      graph: dataset that `dataset_to_graph` has written.
     """
     found = set()
     for nodes, port in _bodies(graph):
@@ -55,13 +55,13 @@ def cache_files(graph: Tensor) -> set[str]:
 
 
 def _bodies(graph: Tensor) -> list[tuple[Any, str]]:
-    """Returns the nodes of a graph and of each of its functions; how these call a node's output."""
+    """Return pairs for a graph and each of its functions: its nodes, and the suffix of outputs."""
     definition = tf.compat.v1.GraphDef.FromString(graph.numpy())
     functions = [(each.node_def, ":output:0") for each in definition.library.function]
     return [(definition.node, ""), *functions]
 
 
-# Where operations of data sets have their two seeds among their inputs.
+# Index of the first of the two seeds among the inputs of dataset operations.
 _SEEDS = {
     "ShuffleDataset": 2,
     "ShuffleDatasetV2": 2,
@@ -74,17 +74,17 @@ _SEEDS = {
 
 
 def seeded(graph: Tensor, seed: int, passes: int = 0) -> Tensor:
-    """Returns a data set in whose graph every shuffle without a seed has one.
+    """Return a dataset graph in which every shuffle that lacks a seed is given one.
 
-    One with a seed (its own, or `tf.random.set_seed`'s) keeps it in the first pass, and has another
-    in each later one, unless it is never to reshuffle.
+    A shuffle with a seed (its own, or from `tf.random.set_seed`) keeps it in the first pass. It has
+    a new seed in each later pass, unless it never reshuffles.
 
-    Relies on where `dataset_to_graph` writes seeds, and on 0, 0 standing for none.
+    Relies on where `dataset_to_graph` writes seeds, and on 0, 0 standing for no seed.
 
     Args:
-      graph: as `dataset_to_graph` has written it.
-      seed: with the same one, shuffles are the same in every process.
-      passes: how often the data set has been read from its beginning before.
+      graph: dataset that `dataset_to_graph` has written.
+      seed: seed that makes shuffles the same in every process that uses it.
+      passes: number of times that the dataset has already been read from its beginning.
     """
     definition = tf.compat.v1.GraphDef.FromString(graph.numpy())
     changed = False
@@ -117,14 +117,15 @@ def seeded(graph: Tensor, seed: int, passes: int = 0) -> Tensor:
 
 
 def _value(const: Any) -> Any:
-    """Returns the value of a Const node."""
+    """Return the value of a Const node."""
     return tf.make_ndarray(const.attr["value"].tensor)
 
 
 def flat_spec(element_spec: Any) -> list[tuple[str, list[int | None] | None]]:
-    """Returns the dtypes' names and the shapes of the tensors that stand for an element.
+    """Return the dtype names and the shapes of the tensors that represent an element.
 
-    A ragged or sparse tensor is one of dtype variant. Relies on TensorFlow's own flattening.
+    A ragged or sparse tensor is represented by one variant tensor. Relies on TensorFlow's own
+    flattening.
     """
     shapes = structure.get_flat_tensor_shapes(element_spec)
     dtypes = structure.get_flat_tensor_types(element_spec)
@@ -135,35 +136,35 @@ def flat_spec(element_spec: Any) -> list[tuple[str, list[int | None] | None]]:
 
 
 def write_spec(element_spec: Any) -> str:
-    """Returns the spec of an element as text that another process can read."""
+    """Return the spec of an element as text that another process can read."""
     proto = nested_structure_coder.encode_structure(element_spec)
     return base64.b64encode(proto.SerializeToString()).decode()
 
 
 def read_spec(text: str) -> Any:
-    """Returns the spec that `write_spec` has written."""
+    """Return the spec that `write_spec` has written."""
     proto = struct_pb2.StructuredValue.FromString(base64.b64decode(text))
     return nested_structure_coder.decode_proto(proto)
 
 
 def components(element: Any) -> list[Any]:
-    """Returns the dense tensors that an element is made of, or their specs, of its spec."""
+    """Return the dense tensors of an element; from an element's spec, return their specs."""
     return list(tf.nest.flatten(element, expand_composites=True))
 
 
 def from_queues(wanted: Any, got: Any, element_spec: Any) -> Any:
-    """Returns a data set that puts a number into one queue, and takes its element out of another.
+    """Return a dataset that puts a number into one queue and takes its element from another.
 
-    It does so when it is asked for an element, and not before; it ends when the second queue is
-    closed. Relies on a `map` that may end a data set.
+    It does so only when an element is requested. The dataset ends when the second queue is closed.
+    Relies on a `map` that may end a dataset.
 
     Args:
       wanted: a `tf.queue.QueueBase` of int64.
       got: a `tf.queue.QueueBase` of an element's components.
-      element_spec: of the elements.
+      element_spec: spec of the elements.
 
     Returns:
-      A data set of flat elements, as `flat_spec` describes them.
+      A dataset of flat elements, as `flat_spec` describes them.
     """
     specs = components(element_spec)
 
@@ -178,24 +179,24 @@ def from_queues(wanted: Any, got: Any, element_spec: Any) -> Any:
 
     numbers = tf.data.Dataset.range(2**60)
     options = tf.data.Options()
-    options.autotune.enabled = False  # TensorFlow would read ahead.
+    options.autotune.enabled = False  # Otherwise TensorFlow reads ahead.
     options.experimental_optimization.inject_prefetch = False
     return map_op._MapDataset(numbers, take, preserve_cardinality=False).with_options(options)
 
 
 def resource_of(iterator: Any) -> Tensor:
-    """Returns the handle of a data set's iterator."""
+    """Return the resource handle of a dataset's iterator."""
     return iterator._iterator_resource
 
 
 def dataset_from_graph(graph: Tensor, element_spec: Any) -> Any:
-    """Returns the data set that `dataset_to_graph` has written."""
+    """Return the dataset that `dataset_to_graph` has written."""
     variant = tf.raw_ops.DatasetFromGraph(graph_def=graph)
     return tf.data.experimental.from_variant(variant, element_spec)
 
 
 def sleep_before_each(dataset: Any, seconds: float) -> Any:
-    """Returns `dataset`, each of whose elements takes `seconds` longer to come."""
+    """Return `dataset` with a delay of `seconds` before each element."""
     variant = tf.raw_ops.SleepDataset(
         input_dataset=tf.data.experimental.to_variant(dataset),
         sleep_microseconds=tf.constant(int(seconds * 1e6), tf.int64),

@@ -1,7 +1,7 @@
-"""The door to private TensorFlow: what graphs on workers and parameter servers are made of.
+"""Private TensorFlow for building graphs that run on workers and parameter servers.
 
-Each entry says what it relies on, so that a TensorFlow release that moves it breaks one line
-here and no other file.
+Each entry names the internals that it relies on. If a TensorFlow release moves them, one line here
+breaks, and no other file.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ Tensor = Any  # a tf.Tensor
 
 
 class LocalVariable(resource_variable_ops.BaseResourceVariable):
-    """A variable that is made, used and gone within one run of a graph, on its device.
+    """A variable that is created, used and deleted within one run of a graph, on its device.
 
-    To what uses it, it is any `tf.Variable`: gradient tapes watch it, loops may assign to it.
-    Relies on variables without a name of their own, which live as long as their handle.
+    It works like any `tf.Variable`: gradient tapes watch it, and loops may assign to it. Relies on
+    anonymous variables, which exist as long as their handle.
 
     Args:
-      value: its first value, a tensor of static shape.
-      trainable: whether gradient tapes watch it by themselves.
-      name: for messages.
+      value: initial value, a tensor of static shape.
+      trainable: whether gradient tapes watch it automatically.
+      name: name for messages.
     """
 
     def __init__(self, value: Tensor, trainable: bool, name: str) -> None:
@@ -50,41 +50,41 @@ class LocalVariable(resource_variable_ops.BaseResourceVariable):
             in_graph_mode=True,
         )
         self.assign(value)
-        self.changed = False  # Whether the graph may assign to it after its first value.
+        self.changed = False  # Whether the graph may assign to it after its initial value.
 
     @property
     def handle(self) -> Tensor:
-        """The handle that every use of the variable asks for."""
+        """The handle, which every use of the variable reads."""
         if self._refusal is not None:
             raise self._refusal
         return self._handle
 
     def _read_variable_op(self, *args: Any, **kwargs: Any) -> Tensor:
         if self._refusal is not None:
-            raise self._refusal  # Here: raised below, from C, it would be a SystemError.
+            raise self._refusal  # If C code below raised it, it would be a SystemError.
         return super()._read_variable_op(*args, **kwargs)
 
     def assign(self, *args: Any, **kwargs: Any) -> Any:
-        """As `tf.Variable` has it."""
+        """See `tf.Variable`."""
         self.changed = True
         return super().assign(*args, **kwargs)
 
     def assign_add(self, *args: Any, **kwargs: Any) -> Any:
-        """As `tf.Variable` has it."""
+        """See `tf.Variable`."""
         self.changed = True
         return super().assign_add(*args, **kwargs)
 
     def assign_sub(self, *args: Any, **kwargs: Any) -> Any:
-        """As `tf.Variable` has it."""
+        """See `tf.Variable`."""
         self.changed = True
         return super().assign_sub(*args, **kwargs)
 
     def _lazy_read(self, op: Any) -> Any:
-        self.changed = True  # Every scattered update ends here.
+        self.changed = True  # All scatter updates call this.
         return super()._lazy_read(op)
 
     def refuse(self, error: BaseException | None) -> None:
-        """Lets every use from now on raise `error`; None to allow it again."""
+        """Make every later use raise `error`; None allows use again."""
         self._refusal = error
 
 
@@ -92,10 +92,10 @@ class LocalVariable(resource_variable_ops.BaseResourceVariable):
 
 
 def function(python: Callable[..., Any]) -> Any:
-    """Returns a `tf.function` of which each engine has one of its own.
+    """Return a `tf.function` that does not warn about frequent retracing.
 
-    TensorFlow takes those for one that is traced again and again, and warns of it. Relies on
-    the way in which Keras keeps such warnings off.
+    Each engine creates its own, and TensorFlow mistakes these for one that is traced again and
+    again. Relies on the attribute by which Keras disables the warning.
     """
     made = tf.function(python, autograph=False)
     made._omit_frequent_tracing_warning = True
@@ -103,12 +103,11 @@ def function(python: Callable[..., Any]) -> Any:
 
 
 def on_server(ps: int, function: Callable[..., Any], *args: Any) -> Any:
-    """Calls `function` in a graph, as one operation on parameter server `ps`.
+    """Call `function` in a graph, as one operation on parameter server `ps`.
 
-    What crosses the network is then its arguments and those of its results that are used
-    elsewhere, and nothing else. Operations placed one by one, or a function that TensorFlow
-    takes to pieces, send control signals to and fro as well: 34 crossings a turn of the
-    workers' loop became 6.
+    Only its arguments and the results that are used elsewhere then cross the network. Operations
+    placed one by one, or a function that TensorFlow inlines, also send control signals: 34
+    crossings per turn of the workers' loop became 6.
     """
     whole = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
     with tf.device(ps_device(ps)), calls_as_written():
@@ -117,11 +116,11 @@ def on_server(ps: int, function: Callable[..., Any], *args: Any) -> Any:
 
 @contextlib.contextmanager
 def as_data_flows() -> Iterator[None]:
-    """Lets the loops and branches made in this context wait for what they use, and nothing else.
+    """Make loops and branches that are created in this context wait only for what they use.
 
-    TensorFlow lets each turn of a loop wait for every operation in it that may change something.
-    For one on another machine this is a message, although what it returns has come already.
-    Relies on the mark by which loops and branches take that over from their graph.
+    TensorFlow makes each iteration of a loop wait for every stateful operation in it. For an
+    operation on another machine this is a message, even if its results have already arrived. Relies
+    on the flag by which loops and branches inherit this from their graph.
     """
     graph = tf.compat.v1.get_default_graph()
     before = graph._add_control_dependencies
@@ -132,10 +131,10 @@ def as_data_flows() -> Iterator[None]:
 
 @contextlib.contextmanager
 def changing() -> Iterator[list[Any]]:
-    """Yields a list that has, at the end, the operations made in this context that may write.
+    """Yield a list that is filled, at exit, with the context's operations that may write state.
 
-    What a function returns does not wait for them by itself. Relies on what TensorFlow knows of
-    its operations.
+    The results of a function do not wait for these by themselves. Relies on TensorFlow's mark for
+    stateful operations.
     """
     graph = tf.compat.v1.get_default_graph()
     before = len(graph.get_operations())
@@ -147,17 +146,17 @@ def changing() -> Iterator[list[Any]]:
 
 
 def here(tensors: Any) -> Any:
-    """Returns tensors (a structure of them) on the device of the function that calls this.
+    """Return a structure of tensors on the device of the calling function.
 
-    A `tf.while_loop` keeps its variables on the device that their first values come from.
+    A `tf.while_loop` keeps its variables on the device of their initial values.
     """
     return tf.nest.map_structure(tf.identity, tensors)
 
 
 def stage(name: Name, key: Tensor, values: Sequence[Tensor]) -> Any:
-    """Keeps `values` under the int64 `key` in the map `name` of the current device.
+    """Store `values` under the int64 `key` in the map `name` of the current device.
 
-    A key that is there already keeps its values.
+    A key that is already there keeps its values.
     """
     return tf.raw_ops.MapStage(
         key=key,
@@ -169,7 +168,7 @@ def stage(name: Name, key: Tensor, values: Sequence[Tensor]) -> Any:
 
 
 def unstage(name: Name, key: Tensor, dtypes: Sequence[tf.DType]) -> list[Tensor]:
-    """Takes the values under `key` out of the map; blocks a thread until they are there."""
+    """Take the values under `key` out of the map, blocking a thread until they are there."""
     return list(
         tf.raw_ops.MapUnstage(
             key=key, indices=list(range(len(dtypes))), dtypes=list(dtypes), **name.attributes()
@@ -178,23 +177,23 @@ def unstage(name: Name, key: Tensor, dtypes: Sequence[tf.DType]) -> list[Tensor]
 
 
 def clear_stage(name: Name, dtypes: Sequence[tf.DType]) -> Any:
-    """Empties the map `name` of the current device."""
+    """Empty the map `name` of the current device."""
     return tf.raw_ops.MapClear(dtypes=list(dtypes), **name.attributes())
 
 
 def select(handles: Sequence[Tensor], index: Tensor) -> Tensor:
-    """Returns `handles[index]` of resource handles, for an index known only at run time."""
+    """Return the resource handle `handles[index]`, for an index known only at run time."""
     return tf.gather(tf.stack(handles), index)
 
 
 def take_until(queue: Tensor, wanted: Callable[[Tensor], Tensor]) -> Tensor:
-    """Takes pairs ([2] int64) from the queue behind a handle until one is wanted; returns it.
+    """Take pairs ([2] int64) from the queue behind a handle until one is wanted, and return it.
 
-    It holds no thread while it waits.
+    This holds no thread while it waits.
 
     Args:
-      queue: the handle.
-      wanted: from a pair to whether it is ([] bool).
+      queue: the handle of the queue.
+      wanted: function that returns whether a pair is wanted ([] bool).
     """
 
     def take() -> Tensor:
@@ -206,5 +205,5 @@ def take_until(queue: Tensor, wanted: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def put_many(queue: Tensor, elements: Tensor) -> Any:
-    """Puts elements, stacked, into the queue behind a handle; returns the operation."""
+    """Put stacked elements into the queue behind a handle, and return the operation."""
     return tf.raw_ops.QueueEnqueueManyV2(handle=queue, components=[elements])

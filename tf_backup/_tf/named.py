@@ -1,7 +1,7 @@
-"""The door to private TensorFlow: resources on a parameter server that every client finds by name.
+"""Private TensorFlow for resources on a parameter server that every client finds by name.
 
-Each entry says what it relies on, so that a TensorFlow release that moves it breaks one line
-here and no other file.
+Each entry names the internals that it relies on. If a TensorFlow release moves them, one line here
+breaks, and no other file.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ Tensor = Any  # a tf.Tensor
 
 
 class Name(NamedTuple):
-    """The name of a resource on a server: every client that says it means the same resource."""
+    """Name of a resource on a server, which refers to the same resource in every client."""
 
-    container: str  # Resources of a container can be cleared together, by anybody.
+    container: str  # Any client can clear all resources of a container together.
     name: str
 
     def __truediv__(self, part: str) -> Name:
-        """Returns a name below this one."""
+        """Return a name below this one."""
         return Name(self.container, f"{self.name}/{part}")
 
     def attributes(self) -> dict[str, str]:
-        """Returns the name as operations want it."""
+        """Return the name as attributes of an operation."""
         return {"container": self.container, "shared_name": self.name}
 
 
 class Named:
-    """A resource on a parameter server, and how any client gets its handle.
+    """A resource on a parameter server with a name, by which any client gets its handle.
 
-    Variables and queues that TensorFlow makes eagerly have no name. One process owns a resource:
-    it is deleted from the server when the owner's object is collected.
+    Variables and queues that TensorFlow makes eagerly have no name. One process owns a resource,
+    which is deleted from the server when the owner's object is collected.
 
     Args:
-      ps: the parameter server.
-      op: the raw operation that returns the handle.
-      attributes: of the operation; among them what a `Name` says.
-      owner: whether the resource goes when this object does.
+      ps: index of the parameter server.
+      op: name of the raw operation that returns the handle.
+      attributes: attributes of the operation, including those of a `Name`.
+      owner: whether to delete the resource with this object.
     """
 
     def __init__(self, ps: int, op: str, attributes: dict[str, Any], owner: bool = True) -> None:
@@ -56,27 +56,27 @@ class Named:
                 )
 
     def spec(self) -> dict[str, Any]:
-        """Returns what `open_handle` needs, as JSON can hold it."""
+        """Return the JSON-serializable spec for `open_handle`."""
         return {"ps": self.ps, "op": self._op, "attributes": _to_json(self._attributes)}
 
 
 def open_handle(spec: dict[str, Any]) -> Tensor:
-    """Returns the handle of a resource, eagerly or in a graph, from its `spec`."""
+    """Return the handle of a resource from its `spec`, eagerly or in a graph."""
     with tf.device(ps_device(spec["ps"])):
         return _make(spec["op"], _from_json(spec["attributes"]))
 
 
 class NamedVariable(resource_variable_ops.BaseResourceVariable):
-    """A variable that every client finds by its name; to what uses it, it is any `tf.Variable`.
+    """A variable that every client finds by its name, and that works like any `tf.Variable`.
 
     Relies on the constructor of TensorFlow's own variables.
 
     Args:
-      ps: the parameter server.
+      ps: index of the parameter server.
       name: the container and the name that all clients share.
-      dtype: of its elements.
-      shape: static.
-      owner: whether it goes when this object does.
+      dtype: dtype of the elements.
+      shape: static shape.
+      owner: whether to delete the variable with this object.
     """
 
     def __init__(
@@ -97,11 +97,11 @@ class NamedVariable(resource_variable_ops.BaseResourceVariable):
             )
 
     def spec(self) -> dict[str, Any]:
-        """Returns what `open_handle` needs, as JSON can hold it."""
+        """Return the JSON-serializable spec for `open_handle`."""
         return self.named.spec()
 
     def exists(self) -> Tensor:
-        """Returns whether somebody has given it a value ([] bool)."""
+        """Return whether the variable has a value ([] bool)."""
         with tf.device(ps_device(self.named.ps)):
             return tf.raw_ops.VarIsInitializedOp(resource=self.handle)
 
@@ -110,12 +110,12 @@ class NamedQueue(Named):
     """A first-in, first-out queue that every client finds by its name.
 
     Args:
-      ps: the parameter server.
+      ps: index of the parameter server.
       name: the container and the name that all clients share.
-      dtypes: of the components of an element.
-      shapes: of the components, static; None if they differ from element to element.
-      capacity: how many elements it holds before an enqueue waits.
-      owner: whether it goes when this object does.
+      dtypes: dtypes of the components of an element.
+      shapes: static shapes of the components; None if they differ between elements.
+      capacity: number of elements that fit before an enqueue waits.
+      owner: whether to delete the queue with this object.
     """
 
     def __init__(
@@ -138,27 +138,27 @@ class NamedQueue(Named):
         super().__init__(ps, "FIFOQueueV2", attributes, owner)
 
     def size(self) -> Tensor:
-        """Returns the number of elements in it ([] int32)."""
+        """Return the number of elements in the queue ([] int32)."""
         return tf.raw_ops.QueueSizeV2(handle=self.handle)
 
     def put(self, *components: Tensor) -> Any:
-        """Puts an element in; returns the operation. Waits while the queue is full."""
+        """Put an element in, waiting while the queue is full; return the operation."""
         return tf.raw_ops.QueueEnqueueV2(handle=self.handle, components=list(components))
 
     def put_many(self, *components: Tensor) -> Any:
-        """Puts elements in, of which the components' first dimension is the number."""
+        """Put elements in, stacked along the components' first dimension; return the operation."""
         return tf.raw_ops.QueueEnqueueManyV2(handle=self.handle, components=list(components))
 
     def take(self) -> list[Tensor]:
-        """Takes an element out; holds no thread while it waits for one."""
+        """Take an element out; holds no thread while it waits for one."""
         return take(self.handle, self._dtypes, self._shapes or None)
 
     def close(self) -> Any:
-        """Lets nothing more in; who takes, from an empty queue, then gets `OutOfRangeError`."""
+        """Close the queue: it accepts no more, and a take when empty gets `OutOfRangeError`."""
         return tf.raw_ops.QueueCloseV2(handle=self.handle, cancel_pending_enqueues=True)
 
     def take_many(self, count: Tensor) -> list[Tensor]:
-        """Takes `count` ([] int32) elements out: the components of all, stacked."""
+        """Take `count` ([] int32) elements out, and return their components, stacked."""
         taken = tf.raw_ops.QueueDequeueManyV2(
             handle=self.handle, n=count, component_types=self._dtypes
         )
@@ -167,14 +167,14 @@ class NamedQueue(Named):
         return list(taken)
 
     def drain(self) -> Any:
-        """Empties it; returns the operation."""
+        """Empty the queue, and return the operation."""
         return self.take_many(self.size())[0].op
 
 
 def take(
     queue: Tensor, dtypes: Sequence[tf.DType], shapes: Sequence[Sequence[int]] | None
 ) -> list[Tensor]:
-    """Takes an element out of the queue behind a handle, of shapes that may not be known."""
+    """Take an element out of the queue behind a handle; `shapes` is None if they are unknown."""
     taken = tf.raw_ops.QueueDequeueV2(handle=queue, component_types=list(dtypes))
     if shapes is not None:
         for component, shape in zip(taken, shapes, strict=True):
@@ -186,21 +186,21 @@ class NamedLock(Named):
     """A lock that every client finds by its name.
 
     Args:
-      ps: the parameter server.
+      ps: index of the parameter server.
       name: the container and the name that all clients share.
-      owner: whether it goes when this object does.
+      owner: whether to delete the lock with this object.
     """
 
     def __init__(self, ps: int, name: Name, owner: bool = True) -> None:
         super().__init__(ps, "MutexV2", name.attributes(), owner)
 
     def holding(self, body: Callable[[], Any], branches: bool = False) -> Any:
-        """Returns what `body()` returns, called in a graph when nobody else holds the lock.
+        """Call `body()` in a graph while holding the lock, and return its results.
 
-        Nothing in the body may wait. If it has `branches` (tf.cond), it is slower.
+        Nothing in the body may wait. A body with `branches` (tf.cond) is slower.
 
-        Relies on a lock's ending with the tensor that stands for it. The body is one function:
-        what it assigns may not move out of the lock.
+        Relies on the lock being released with the tensor that stands for it. The body is one
+        function, so that its assignments cannot move out of the lock.
         """
         held = tf.raw_ops.MutexLock(mutex=self.handle)
         with tf.control_dependencies([held]):
@@ -212,17 +212,16 @@ class NamedLock(Named):
 
 
 def read_strings(spec: dict[str, Any]) -> list[bytes]:
-    """Returns the strings in a variable, from its `spec`."""
+    """Return the strings in the variable with the given `spec`."""
     handle = open_handle(spec)
     return list(tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.string).numpy().tolist())
 
 
 def in_one_thread(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a function for graphs: one operation, whose own operations run in one thread.
+    """Return a function for graphs that is one operation and runs in one thread.
 
-    Two hundred operations on a few numbers cost several times as much when a pool of threads deals
-    them out. There can be no branches and loops in it. Relies on TensorFlow's options for calls of
-    functions.
+    Two hundred operations on a few numbers cost several times as much in a thread pool. The
+    function may not contain branches or loops. Relies on TensorFlow's function call options.
     """
     whole = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
 
@@ -239,7 +238,7 @@ def _make(op: str, attributes: dict[str, Any]) -> Tensor:
         return tf.raw_ops.MapPeek(key=key, indices=[0], dtypes=[tf.resource], **attributes)[0]
     handle = getattr(tf.raw_ops, op)(**attributes)
     if op == "VarHandleOp" and isinstance(handle, tf.__internal__.EagerTensor):
-        # Of an eager handle TensorFlow does not note by itself what lies behind it.
+        # TensorFlow does not set the shape and dtype behind an eager handle by itself.
         shape = tf.TensorShape(attributes["shape"])
         handle._handle_data = handle_data_util.create_handle_data(shape, attributes["dtype"])
     return handle
@@ -266,14 +265,14 @@ def _from_json(value: Any) -> Any:
 
 
 class Boxed:
-    """A resource without a name, of which every client gets the handle out of a box on its server.
+    """A resource without a name, whose handle every client gets from a named box on its server.
 
     The box is a map with one element. It refers to the resource as long as it is filled.
 
     Args:
-      resource: the handle, of this process.
-      ps: the parameter server that it lies on.
-      name: the container and the name that all clients share.
+      resource: the handle in this process.
+      ps: index of the resource's parameter server.
+      name: the container and the name of the box, which all clients share.
     """
 
     def __init__(self, resource: Tensor, ps: int, name: Name) -> None:
@@ -281,7 +280,7 @@ class Boxed:
         self._ps, self._name = ps, name
 
     def fill(self) -> None:
-        """Puts the handle in, if the box is empty."""
+        """Put the handle into the box, if the box is empty."""
         with tf.device(ps_device(self._ps)):
             tf.raw_ops.MapStage(
                 key=tf.constant(0, tf.int64),
@@ -292,10 +291,10 @@ class Boxed:
             )
 
     def empty(self) -> None:
-        """Takes the handle out."""
+        """Take the handle out of the box."""
         with tf.device(ps_device(self._ps)):
             tf.raw_ops.MapClear(dtypes=[tf.resource], **self._name.attributes())
 
     def spec(self) -> dict[str, Any]:
-        """Returns what `open_handle` needs, as JSON can hold it."""
+        """Return the JSON-serializable spec for `open_handle`."""
         return {"ps": self._ps, "op": "MapPeek", "attributes": self._name.attributes()}

@@ -1,9 +1,7 @@
-"""The door to private TensorFlow: strategies and clusters.
+"""Private TensorFlow for strategies, clusters, scopes and calls.
 
-With `graphs`, `named`, `datasets` and `strategies` it is the only user of private TensorFlow.
-
-Each entry says what it relies on, so that a TensorFlow release that moves it breaks one line
-here and no other file.
+Each entry names the internals that it relies on. If a TensorFlow release moves them, one line here
+breaks, and no other file.
 """
 
 from __future__ import annotations
@@ -32,37 +30,37 @@ Strategy = Any  # a tf.distribute.ParameterServerStrategy
 
 
 def is_parameter_server_strategy(strategy: Strategy) -> bool:
-    """Returns whether `strategy` is TensorFlow 2's parameter-server strategy."""
+    """Return whether `strategy` is TensorFlow 2's parameter-server strategy."""
     return isinstance(strategy, tf.distribute.ParameterServerStrategy)
 
 
 def worker_count(strategy: Strategy) -> int:
-    """Returns how many worker tasks the strategy's cluster has."""
+    """Return the number of worker tasks in the strategy's cluster."""
     return int(strategy._num_workers)
 
 
 def ps_count(strategy: Strategy) -> int:
-    """Returns how many parameter servers the strategy's cluster has."""
+    """Return the number of parameter servers in the strategy's cluster."""
     return int(strategy._num_ps)
 
 
 def has_variable_partitioner(strategy: Strategy) -> bool:
-    """Returns whether the strategy splits variables (Keras 3 cannot use the pieces)."""
+    """Return whether the strategy partitions variables, which Keras 3 cannot use."""
     return strategy.extended._variable_partitioner is not None
 
 
 def ps_device(index: int) -> str:
-    """Returns the device that holds what parameter server `index` holds."""
+    """Return the CPU device of parameter server `index`."""
     return f"/job:ps/replica:0/task:{index}/device:CPU:0"
 
 
 def is_on_ps(device: str) -> bool:
-    """Returns whether a device is a parameter server's."""
+    """Return whether a device is a parameter server's."""
     return bool(tf.DeviceSpec.from_string(device).job == "ps")
 
 
 def ps_index(device: str) -> int:
-    """Returns which parameter server a variable's device is on.
+    """Return the index of the parameter server that a variable's device is on.
 
     Raises:
       ValueError: if `device` is on no parameter server.
@@ -75,9 +73,9 @@ def ps_index(device: str) -> int:
 
 @contextlib.contextmanager
 def beside(variable: Any) -> Iterator[None]:
-    """Lets variables that are made under a parameter-server strategy lie where `variable` does.
+    """Place new variables under a parameter-server strategy on the device of `variable`.
 
-    The strategy would deal them out in turn. Relies on its regard for `colocate_with`.
+    The strategy would distribute them in turn. Relies on it honoring `colocate_with`.
     """
 
     def creator(next_creator: Callable[..., Any], **kwargs: Any) -> Any:
@@ -88,16 +86,16 @@ def beside(variable: Any) -> Iterator[None]:
 
 
 def forget_cluster(address: str) -> None:
-    """Lets go of what lies on a cluster that is about to end.
+    """Release resources held on a cluster before it shuts down.
 
-    Otherwise every variable and function that is later collected is looked for on a server
-    that is gone, and TensorFlow says so at length; a function's removal, of which the servers of
-    this process' next cluster know nothing, even fails the call after it. So such functions stay.
-    Relies on `EagerResourceDeleter`, on the counts of functions' references, and on the context's
-    way to leave tasks out of the cluster.
+    Otherwise each variable and function that is collected later is looked up on a server that is
+    gone, and TensorFlow logs long errors. If the process then joins another cluster, whose servers
+    do not know a function that is removed, even the next call fails. So functions are kept forever.
+    Relies on `EagerResourceDeleter`, on the reference counts of functions, and on the way in which
+    the context leaves tasks out of the cluster.
 
     Args:
-      address: of this process, in that cluster.
+      address: address of this process in that cluster.
     """
     gc.collect()
     for name in atomic_function.RUNTIME_FUNCTION_REFS:
@@ -106,7 +104,7 @@ def forget_cluster(address: str) -> None:
         if isinstance(thing, resource_variable_ops.EagerResourceDeleter):
             handle = getattr(thing, "_handle", None)
             if handle is not None and tf.DeviceSpec.from_string(handle.device).job == "ps":
-                del thing._handle  # Then it deletes nothing, by its own rules.
+                del thing._handle  # Without a handle, the deleter does nothing.
     alone = copy.deepcopy(context.get_server_def())
     del alone.cluster.job[:]
     job = alone.cluster.job.add(name=alone.job_name)
@@ -116,9 +114,10 @@ def forget_cluster(address: str) -> None:
 
 
 def let_threads_sleep() -> None:
-    """Has threads of this process that have nothing to do sleep at once, rather than spin first.
+    """Make idle threads of this process sleep at once, rather than spin first.
 
-    Before TensorFlow's first use only. Relies on where the context keeps what it begins with.
+    Only takes effect before TensorFlow's first use. Relies on where the context keeps its initial
+    configuration.
     """
     config = config_pb2.ConfigProto()
     config.experimental.disable_thread_spinning = True
@@ -128,23 +127,23 @@ def let_threads_sleep() -> None:
 # ---- The end of a server ------------------------------------------------------------------------
 
 _END = "tf_backup.end"
-_kept: list[Callable[[], None]] = []  # What TensorFlow refers to weakly.
+_kept: list[Callable[[], None]] = []  # Keeps functions that TensorFlow refers to weakly.
 
 
 def at_dismissal(end: Callable[[], None]) -> None:
-    """Has this process' server call `end` when `dismiss` is called for it elsewhere.
+    """Register `end`, which this process's server calls when another process dismisses it.
 
-    Relies on where the operation `PyFunc` looks for the function that it is to call.
+    Relies on where the operation `PyFunc` looks up the function to call.
     """
     _kept.append(end)
     script_ops._py_funcs._funcs[_END] = end
 
 
 def dismiss(job: str, index: int, address: str, timeout_s: float) -> bool:
-    """Has the server of a task call what it registered; returns whether it has.
+    """Call the function that a task's server has registered, and return whether that succeeded.
 
-    A session of its own reaches the server at `host:port` also where it was started anew, and
-    knows nothing of this process.
+    A new session reaches the server at `host:port` even if the server was restarted and does not
+    know this process.
     """
     task = f"/job:{job}/task:{index}"
     with tf.Graph().as_default() as graph, tf.device(f"{task}/device:CPU:0"):
@@ -158,7 +157,7 @@ def dismiss(job: str, index: int, address: str, timeout_s: float) -> bool:
     except tf.errors.OpError:
         return False
     finally:
-        with contextlib.suppress(tf.errors.OpError):  # The server may have ended by now.
+        with contextlib.suppress(tf.errors.OpError):  # The server may have shut down by now.
             session.close()
     return True
 
@@ -168,10 +167,10 @@ def dismiss(job: str, index: int, address: str, timeout_s: float) -> bool:
 
 @contextlib.contextmanager
 def outside_strategy() -> Iterator[None]:
-    """Leaves the scope of every strategy, as far as this thread and graph are concerned.
+    """Leave the scope of every strategy, in this thread and graph.
 
-    In a scope, variables go where the strategy wants, and Keras' optimizers ask for its replicas.
-    Relies on the two stacks that `Strategy.scope()` pushes to.
+    In a scope, the strategy places variables, and Keras optimizers ask for its replicas. Relies on
+    the two stacks that `Strategy.scope()` pushes to.
     """
     graph = tf.compat.v1.get_default_graph()
     strategies, creators = graph._distribution_strategy_stack, graph._variable_creator_stack
@@ -185,9 +184,9 @@ def outside_strategy() -> Iterator[None]:
 
 @contextlib.contextmanager
 def running_here(strategy: Strategy) -> Iterator[None]:
-    """Lets the strategy's `run` run in this process on purpose: TensorFlow warns of it otherwise.
+    """Allow the strategy's `run` in this process, about which TensorFlow warns otherwise.
 
-    Relies on what the strategy looks at before it warns.
+    Relies on the attribute that the strategy checks before it warns.
     """
     extended = strategy.extended
     before = extended._allow_run_without_coordinator
@@ -205,16 +204,16 @@ _STREAMING = "TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE"
 
 @contextlib.contextmanager
 def calls_as_written(one_thread: bool = False) -> Iterator[None]:
-    """Lets functions that are called in a graph run as they are, unchanged by Grappler.
+    """Run functions that are called in a graph as they are, unchanged by Grappler.
 
-    What the project writes is written well. For each client, a server spent seconds on improving
-    its functions, most of the time that a small training takes to begin.
+    The project's functions need no optimization. For each client, a server spent seconds on
+    optimizing them, which was most of the startup time of a small training run.
 
-    Relies on TensorFlow's options for calls of functions.
+    Relies on TensorFlow's function call options.
 
     Args:
-      one_thread: whether their operations run one after the other, in one thread; they may have no
-        branches and loops.
+      one_thread: whether the functions' operations run one after the other, in one thread. Such
+        functions may not contain branches or loops.
     """
     options = context.context().function_call_options
     before = options.executor_type, _config(options)
@@ -235,17 +234,17 @@ def _config(options: Any) -> Any:
 
 @contextlib.contextmanager
 def tracing(servers: int) -> Iterator[None]:
-    """Lets functions be traced, and variables made, without waiting for each server each time.
+    """Trace functions and create variables without waiting for each server each time.
 
-    A function that is traced is registered on every server. TensorFlow waits for that with Python's
-    lock held, for ever if a server is frozen: no signal is seen, no other thread runs. It does not
-    wait if calls travel as a stream; but then a later call may overtake an earlier one. So here
-    they do, and at the end this waits for all of them, without the lock.
+    A traced function is registered on every server. TensorFlow waits for that with Python's GIL
+    held, forever if a server is frozen: no signal is handled, and no other thread runs. It does not
+    wait if calls are streamed, but then a later call may overtake an earlier one. So calls are
+    streamed in this context only, and its end waits for all of them, without the GIL.
 
-    Relies on the environment variable's being read again and again.
+    Relies on TensorFlow reading the environment variable repeatedly.
 
     Args:
-      servers: how many parameter servers there are.
+      servers: number of parameter servers.
     """
     before = os.environ.get(_STREAMING)
     os.environ[_STREAMING] = "True"
@@ -253,7 +252,7 @@ def tracing(servers: int) -> Iterator[None]:
         yield
         for index in range(servers):
             with tf.device(ps_device(index)):
-                mark = tf.random.uniform([])  # In the stream, behind all else.
+                mark = tf.random.uniform([])  # Last in the stream.
             mark.numpy()
     finally:
         if before is None:
@@ -263,17 +262,17 @@ def tracing(servers: int) -> Iterator[None]:
 
 
 class Cancelable:
-    """Calls of functions that can be ended from another thread, as `CancelledError`.
+    """Function calls that another thread can cancel; they then raise `CancelledError`.
 
-    What they wait for on servers is undone, too. Relies on where TensorFlow looks for the
-    cancellation manager of a call: it has one for all threads, here each has its own.
+    Their pending operations on servers are cancelled, too. Relies on where TensorFlow looks up the
+    cancellation manager of a call. It has one for all threads; here each thread has its own.
     """
 
     def __init__(self) -> None:
         self._manager = cancellation.CancellationManager()
 
     def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Calls a `tf.function`, or anything that calls some."""
+        """Call a `tf.function`, or a Python function that calls some."""
         before = getattr(_thread, "manager", None)
         _thread.manager = self._manager
         try:
@@ -282,7 +281,7 @@ class Cancelable:
             _thread.manager = before
 
     def cancel(self) -> None:
-        """Ends the calls that are under way, and every later one."""
+        """Cancel the calls that are under way, and every later one."""
         self._manager.start_cancel()
 
 

@@ -1,7 +1,7 @@
-"""The door to private TensorFlow: graphs that one process traces and another one runs.
+"""Private TensorFlow for graphs that one process traces and another one runs.
 
-Each entry says what it relies on, so that a TensorFlow release that moves it breaks one line
-here and no other file.
+Each entry names the internals that it relies on. If a TensorFlow release moves them, one line here
+breaks, and no other file.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ Resource = Named | NamedVariable | Boxed
 
 
 def dump(name: str, function: Any, resources: Sequence[Resource]) -> tuple[bytes, bytes]:
-    """Returns a concrete function as a description (JSON) and a graph.
+    """Serialize a concrete function as a description (JSON) and a graph.
 
     Args:
-      name: that `load` returns.
+      name: name that `load` returns.
       function: a concrete function of tensors.
-      resources: what it captures is among these, or a tensor of this process, which is copied.
+      resources: resources that the function may capture. It may also capture tensors of this
+        process, whose values are copied.
 
     Raises:
-      ValueError: if it captures anything else.
+      ValueError: if the function captures anything else.
     """
     graph = function.graph
     known = {id(resource.handle): resource for resource in resources}
@@ -55,9 +56,9 @@ def dump(name: str, function: Any, resources: Sequence[Resource]) -> tuple[bytes
 
 
 def load(description: bytes, graph: bytes) -> tuple[str, Callable[..., list[Tensor]]]:
-    """Returns the name, and a function that runs what `dump` has written, in this process.
+    """Load a function that `dump` has serialized, and return its name and the function.
 
-    Its arguments are the tensors that the traced function took, flat; it returns a list.
+    The loaded function takes the flat tensors that the traced function took, and returns a list.
     """
     about = json.loads(description)
     definition = tf.compat.v1.GraphDef.FromString(graph)
@@ -84,7 +85,7 @@ def load(description: bytes, graph: bytes) -> tuple[str, Callable[..., list[Tens
 
 
 def _with_values(graph: Any, values: dict[str, Any]) -> Any:
-    """Returns the definition of a graph in which placeholders, by name, are constants."""
+    """Return the definition of a graph, with the placeholders in `values` as constants."""
     definition = graph.as_graph_def()
     for node in definition.node:
         if node.name in values:

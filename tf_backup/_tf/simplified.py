@@ -1,11 +1,10 @@
-"""The door to private TensorFlow: a graph with less in it, which computes the same.
+"""Private TensorFlow for simplifying a graph, which then computes the same with fewer operations.
 
-TensorFlow's optimizers of graphs work within a function. What they would remove is still there
-when a graph is cut into functions, where each tensor that crosses from one to another is a
-message between servers.
+TensorFlow's graph optimizers work within a function. They run too late when a graph is cut into
+functions, where each tensor that crosses from one function to another is a message between servers.
 
-Each entry says what it relies on, so that a TensorFlow release that moves it breaks one line
-here and no other file.
+Each entry names the internals that it relies on. If a TensorFlow release moves them, one line here
+breaks, and no other file.
 """
 
 from __future__ import annotations
@@ -20,20 +19,20 @@ NodeDef = Any
 
 
 def simplified(graph: Any, outputs: list[str]) -> tuple[GraphDef, dict[str, str]]:
-    """Removes from a graph what ties tensors together, what is there twice, and what is not used.
+    """Remove operations that tie tensors together, duplicate operations, and unused operations.
 
     `ReplicaContext.all_reduce` ties all gradients together in one `IdentityN`: each would wait for
-    all others, and would cross twice. Keras' optimizers read the learning rate once for each
-    variable. Relies on these operations' names, and on reads of a variable that stand between
-    the same two writes having the same control inputs.
+    all others, and would cross twice. Keras optimizers read the learning rate once per variable.
+    Relies on the names of these operations, and on reads of a variable between the same two writes
+    having the same control inputs.
 
     Args:
       graph: the graph.
-      outputs: the names of the tensors that it is for. What changes state stays, too.
+      outputs: names of the tensors to compute. Operations that change state are kept, too.
 
     Returns:
-      The graph, without colocation; and, by name, the tensors that are gone although something used
-      them, and what to use instead.
+      The graph without colocation, and a dict from the names of tensors that were replaced to the
+      names of their replacements.
     """
     definition, operations = graph.as_graph_def(), in_order(graph)
     nodes = {node.name: node for node in definition.node}
@@ -42,7 +41,7 @@ def simplified(graph: Any, outputs: list[str]) -> tuple[GraphDef, dict[str, str]
     smaller.versions.CopyFrom(definition.versions)
     smaller.library.CopyFrom(definition.library)
     renamed: dict[str, str] = {}  # Tensors.
-    instead: dict[str, list[str]] = {}  # Operations, of which others wait for several now.
+    instead: dict[str, list[str]] = {}  # Operations, each with the ones to wait for instead.
     seen: dict[Any, str] = {}
     for operation in operations:
         node = _with_inputs(nodes[operation.name], renamed, instead)
@@ -65,7 +64,7 @@ def simplified(graph: Any, outputs: list[str]) -> tuple[GraphDef, dict[str, str]
 
 
 def _used(definition: GraphDef, stateless: set[str], wanted: set[str]) -> GraphDef:
-    """Returns a graph without nodes that change nothing and that nothing uses."""
+    """Return a graph without unused stateless nodes."""
     kept = []
     for node in reversed(definition.node):
         if node.name in wanted or node.name not in stateless or node.op == "Placeholder":
@@ -77,7 +76,7 @@ def _used(definition: GraphDef, stateless: set[str], wanted: set[str]) -> GraphD
 
 
 def _with_inputs(node: NodeDef, renamed: dict[str, str], instead: dict[str, list[str]]) -> NodeDef:
-    """Returns a copy of a node that takes what is used instead of what is gone."""
+    """Return a copy of a node in which removed inputs are replaced."""
     copy = tf.compat.v1.NodeDef()
     copy.CopyFrom(node)
     copy.attr.pop("_class", None)
@@ -93,7 +92,7 @@ def _with_inputs(node: NodeDef, renamed: dict[str, str], instead: dict[str, list
 
 
 def _key(node: NodeDef) -> Any:
-    """Returns what two nodes share that return the same."""
+    """Return a key that is equal for nodes that compute the same values."""
     values = [each for each in node.input if not each.startswith("^")]
     controls = sorted(each for each in node.input if each.startswith("^"))
     attributes = [
@@ -115,7 +114,7 @@ def _full(name: str) -> str:
 
 
 def in_order(graph: Any) -> list[Any]:
-    """Returns the operations of a graph, each behind those that it waits for."""
+    """Return the operations of a graph, each after those that it waits for."""
     operations = {each.name: each for each in graph.get_operations()}
     before = {
         name: {each.op.name for each in operation.inputs}

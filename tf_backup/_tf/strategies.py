@@ -1,7 +1,7 @@
-"""The door to private TensorFlow: a parameter-server strategy that knows no workers.
+"""Private TensorFlow for a parameter-server strategy that does not connect to workers.
 
-Each entry says what it relies on, so that a TensorFlow release that moves it breaks one line
-here and no other file.
+Each entry names the internals that it relies on. If a TensorFlow release moves them, one line here
+breaks, and no other file.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _LARGE = 4096  # Bytes.
 
 
 class Strategy(tf.distribute.ParameterServerStrategy):
-    """TensorFlow's parameter-server strategy, whose process connects to the servers alone.
+    """TensorFlow's parameter-server strategy, connected to the parameter servers only.
 
-    Scopes, variables and all else are TensorFlow's. But TensorFlow's own strategy connects to every
-    worker, and waits for those that are not there.
+    Scopes, variables and everything else are TensorFlow's. TensorFlow's own strategy also connects
+    to every worker, and waits for missing ones.
 
-    Relies on `_connect_to_cluster` being the only place that does, and on `_extended` being made
-    right after it.
+    Relies on `_connect_to_cluster` being the only place that connects, and on `_extended` being
+    created right after it.
 
     Args:
-      resolver: the cluster, whose workers need not exist.
+      resolver: cluster resolver, whose workers need not exist.
     """
 
     def __init__(self, resolver: Any) -> None:
@@ -46,21 +46,21 @@ class Strategy(tf.distribute.ParameterServerStrategy):
 
 
 class _Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):
-    """Deals large variables out by their size: each to the server that has the fewest bytes.
+    """Placement of each large variable on the server that holds the fewest bytes.
 
-    TensorFlow deals all of them out in turn; then one of two servers has all matrices of a chain of
-    layers, and the other all biases. Here small ones are, by themselves. Scalars (the number of
-    updates, a metric's total) are on the first server, where the gate is.
+    TensorFlow places all variables in turn. With two servers, one then holds all matrices of a
+    chain of layers, and the other all biases. Here only small variables are placed in turn. Scalars
+    (the number of updates, a metric's total) are on the first server, where the gate is.
 
     Relies on `_resource_creator_scope`, and on `_create_variable_round_robin`, which
-    `_create_variable` calls for a variable that is to lie beside no other one.
+    `_create_variable` calls for a variable that is not colocated with another one.
     """
 
-    _bytes: list[int]  # Of the large variables on each server that are still there.
+    _bytes: list[int]  # Bytes of the existing large variables on each server.
     _turn: Iterator[int]
 
     def _resource_creator_scope(self) -> None:
-        """Makes no `ClusterCoordinator`, for lookup tables: there are none in models here."""
+        """Skip the `ClusterCoordinator` for lookup tables, which models here do not have."""
 
     def _create_variable_round_robin(self, next_creator: Callable[..., Any], **kwargs: Any) -> Any:
         spec = _spec(kwargs.get("initial_value"), kwargs.get("dtype"))
@@ -80,14 +80,14 @@ class _Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):
         return variable
 
     def _forget(self, ps: int, size: int) -> None:
-        """Counts a variable no more that is gone."""
+        """Subtract the bytes of a variable that has been deleted."""
         self._bytes[ps] -= size
 
 
 def _spec(value: Any, dtype: Any) -> tf.TensorSpec:
-    """Returns the shape and dtype of a variable's first value, or of what a function returns.
+    """Return the shape and dtype of a variable's initial value, or of the function's result.
 
-    The value itself is made on the server: a large table would take long on its way there.
+    The value itself is created on the server, since sending a large table there would take long.
     """
     if not callable(value):
         return tf.TensorSpec.from_tensor(tf.convert_to_tensor(value, dtype))
@@ -96,15 +96,15 @@ def _spec(value: Any, dtype: Any) -> tf.TensorSpec:
 
 
 def connect(cluster: dict[str, list[str]], job: str, index: int, address: str) -> None:
-    """Makes this process a task that is a client of the parameter servers, and of nobody else.
+    """Make this process a task that is a client of the parameter servers only.
 
-    Every call is awaited: as a stream, a later one could overtake an earlier one.
+    Each call waits for its completion. In a stream of calls, a later one could overtake an earlier.
 
     Args:
-      cluster: the `host:port` of the tasks, by job.
-      job: of this process.
-      index: its index in that job.
-      address: its own `host:port`, at which the servers fetch tensors.
+      cluster: addresses (`host:port`) of the tasks, by job.
+      job: job of this process.
+      index: index of this process in the job.
+      address: this process's own `host:port`, at which the servers fetch tensors.
     """
     os.environ["TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE"] = "False"
     os.environ["TF_PS_DISABLE_ASYNC_EXECUTOR_GLOBALLY"] = "True"

@@ -1,4 +1,4 @@
-"""Who does what, in which order: workers, the chief, the engine that runs them, evaluation.
+"""Actors of training: workers, the chief, the engine that runs them, and evaluation.
 
-Imports from `servers`, `network`, `rules` and `_tf`; knows nothing of Keras.
+Imports from `servers`, `network`, `rules` and `_tf`, and does not depend on Keras.
 """

@@ -1,4 +1,4 @@
-"""The accounts of a wrapped optimizer, while its engine lives and afterwards."""
+"""Contribution counts of a wrapped optimizer, during and after the life of its engine."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from tf_backup.records import Contributions
 
 
 class Source(Protocol):
-    """What knows accounts, and who lives: an engine."""
+    """Source of contribution counts and of the number of living workers: an engine."""
 
     @property
     def living_workers(self) -> int:
-        """How many workers live."""
+        """Number of workers that are alive."""
 
     def contributions(self) -> Contributions:
-        """Returns what became of every contribution since it was made."""
+        """Return the counts since this source was created."""
 
     def settle(self) -> None:
-        """Waits until no update is under way."""
+        """Wait until no update is in progress."""
 
 
 class Account:
-    """The accounts of one source, which may be gone: then, what it told last."""
+    """Counts of one source. They stay available after the source is garbage-collected."""
 
     def __init__(self, source: Source) -> None:
         self._source = weakref.ref(source)
         self._latest = source.contributions()
 
     def living_workers(self) -> int | None:
-        """Returns how many workers live; None if the source is gone."""
+        """Return the number of workers that are alive; None if the source is gone."""
         source = self._source()
         return None if source is None else source.living_workers
 
     def settle(self) -> None:
-        """Waits until no update is under way."""
+        """Wait until no update is in progress."""
         source = self._source()
         if source is not None:
             source.settle()
 
     def read(self) -> Contributions:
-        """Returns what became of every contribution since the source was made."""
+        """Return the counts since the source was created, or the last known ones if it is gone."""
         source = self._source()
         if source is not None:
             self._latest = source.contributions()

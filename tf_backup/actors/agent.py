@@ -1,7 +1,7 @@
-"""A worker's process: reads from the board what is to be done, and does it.
+"""Agent of a worker process, which reads jobs from the board and does them.
 
-It is a client of the parameter servers and of nobody else. It needs no Keras and no user's code:
-what it runs, the chief has traced.
+A worker process is a client of the parameter servers only. It needs neither Keras nor user code,
+because the chief has traced everything that it runs.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from tf_backup.worker_data import open_pipeline
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.2
-_SPARE_POLL_S = 1.0  # Between two questions of a spare worker whether a place has become free.
+_SPARE_POLL_S = 1.0  # How often a spare worker asks whether a place is free.
 
-# What a call raises when its server is gone, or has forgotten this client.
+# Errors of calls to a server that is gone, or that has forgotten this client.
 _GONE = (tf.errors.UnavailableError, tf.errors.AbortedError)
 
 
 class Dismissed(Exception):
-    """The chief says that training is done."""
+    """Raised when the chief has announced that training is done."""
 
 
 class Agent:
-    """Works for whichever chief the board names, until it is dismissed.
+    """Worker that serves whichever chief the board names, until it is dismissed.
 
     Args:
-      addresses: the `host:port` of the cluster's tasks, by job.
-      index: this worker's.
-      server_timeout_s: how long a server may be silent before this process starts anew.
+      addresses: `host:port` of the cluster's tasks, by job.
+      index: index of this worker.
+      server_timeout_s: how long a server may be silent before this process restarts.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Agent:
     ) -> None:
         self._index = index
         self._workers = len(addresses["worker"])
-        with arrivals.present(addresses["worker"][index]):  # Probes see already that it lives.
+        with arrivals.present(addresses["worker"][index]):  # Probes see that it is alive.
             arrivals.wait_for(addresses["ps"])
         self._servers = Servers(addresses["ps"], server_timeout_s)
         connect(addresses, "worker", index, addresses["worker"][index])
@@ -64,11 +64,11 @@ class Agent:
         self._programs: dict[str, _Program] = {}
 
     def work(self) -> None:
-        """Does what there is to do.
+        """Do the jobs on the board until training is done.
 
         Raises:
-          Dismissed: if training is done.
-          ValueError: if this worker does not fit its chief's cluster.
+          Dismissed: when training is done.
+          ValueError: if this worker does not match its chief's cluster.
         """
         try:
             while not self._board.exists:
@@ -83,7 +83,7 @@ class Agent:
     # ---- A life -------------------------------------------------------------------------------
 
     def _live(self) -> None:
-        """Works from a registration to the end of that life."""
+        """Register, and work until this life ends."""
         self._check_fit(self._board.notice())
         life = _Life(self._board.register(self._index))
         heart = threading.Thread(target=self._heart, args=(life,), name="heart", daemon=True)
@@ -112,7 +112,7 @@ class Agent:
             log.info("worker %d was given up, and begins again.", self._index)
 
     def _heart(self, life: _Life) -> None:
-        """Shows that this worker lives; ends what it does when nobody believes it any more."""
+        """Send heartbeats, and end this life once the board no longer lists it."""
         while not life.over.wait(HEARTBEAT_S):
             try:
                 if not self._board.beat(self._index, life.number):
@@ -124,7 +124,7 @@ class Agent:
             self._check()
 
     def _check(self) -> None:
-        """Starts this process anew if a server is lost: its context cannot be mended."""
+        """Restart this process if a server is lost: its TensorFlow context cannot be repaired."""
         if self._servers.lost is not None:
             log.info("%s", self._servers.lost)
             start_anew()
@@ -132,7 +132,7 @@ class Agent:
     # ---- Jobs ---------------------------------------------------------------------------------
 
     def _do(self, job: dict[str, Any], life: _Life) -> None:
-        """Does a job; tells the chief what goes wrong."""
+        """Do a job, and report errors to the chief."""
         try:
             program = self._program(job)
             life.call(getattr(program, job["kind"]), self._index, life.number, job)
@@ -145,12 +145,12 @@ class Agent:
             raise
 
     def _tell(self, job: int | None, kind: str, message: str) -> None:
-        """Tells the chief what has gone wrong here, in a job if in one."""
+        """Report an error to the chief, with the number of its job if it occurred in one."""
         log.info("worker %d: %s: %s", self._index, kind, message)
         self._board.tell({"worker": self._index, "job": job, "type": kind, "message": message})
 
     def _check_fit(self, notice: dict[str, Any]) -> None:
-        """Refuses a chief that this worker cannot work for."""
+        """Check that this worker matches its chief's cluster and TensorFlow version."""
         wrong = None
         if notice["tensorflow"] != tf.__version__:
             wrong = (
@@ -169,20 +169,20 @@ class Agent:
             raise ValueError(wrong)
 
     def _program(self, job: dict[str, Any]) -> _Program:
-        """Returns a job's program, fetched and built at its first use."""
+        """Return a job's program. It is fetched and loaded at its first use."""
         name = job["program"]["attributes"]["shared_name"]
         if name not in self._programs:
-            for known in set(self._programs) - set(job["programs"]):  # The chief has it no more.
+            for known in set(self._programs) - set(job["programs"]):  # The chief has dropped it.
                 self._programs.pop(known).close()
             self._programs[name] = _Program(job["program"])
         return self._programs[name]
 
 
 class _Life:
-    """A worker's life as others know it: from a registration until it is given up.
+    """A worker's life, from its registration until it ends or is given up.
 
     Args:
-      number: no other life has it.
+      number: unique number of this life.
     """
 
     def __init__(self, number: int) -> None:
@@ -191,23 +191,23 @@ class _Life:
         self._call = runtime.Cancelable()
 
     def call(self, function: Callable[..., Any], *args: Any) -> None:
-        """Calls a function that may wait for others; it is cut off at the end of this life."""
-        # A call that fails cancels whatever is called by the same one.
+        """Call a function that may wait for other tasks; it is canceled when this life ends."""
+        # A failed call cancels every other call of the same `Cancelable`.
         self._call = runtime.Cancelable()
         if not self.over.is_set():
             self._call(function, *args)
 
     def end(self) -> None:
-        """Ends it, from another thread."""
+        """End this life, from another thread."""
         self.over.set()
         self._call.cancel()
 
 
 class _Program:
-    """What a chief has traced for workers.
+    """Functions that a chief has traced for workers.
 
     Args:
-      spec: of the variable that holds it, on a server.
+      spec: spec of the variable that holds them on a server.
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
@@ -217,7 +217,7 @@ class _Program:
         self._reader: BatchReader | None = None
 
     def train(self, worker: int, life: int, job: dict[str, Any]) -> None:
-        """Contributes to a run, if there is a place for this worker, or as soon as there is."""
+        """Contribute to a run, as soon as there is a place for this worker."""
         me = [tf.constant(number, tf.int64) for number in (worker, life, job["run"])]
         while True:
             place = int(self._functions["admit"](*me)[0])
@@ -234,7 +234,7 @@ class _Program:
                 return
 
     def evaluate(self, worker: int, life: int, job: dict[str, Any]) -> None:
-        """Computes pieces of an evaluation, until all is done."""
+        """Compute pieces of an evaluation until it is over."""
         me = [tf.constant(number, tf.int64) for number in (worker, life, job["run"])]
         graphs = read_strings(job["data"]["graphs"])
         then = self._functions["next"](*me)[0]
@@ -255,14 +255,14 @@ class _Program:
             _let_go(kept)
 
     def close(self) -> None:
-        """Lets go of the batches that have not been used."""
+        """Release the batches that have not been used."""
         if self._reader is not None:
             self._reader.close()
         kept, self._iterator = [self._iterator], None
         _let_go(kept)
 
     def _open(self, data: dict[str, Any], place: int) -> Any:
-        """Returns the iterator of a place, which goes on from run to run."""
+        """Return the iterator of a place, which continues from run to run."""
         key = (data["number"], place)
         if self._iterator is None or self._iterator[0] != key:
             self.close()
@@ -270,7 +270,7 @@ class _Program:
         return self._iterator[1]
 
     def _dataset(self, data: dict[str, Any], place: int) -> Any:
-        """Returns the batches for a place."""
+        """Return the data set for a place."""
         self._reader = data["queue"] and BatchReader(data["queue"])
         graphs = read_strings(data["graphs"])  # Fails if the chief has deleted data and queue.
         if self._reader is not None:
@@ -279,21 +279,20 @@ class _Program:
 
 
 def _let_go(iterators: list[Any]) -> None:
-    """Lets go of iterators in a thread of its own: their end waits for the threads that read ahead.
+    """Release iterators in a new thread, because this waits for their prefetching threads.
 
-    In about one of twenty fits that took 10 to 25 s. A worker that waited came to the next run so
-    late.
+    In about one of twenty fits that took 10 to 25 s, which delayed the worker's next run.
 
     Args:
-      iterators: whose last reference is in this list.
+      iterators: list that holds the last references to the iterators.
     """
     threading.Thread(target=iterators.clear, daemon=True).start()
 
 
 def start_anew() -> NoReturn:
-    """Lets this process begin again from its first line, under the same number.
+    """Restart this process from its first line, under the same process id.
 
-    Signals that arrive before it listens again (`server.serve`) wait until then.
+    Signals that arrive meanwhile stay pending until `server.serve` listens again.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
     sys.stdout.flush()

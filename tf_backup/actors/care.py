@@ -1,4 +1,4 @@
-"""Looking after a run: who lives, who is gone, and why a step takes long."""
+"""Housekeeping during a run: lost workers, returning workers, and slow steps."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ log = logging.getLogger(__name__)
 
 
 class Care:
-    """Ends the entries of workers that are gone, and says what happens to whom.
+    """Housekeeping that ends the entries of lost workers, and logs changes and slow steps.
 
     Args:
-      gate: of the runs that are looked after.
-      coordinator: knows who lives.
+      gate: the gate of the runs.
+      coordinator: the coordinator, which knows the workers that are alive.
     """
 
     def __init__(self, gate: Gate, coordinator: Coordinator) -> None:
@@ -31,7 +31,7 @@ class Care:
         self._gone: set[int] = set()
 
     def look_after(self) -> Ledger:
-        """Does what is to be done from time to time; returns the ledger."""
+        """End the entries of lost workers, log changes, and return the ledger."""
         ledger = unpacked(self._gate.tick().numpy())
         lives = self._coordinator.members.lives
         gone = [
@@ -44,7 +44,7 @@ class Care:
         return ledger
 
     def explain(self, step: int, seconds: float, ledger: Ledger) -> None:
-        """Says why a step takes long."""
+        """Log why a step takes long."""
         members, replicas = self._coordinator.members, self._gate.policy.replicas
         silent, missing = set(members.silent), set(members.missing)
         computing = ledger.holder[(ledger.life > 0) & (ledger.status == protocol.COMPUTING)]
@@ -60,12 +60,12 @@ class Care:
         log.warning("Step %d takes %.0f s: %s.", step, seconds, "; ".join(parts))
 
     def names(self, workers: Iterable[int]) -> str:
-        """Returns workers with their addresses."""
+        """Return the names of workers, with their addresses."""
         addresses = self._coordinator.addresses["worker"]
         return ", ".join(f"worker {i} ({addresses[i]})" for i in sorted(workers))
 
     def _tell_of_deaths(self) -> None:
-        """Says who is gone, and who is back."""
+        """Log the workers that were lost, and those that are back."""
         members = self._coordinator.members
         gone = {worker for worker in members.missing if members.ever[worker]}
         for worker in sorted(gone - self._gone):

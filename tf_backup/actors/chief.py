@@ -1,4 +1,4 @@
-"""The chief: takes the mean of N gradients, updates, publishes, releases; in a loop on the servers.
+"""The chief's loop, which makes updates from N gradients each and runs on the servers.
 
 Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 2 and 4.
 """
@@ -29,21 +29,21 @@ Tensor = Any
 
 
 class Chief:
-    """The loop that makes updates, from the beginning of a run to its end.
+    """The loop that makes updates, from the start of a run to its end.
 
-    It runs on the parameter servers: nothing of it passes through the coordinator, which gives
-    permits and reads reports. With one server an update is one function call there. With several
-    each takes and publishes its part in one; what the optimizer does in between crosses from one
-    to another where it has to.
+    Each turn takes the mean of N gradients, updates the variables, publishes the parameters and
+    releases the workers. It runs on the parameter servers; the coordinator only gives permits and
+    reads reports. With one server, an update is one function call there. With several, each takes
+    and publishes its own part, and only what the optimizer needs from others crosses in between.
 
     Args:
-      objective: whose variables are updated.
-      snapshot: of the variables that workers read.
-      contribution: how the workers' results travel.
-      accumulator: where they wait.
-      gate: says what an update is made of, and is told when the next step may begin.
-      permits: how many updates may be made.
-      reports: what to tell of each.
+      objective: the objective whose variables are updated.
+      snapshot: snapshot of the variables that workers read.
+      contribution: format of the workers' results.
+      accumulator: accumulator where contributions wait.
+      gate: gate that decides which contributions make an update, and releases the workers.
+      permits: permits for updates.
+      reports: queue of reports on updates.
       alone: whether there is only one parameter server.
     """
 
@@ -70,10 +70,10 @@ class Chief:
         self.loop = graphs.function(self._loop)
 
     def _loop(self, step: Tensor) -> Tensor:
-        """Makes updates until it is told to stop, or too few workers have data left.
+        """Make updates until told to stop, or until too few workers have data left.
 
         Args:
-          step: [] int64, the number of updates made before.
+          step: [] int64, the number of updates made so far.
 
         Returns:
           [] int64, the number of updates made.
@@ -102,7 +102,7 @@ class Chief:
         return graphs.on_server(GATE_SERVER, whole, step) if self._alone else whole(step)
 
     def _next(self, step: Tensor) -> tuple[Tensor, Tensor]:
-        """Waits, on the gate's server, for a permit, and for step t to be complete.
+        """Wait on the gate's server for a permit and then until step t is complete.
 
         Returns:
           The event ([4, N]), and whether the update is the run's last ([] bool).
@@ -124,13 +124,13 @@ class Chief:
         return event, last
 
     def _update_alone(self, event: Tensor, last: Tensor) -> Any:
-        """Makes an update where one server holds everything; returns the next step and event."""
+        """Make an update on the only server; return the result of `_release`."""
 
         def at_server(event: Tensor, last: Tensor) -> Any:
             taken, found = self._take(GATE_SERVER, event[1])
             with graphs.changing() as written:
                 results = self._apply(self._contribution.totals(found))
-            # All: rows of tables, which no snapshot has, are looked up in the next step.
+            # Wait for all writes: the next step looks up rows of tables, which are in no snapshot.
             done = tf.group(*taken, *written, *self._snapshot.write(GATE_SERVER))
             with tf.control_dependencies([done]):
                 return self._release(event, last, results)
@@ -138,24 +138,24 @@ class Chief:
         return graphs.on_server(GATE_SERVER, at_server, event, last)
 
     def _update(self, event: Tensor, last: Tensor) -> Any:
-        """Makes an update across servers; returns the next step and event."""
+        """Make an update across servers; return the result of `_release`."""
         results, done = self._whole()(event)
 
         def release(event: Tensor, last: Tensor, results: Any, done: list[Tensor]) -> Any:
             with tf.control_dependencies(done):
                 return self._release(event, last, results)
 
-        # Not before every server has taken step t out, also those that publish nothing: a
-        # contribution to step t + 1 could be there already, and be cleared away with it.
+        # Release only after every server has taken the contributions to step t, also those that
+        # publish nothing. Otherwise a late server could clear away contributions to step t + 1.
         return graphs.on_server(GATE_SERVER, release, event, last, results, done)
 
     def _whole(self) -> Callable[[Tensor], tuple[Any, list[Tensor]]]:
-        """Returns what makes an update of an event, as few functions on each server as can be."""
+        """Return a function that makes an update, cut into as few calls per server as possible."""
         event = tf.TensorSpec([4, self._gate.policy.replicas], tf.int64)
         traced = tf.function(
             lambda event: self._at_servers(event)[0], autograph=False
         ).get_concrete_function(event)
-        # TensorFlow forgets its branches with it, and the parts call them by name.
+        # Keep a reference: its branches are deleted with it, and the parts call them by name.
         self._traced = traced
         structure = traced.structured_outputs
         try:
@@ -171,16 +171,16 @@ class Chief:
         return whole
 
     def _one_by_one(self, event: Tensor) -> tuple[Any, list[Tensor]]:
-        """Makes an update across servers, operation by operation."""
+        """Make an update across servers, operation by operation."""
         results, written = self._at_servers(event)
         with tf.control_dependencies(written):
             return results, [tf.constant(True)]
 
     def _at_servers(self, event: Tensor) -> tuple[Any, list[Any]]:
-        """Takes, updates and publishes, each where it belongs.
+        """Take contributions, update variables and publish, each on the server that it is for.
 
         Returns:
-          The results, and the operations behind which all is done.
+          The objective's results, and the operations to wait for.
         """
         found: dict[int, Any] = {}
         done: list[Any] = []
@@ -197,10 +197,10 @@ class Chief:
         return results, done
 
     def _take(self, ps: int, tickets: Tensor) -> tuple[list[Tensor], dict[int, Any]]:
-        """Takes N contributions on a server, there.
+        """Take N contributions out of the accumulator of a server; called on that server.
 
         Returns:
-          What is there when they are out of the accumulator, and the mean (or sum) by target.
+          Tensors that are ready once the contributions are taken, and the mean (or sum) by target.
         """
         if ps not in self._contribution.servers:
             return [], {}
@@ -209,13 +209,13 @@ class Chief:
         return [part[0] for part in parts], self._contribution.combine(parts, ps)
 
     def _apply(self, totals: list[Any]) -> Any:
-        """Updates the variables; returns the objective's results."""
+        """Update the variables, and return the objective's results."""
         objective = self._objective
         gradients = totals[: len(objective.trainable)]
         others = [*objective.state, *objective.sums]
         changes = totals[len(gradients) : len(gradients) + len(others)]
         reports = totals[len(gradients) + len(others) :]
-        # First, since a trainable variable may be among them: its gradient is for the new value.
+        # First, since trainable variables may be among them: gradients apply to the new values.
         for variable, value in zip(others, changes, strict=True):
             if value is not None:
                 variable.assign_add(value)
@@ -223,7 +223,7 @@ class Chief:
         return objective.results(reports)
 
     def _release(self, event: Tensor, last: Tensor, results: Any) -> Any:
-        """Reports the update, releases the workers, and waits for the next event.
+        """Report the update, release the workers, and wait for the next event.
 
         Returns:
           t + 1, the event, and whether the next update is the last.

@@ -1,4 +1,4 @@
-"""The chief's side of a cluster: a client of the parameter servers, and of nobody else."""
+"""The chief's connection to a cluster, as a client of the parameter servers only."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from tf_backup.servers.board import FREE, Board
 
 log = logging.getLogger(__name__)
 
-LEASE_S = 10.0  # How long a chief that is not heard of keeps its servers.
+LEASE_S = 10.0  # How long a silent chief keeps its servers.
 _BEAT_S = 0.5
 _POLL_S = 0.1
-_GONE_DEVICE = "/job:localhost/"  # Of a process that is no task of a cluster.
+_GONE_DEVICE = "/job:localhost/"  # Device of a process outside a cluster.
 _CONTAINER = "tf-backup.{generation}"
 
 _coordinators: weakref.WeakKeyDictionary[Any, Coordinator] = weakref.WeakKeyDictionary()
 
 
 class Coordinator:
-    """What a chief has of its cluster beside the strategy.
+    """The chief's connection to its cluster.
 
-    It holds the servers' lease as long as it lives, reads how the workers are, and tells them what
-    to do. No call to a server waits for ever, and no wait in the main thread is inside TensorFlow.
+    It holds the lease on the servers, watches the workers, and tells them what to do. No call to a
+    server waits for ever, and the main thread never waits inside TensorFlow.
 
     Args:
-      addresses: the `host:port` of the tasks, by job. This process is connected to the servers.
-      servers: watches over the servers.
-      worker_timeout_s: how long a worker's lease lasts.
+      addresses: `host:port` of the tasks, by job. This process is connected to the servers.
+      servers: watch over the parameter servers.
+      worker_timeout_s: length of a worker's lease.
 
     Raises:
       ClusterError: if another chief has the servers.
@@ -74,10 +74,10 @@ class Coordinator:
         self._thread = threading.Thread(target=self._beat, name="chief-lease", daemon=True)
         self._thread.start()
 
-    # ---- What others do -----------------------------------------------------------------------
+    # ---- The workers --------------------------------------------------------------------------
 
     def announce(self, job: dict[str, Any] | None) -> int:
-        """Tells the workers what to do from now on; returns the job's number."""
+        """Announce a job (or none) to the workers, and return its number."""
         self._jobs += 1
         self._errors = []
         self._notice["job"] = job and {"number": self._jobs, **job}
@@ -85,11 +85,11 @@ class Coordinator:
         return self._jobs
 
     def worker_errors(self) -> list[dict[str, Any]]:
-        """Returns the errors that workers have met in the job at hand."""
+        """Return the errors that workers have reported in the current job."""
         return [error for error in self._errors if error["job"] == self._jobs]
 
     def dismiss(self, patience_s: float) -> list[int]:
-        """Tells the workers that training is done; returns those that have not heard it."""
+        """Tell the workers that training is done, and return those that have not confirmed it."""
         self._notice.update(dismissed=True, job=None)
         self._board.write(self._notice)
         deadline = time.monotonic() + patience_s
@@ -102,13 +102,13 @@ class Coordinator:
     # ---- Calls and waits ----------------------------------------------------------------------
 
     def tracing(self) -> Any:
-        """Returns a context in which functions are traced; see `runtime.tracing`."""
+        """Return a context for tracing functions; see `runtime.tracing`."""
         return runtime.tracing(len(self.addresses["ps"]))
 
     def check(self, cause: BaseException | None = None) -> None:
-        """Raises an error if a server is lost, or this chief's time is over.
+        """Raise an error if a server is lost, or if another chief has taken over.
 
-        In the main thread, also raises what a signal should have raised.
+        In the main thread, also raise the exception of a signal if it was lost.
         """
         if threading.current_thread() is threading.main_thread():
             self.servers.repeat_signal()
@@ -125,9 +125,10 @@ class Coordinator:
 
     @contextlib.contextmanager
     def told_plainly(self) -> Iterator[None]:
-        """Raises our own error in the place of what TensorFlow says of a lost server.
+        """Replace TensorFlow's errors about a lost server with `ParameterServerLost`.
 
-        Also of what was made before this process was a task of the cluster: its device is gone.
+        Objects created before this process joined the cluster raise `ValueError`: their device
+        is gone.
         """
         try:
             yield
@@ -148,14 +149,15 @@ class Coordinator:
     def call(
         self, function: Callable[[], Any], meanwhile: Callable[[], None] = lambda: None
     ) -> Any:
-        """Calls a function that may wait long, in another thread; returns what it returns.
+        """Call a function that may take long in another thread, and return its result.
 
         Args:
-          function: to call.
-          meanwhile: called from time to time while it takes long; may raise an error.
+          function: the function to call.
+          meanwhile: called from time to time during the call; may raise an error.
 
         Raises:
-          ParameterServerLost, ClusterError: if a server is lost meanwhile, and what it raises.
+          ParameterServerLost, ClusterError: see `check`. Errors of `function` and `meanwhile` are
+            raised as well.
         """
         results: list[Any] = []
 
@@ -181,7 +183,7 @@ class Coordinator:
         return value
 
     def close(self) -> None:
-        """Gives the servers free."""
+        """Release the servers."""
         if self._closed.is_set():
             return
         self._closed.set()
@@ -194,9 +196,9 @@ class Coordinator:
     # ---- The lease ----------------------------------------------------------------------------
 
     def _claim(self) -> int:
-        """Takes the servers; returns the number of this chief.
+        """Take the servers, and return the number of this chief.
 
-        One that died is waited for until its lease has ended, one that lives is not.
+        If the last chief died, wait until its lease has ended. If it is alive, raise an error.
         """
         since, reported = time.monotonic(), False
         seen = self._board.lease()
@@ -232,21 +234,21 @@ class Coordinator:
         return str(self._board.notice()["chief"]) if self._board.exists else "unknown"
 
     def _clear(self, generation: int) -> None:
-        """Clears what an earlier chief has left on the servers."""
+        """Delete the resources that an earlier chief has left on the servers."""
         container = _CONTAINER.format(generation=generation)
         for address in self.addresses["ps"]:
             if not status.clear(address, container):
                 log.info("What the last chief has left on %s could not be cleared.", address)
 
     def _beat(self) -> None:
-        """Holds the lease, and looks at the workers."""
+        """Keep the lease, and read the workers' heartbeats and errors."""
         while not self._closed.wait(_BEAT_S):
             try:
                 look = self._board.look(self.generation)
             except tf.errors.OpError:
                 if self.servers.lost is not None:
                     return
-                continue  # The watch over the servers will say what it is.
+                continue  # The watch over the servers finds the cause.
             self.members.update(look.lives, look.beats)
             for error in look.errors:
                 if error["job"] is None:
@@ -258,10 +260,10 @@ class Coordinator:
 
 
 def of(strategy: Any) -> Coordinator:
-    """Returns the coordinator of a strategy that tf_backup has made.
+    """Return the coordinator of a strategy that tf_backup has created.
 
     Raises:
-      ValueError: if it is of somebody else's making.
+      ValueError: if tf_backup has not created the strategy.
     """
     if strategy not in _coordinators:
         raise ValueError(
@@ -272,5 +274,5 @@ def of(strategy: Any) -> Coordinator:
 
 
 def register(strategy: Any, coordinator: Coordinator) -> None:
-    """Notes the coordinator of a strategy."""
+    """Register the coordinator of a strategy."""
     _coordinators[strategy] = coordinator

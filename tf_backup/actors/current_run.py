@@ -1,4 +1,4 @@
-"""Whose run the workers of a strategy are in: they run one loop at a time."""
+"""Registry of the run that owns a strategy's workers, which run one loop at a time."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Any, Protocol
 
 
 class Run(Protocol):
-    """What has the workers."""
+    """A run that owns the workers of a strategy."""
 
     def end(self) -> None:
-        """Sends them home, and calls `ended`."""
+        """Stop the workers, and call `ended`."""
 
 
 _running: weakref.WeakKeyDictionary[Any, Run] = weakref.WeakKeyDictionary()
 
 
 def begin(strategy: Any, run: Run) -> None:
-    """Notes that `run` has the workers, after it has taken them from whoever had them."""
+    """End the run that owns the workers, if any, and make `run` their owner."""
     interrupt(strategy)
     _running[strategy] = run
 
 
 def interrupt(strategy: Any) -> None:
-    """Ends the run that the workers are in, if there is one.
+    """End the run that owns the workers, if any.
 
-    They would be waiting for its next step for ever; who makes that step begins again.
+    Otherwise they would wait for its next step for ever. Whoever makes that step begins a new run.
     """
     run = _running.pop(strategy, None)
     if run is not None:
@@ -33,6 +33,6 @@ def interrupt(strategy: Any) -> None:
 
 
 def ended(strategy: Any, run: Run) -> None:
-    """Notes that `run` does not have the workers any more."""
+    """Record that `run` no longer owns the workers."""
     if _running.get(strategy) is run:
         del _running[strategy]

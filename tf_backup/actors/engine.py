@@ -1,6 +1,6 @@
-"""SGD with backup workers on one objective: everything below Keras, put together.
+"""Engine of SGD with backup workers on one objective, independent of Keras.
 
-An engine lives as long as its objective; a run is one epoch: `begin`, `step` ..., `end`.
+An engine lives as long as its objective. A run is one epoch: `begin`, `step` ..., `end`.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ from tf_backup.worker_data import Pipelines
 log = logging.getLogger(__name__)
 
 HOME_TIMEOUT_S = 30.0  # How long the end of training waits for workers' last batches.
-AHEAD = 64  # Updates that may be permitted ahead of what the coordinator has seen.
+AHEAD = 64  # Maximum number of updates that are permitted ahead of the chief's process.
 _POLL_S = 0.1
 _HOME_POLL_S = 0.02
 
 
 class Engine:
-    """Trains an objective on the workers and parameter servers of a strategy.
+    """Training of one objective on the workers and parameter servers of a strategy.
 
     Args:
-      strategy: made by tf_backup.
+      strategy: a strategy created by tf_backup.
       policy: N, b and the bound on staleness.
-      objective: what is trained.
-      element_spec: of the batches.
-      stall_timeout_s: how long to wait, with fewer than N workers alive, for one to come back.
+      objective: the training objective.
+      element_spec: spec of the batches.
+      stall_timeout_s: how long to wait for workers while fewer than N are alive.
     """
 
     def __init__(
@@ -112,31 +112,31 @@ class Engine:
 
     @property
     def active(self) -> bool:
-        """Whether a run is on: workers compute, or wait for the next step."""
+        """Whether a run is in progress: workers compute, or wait for the next step."""
         return self._run is not None
 
     @property
     def living_workers(self) -> int:
-        """How many workers live, of as many as there are places for; from any thread."""
+        """Number of workers that are alive, at most N + b. Any thread may read this."""
         return min(self.policy.workers, self._coordinator.members.living)
 
     @property
     def bytes_per_step(self) -> dict[str, int]:
-        """Bytes that one worker reads and sends per step, without rows of tables."""
+        """Number of bytes that one worker reads and sends per step, without rows of tables."""
         return {"read": self._snapshot.layout.nbytes, "sent": self._contribution.layout.nbytes}
 
     def contributions(self) -> Contributions:
-        """Returns what became of every contribution since this engine was made."""
+        """Return the contribution counts since this engine was created."""
         return self._books.read()
 
     # ---- A run --------------------------------------------------------------------------------
 
     def begin(self, data: Pipelines, step: int) -> None:
-        """Publishes theta(t) and sets the workers to work on step t = `step`.
+        """Publish theta(t) and start the workers on step t = `step`.
 
-        Steps never come twice, since the workers draw their random numbers by them: an
-        optimizer that counts fewer (it accumulates gradients, or skipped some that were not
-        finite) does not set the count back.
+        Step numbers never repeat, because workers seed their random numbers with them. So `step`
+        never sets the count back: an optimizer that accumulates gradients, or that has skipped
+        gradients that were not finite, counts fewer updates.
         """
         if self._run is not None:
             raise RuntimeError("A run is on already.")
@@ -158,17 +158,17 @@ class Engine:
             self._coordinator.announce(self._program.job("train", data, run=number))
 
     def step(self, ahead: int = 1, last: bool = False) -> Any:
-        """Makes an update, or returns one that has been made already.
+        """Make an update, or return one that has been made already.
 
         Args:
-          ahead: how many updates may be made before this is called again; at least 1, this one.
-          last: whether the last of those is the run's last; the workers then go home.
+          ahead: number of updates that may be made before the next call, this one included.
+          last: whether the last of these updates is the run's last. Workers stop after it.
 
         Returns:
           The objective's results; None if too few workers have data left for an update.
 
         Raises:
-          ParameterServerLost, WorkersLost, WorkerFailed: nothing is updated then.
+          ParameterServerLost, WorkersLost, WorkerFailed: if training fails. No update is made then.
         """
         assert self._run is not None
         with self._coordinator.told_plainly():
@@ -186,9 +186,9 @@ class Engine:
             return report.results
 
     def settle(self) -> None:
-        """Waits until no update is under way: what is on the servers stays as it is.
+        """Wait until no update is in progress, so that variables on the servers do not change.
 
-        What has been made already and not been returned, `step` returns later.
+        Updates that have been made already and not been returned are returned by `step` later.
         """
         if self._run is None:
             return
@@ -200,7 +200,7 @@ class Engine:
                 time.sleep(_HOME_POLL_S)
 
     def end(self) -> None:
-        """Ends the run, if one is on: sends the workers home, and does not wait for them."""
+        """End the run, if any: tell the workers to stop, without waiting for them."""
         if self._run is None:
             return
         run = self._run
@@ -213,7 +213,7 @@ class Engine:
             self._gate.close_run()
 
     def close(self) -> None:
-        """Ends training: waits until the workers are home, and closes the accounts."""
+        """End training: wait until the workers have finished, and complete the counts."""
         self.end()
         with self._coordinator.told_plainly():
             self._await_home()
@@ -223,21 +223,21 @@ class Engine:
             self._coordinator.announce(None)
 
     def abandon(self) -> None:
-        """Ends training after the cluster is lost: asks nothing of it."""
+        """End training after the cluster is lost, without calling it."""
         if self._run is not None:
             self._run.abandon()
             self._over()
 
     def _over(self) -> None:
-        """Ends the run as far as this process is concerned."""
+        """Mark the run as ended in this process."""
         self._run = None
         current_run.ended(self._strategy, self)
 
     def _grant(self, ahead: int, last: bool) -> None:
-        """Gives permits for `ahead` updates, less those that are given already."""
+        """Give permits for `ahead` updates, minus those that have been given already."""
         whole = ahead <= AHEAD
         more = min(ahead, AHEAD) - self._granted
-        # Many at once, or each would cost a call.
+        # Give many at once, because each grant is a call.
         if more <= 0 or (self._granted and more < AHEAD // 2 and not whole):
             return
         kinds = np.full([more], GO)
@@ -249,22 +249,22 @@ class Engine:
     # ---- Waiting ------------------------------------------------------------------------------
 
     def _await_report(self) -> Report | None:
-        """Returns the next update's report; None if too few workers have data left."""
+        """Return the next update's report; None if too few workers have data left."""
         assert self._run is not None
         self._watch.restart()
         while True:
             report = self._run.next_report(_POLL_S)
             if report is not None:
-                return report if report.step >= 0 else None  # At its end: EXHAUSTED.
+                return report if report.step >= 0 else None  # The run has ended: EXHAUSTED.
             self._coordinator.check()
             if self._look_around():
                 return None
 
     def _look_around(self) -> bool:
-        """Does what is to be done while a step takes long.
+        """Raise errors and log delays while a step takes long.
 
         Returns:
-          Whether the run is over, since those that still have data are too few, or gone.
+          Whether the run is over because too few living workers still have data.
         """
         assert self._run is not None
         for error in self._coordinator.worker_errors():
@@ -292,7 +292,7 @@ class Engine:
         return False
 
     def _await_home(self) -> None:
-        """Waits until no worker computes for this engine any more, or is worth waiting for."""
+        """Wait, at most `HOME_TIMEOUT_S`, until no responsive worker computes for this engine."""
         deadline = time.monotonic() + HOME_TIMEOUT_S
         while True:
             ledger = self._care.look_after()

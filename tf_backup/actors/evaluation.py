@@ -1,4 +1,4 @@
-"""Evaluation on all workers, in small pieces: every batch counts exactly once."""
+"""Evaluation on all workers, in small pieces. Every batch counts exactly once."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ Tensor = Any
 
 
 class Evaluation:
-    """Computes a measurement over all batches of a data set.
+    """Distributed evaluation of a measurement over all batches of a data set.
 
     Args:
-      strategy: whose workers compute.
-      measurement: what workers compute.
-      element_spec: of the batches.
-      stall_timeout_s: how long to wait, when no worker is alive, for one to come back.
+      strategy: the strategy whose workers compute.
+      measurement: the measurement that workers compute.
+      element_spec: spec of the batches.
+      stall_timeout_s: how long to wait for workers while none is alive.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Evaluation:
             )
 
     def run(self, data: WorkerData) -> Any:
-        """Returns the measurement's results over all of `data`.
+        """Return the measurement's results over all of `data`.
 
         Raises:
           ParameterServerLost, WorkersLost, WorkerFailed: as in training.
@@ -101,7 +101,7 @@ class Evaluation:
     # ---- For workers --------------------------------------------------------------------------
 
     def _functions(self, element_spec: Any) -> dict[str, Any]:
-        """Returns what a worker's process runs, by name."""
+        """Return the functions that a worker process runs, by name."""
         number = tf.TensorSpec([], tf.int64)
         batches = tf.data.IteratorSpec(element_spec)
         of_next = graphs.function(self._next)
@@ -114,21 +114,21 @@ class Evaluation:
         }
 
     def _next(self, worker: Tensor, life: Tensor, run: Tensor) -> Tensor:
-        """Returns what a worker is to do; see `Dispenser.next`."""
+        """Return what a worker does next; see `Dispenser.next`."""
         return graphs.on_server(GATE_SERVER, self._dispenser.next, worker, life, run)
 
     def _pieces(
         self, worker: Tensor, life: Tensor, run: Tensor, lane: Tensor, start: Tensor, iterator: Any
     ) -> Tensor:
-        """Computes piece after piece of a lane, as long as the worker is to go on with it.
+        """Compute pieces of a lane for as long as the worker holds the lane.
 
         Args:
           worker: [] int64, the worker's index.
           life: [] int64, the number of its life.
-          run: [] int64, the evaluation.
-          lane: [] int64, which lane.
-          start: [] int64, how many batches of it are left out.
-          iterator: the batches behind them.
+          run: [] int64, the number of the evaluation.
+          lane: [] int64, the lane.
+          start: [] int64, the number of its batches to skip.
+          iterator: iterator over the batches after these.
 
         Returns:
           [2] int64, what to do next; see `Dispenser.next`.
@@ -155,7 +155,7 @@ class Evaluation:
     def _piece(
         self, batch: Any, values: list[Tensor], iterator: Any
     ) -> tuple[Any, Tensor, list[Tensor]]:
-        """Adds up the results of some batches; returns the next one, their number and the sums."""
+        """Add up the results of some batches; return the next batch, their number and the sums."""
         compute, seed = self._measurement.compute, tf.zeros([2], tf.int64)
         zeros = [tf.zeros(spec.shape, spec.dtype) for spec in compute.structured_outputs]
         end = tf.timestamp() + pieces.PIECE_S
@@ -178,7 +178,7 @@ class Evaluation:
         return batch, count, sums
 
     def _deliver(self, message: Tensor, sums: list[Tensor]) -> Tensor:
-        """Delivers a piece; returns what to do next."""
+        """Deliver a piece, and return what to do next."""
         layout = self._dispenser.layout
         buffers = [layout.pack(sums, key) for key in layout.keys]
 
@@ -192,7 +192,7 @@ class Evaluation:
     # ---- For the coordinator ------------------------------------------------------------------
 
     def _look_around(self, watch: Watch) -> None:
-        """Does what is to be done while an evaluation takes long."""
+        """Raise errors, free the lanes of lost workers, and log delays."""
         for error in self._coordinator.worker_errors():
             raise worker_failed(error)
         members, lanes = self._coordinator.members, self._dispenser.lanes()

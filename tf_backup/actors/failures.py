@@ -1,4 +1,4 @@
-"""TensorFlow's account of what failed, turned into a sentence."""
+"""Short error messages from TensorFlow's errors."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import tensorflow as tf
 
 from tf_backup import errors
 
-# What TensorFlow raises when a task is gone.
+# Errors that TensorFlow raises when a task is gone.
 GONE = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 
 
 def worker_failed(told: dict[str, Any]) -> errors.WorkerFailed:
-    """Returns the error that a worker has told of, with TensorFlow's own as its cause."""
+    """Return the error for a worker's error report, with TensorFlow's error as its cause."""
     kind = getattr(tf.errors, told["type"], tf.errors.UnknownError)
     failure = errors.WorkerFailed(
         f"Worker {told['worker']} raised {told['type']}: {told['message']}"
@@ -24,7 +24,7 @@ def worker_failed(told: dict[str, Any]) -> errors.WorkerFailed:
 
 
 def gist(error: BaseException) -> str:
-    """Returns the line of TensorFlow's message that says what is wrong."""
+    """Return the line of TensorFlow's error message that says what is wrong."""
     message = str(getattr(error, "message", None) or error)
     noise = (
         " ",
@@ -36,9 +36,9 @@ def gist(error: BaseException) -> str:
         ":{",
         ":UNKNOWN",
     )
-    # Several causes are told as "2 root error(s) found." and then "  (0) ...".
+    # Several causes are listed as "2 root error(s) found.", followed by "  (0) ...".
     told = [line.removeprefix("  (0) ") for line in message.splitlines()]
     told = [line for line in told if not line.endswith("root error(s) found.")]
     told = [re.sub(r"^[A-Z_]+:(\s+|$)", "", line) for line in told if not line.startswith(noise)]
-    # A check's own message may begin with an empty line, behind the name of the error.
+    # A check's own message may begin with an empty line, after the name of the error.
     return next((line for line in told if line.strip()), message)

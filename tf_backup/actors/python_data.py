@@ -1,4 +1,4 @@
-"""Data that only the chief's process can make: Python's generators, `PyDataset`, `py_function`."""
+"""Data that only the chief's process can read: Python generators, `PyDataset`, `py_function`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tf_backup.worker_data import Pipelines
 
 log = logging.getLogger(__name__)
 
-_END_TIMEOUT_S = 1.0  # How long the end of training waits for the user's code to return a batch.
+_END_TIMEOUT_S = 1.0  # How long the end of training waits for user code to return a batch.
 _POLL_S = 0.02
 
 
@@ -30,11 +30,11 @@ class Source(NamedTuple):
 
     Attributes:
       dataset: a `tf.data.Dataset`, or a function from `tf.distribute.InputContext` to one.
-      batches: how many it has; None if that is not known.
-      infinite: whether it is known to have no end.
-      here: "a generator", say, if no other process can read it; None if others can.
-      begin, end: called in this process before and after each pass.
-      errors: those that the user's code has raised, for data that stay here.
+      batches: number of batches; None if unknown.
+      infinite: whether the data set is known to be infinite.
+      here: noun phrase such as "a generator" if only this process can read the data, else None.
+      begin, end: functions called in this process before and after each pass.
+      errors: exceptions raised by user code, if only this process can read the data.
     """
 
     dataset: Any
@@ -47,15 +47,15 @@ class Source(NamedTuple):
 
 
 class PythonData:
-    """Batches that a thread of this process makes, and whichever worker is next takes.
+    """Batches that a thread of this process makes; each goes to the next worker that asks.
 
-    It has what `Feed` asks of a `WorkerData`. A source of known length is read over and over, any
-    other once from each `start`.
+    It has the methods and properties of `WorkerData` that `Feed` uses. A source of known length
+    is repeated without end. Any other source is read once per `start`.
 
     Args:
-      strategy: whose workers take them.
-      source: of the batches.
-      capacity: batches that may wait on the first parameter server.
+      strategy: the strategy whose workers take the batches.
+      source: the source of the batches.
+      capacity: number of batches that may wait on the first parameter server.
     """
 
     def __init__(self, strategy: Any, source: Source, capacity: int) -> None:
@@ -69,16 +69,16 @@ class PythonData:
 
     @property
     def endless(self) -> bool:
-        """Whether it is read over and over."""
+        """Whether the data is repeated without end."""
         return self.batches is not None
 
     @property
     def error(self) -> BaseException | None:
-        """What has ended the batches before their time."""
+        """The error that ended the batches early, if any."""
         return None if self._producer is None else self._producer.error
 
     def start(self) -> Pipelines:
-        """Returns the pipelines, begun anew; from now on batches are made."""
+        """Start making batches, and return the pipelines that take them."""
         self.close()
         name = Name(self._coordinator.container, f"batches/{uuid.uuid4().hex}")
         with self._coordinator.tracing():
@@ -88,7 +88,7 @@ class PythonData:
         return Pipelines(graphs=[], spec=spec, shards=1, repeat=False, queue=queue.spec())
 
     def close(self) -> None:
-        """Ends making batches, and lets workers that wait for one come to an end."""
+        """Stop making batches, and end the waiting of workers that wait for one."""
         producer, self._producer = self._producer, None
         if producer is None:
             return
@@ -102,9 +102,9 @@ class _Producer:
     """A thread that puts batches into a queue.
 
     Args:
-      queue: where to.
-      source: of the batches.
-      endless: whether to read it over and over.
+      queue: the queue.
+      source: the source of the batches.
+      endless: whether to repeat the source without end.
     """
 
     def __init__(self, queue: BatchQueue, source: Source, endless: bool) -> None:
@@ -116,16 +116,16 @@ class _Producer:
 
     @property
     def error(self) -> BaseException | None:
-        """What the user's code has raised, or why a batch could not be sent."""
+        """The error that user code has raised, or the reason why a batch could not be sent."""
         return self._error or self._queue.error
 
     def cut_off(self) -> None:
-        """Closes the queue at once, and ends the thread as soon as the user's code returns."""
+        """Close the queue at once, and stop the thread as soon as user code returns."""
         self._over.set()
         self._queue.cut_off()
 
     def join(self, timeout_s: float) -> bool:
-        """Waits for the end of the thread and of the queue's; returns whether they have ended."""
+        """Wait for this thread and the queue's thread; return whether both have ended."""
         self._thread.join(timeout_s)
         return self._queue.join(timeout_s) and not self._thread.is_alive()
 
@@ -142,7 +142,7 @@ class _Producer:
             self._queue.close()
 
     def _make_pass(self) -> None:
-        """Puts the batches of one pass into the queue."""
+        """Put the batches of one pass into the queue."""
         self._source.begin()
         try:
             for batch in self._source.dataset:

@@ -1,4 +1,4 @@
-"""One run of the chief's loop, as the coordinator's process sees it: three threads and a queue."""
+"""A run of the chief's loop, as the chief's process sees it: three threads and a queue."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from tf_backup._tf import runtime
 from tf_backup.rules import protocol
 from tf_backup.servers.reports import Report
 
-_TICK_S = 0.5  # How often the chief looks after the run.
+_TICK_S = 0.5  # How often `look_after` is called.
 _POLL_S = 0.05
-_REST_S = 0.05  # Between two readings of reports that nobody waits for: each is a call.
+_REST_S = 0.05  # Pause between reads of reports that nobody waits for, because each read is a call.
 _END_TIMEOUT_S = 10.0
 
 
 class Run:
-    """Calls the loop, reads its reports and looks after it, each in a thread of its own.
+    """Three threads, which call the loop, read its reports, and look after the run.
 
-    The main thread waits for none of their calls; so it sees signals, whatever the servers do.
+    The main thread waits for none of their calls, so it sees signals whatever the servers do.
 
     Args:
-      loop: makes updates until it is told to stop.
-      read: waits for reports, and returns those that are there.
-      note: called with each report.
-      look_after: called from time to time; returns the ledger.
+      loop: function that makes updates until told to stop.
+      read: function that waits for reports and returns those that are there.
+      note: function that is called with each report.
+      look_after: function that is called periodically and returns the ledger.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class Run:
         note: Callable[[Report], None],
         look_after: Callable[[], protocol.Ledger],
     ) -> None:
-        self.ledger: protocol.Ledger | None = None  # As it was at the last look.
-        self.ahead = False  # Whether updates are made that nobody waits for.
+        self.ledger: protocol.Ledger | None = None  # As of the last `look_after`.
+        self.ahead = False  # Whether updates are made ahead of `next_report`.
         self._reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._error: BaseException | None = None
         self._ended = threading.Event()
@@ -57,7 +57,7 @@ class Run:
 
     @property
     def reports(self) -> int:
-        """How many reports wait to be returned."""
+        """Number of reports that wait to be returned."""
         return self._reports.qsize()
 
     @property
@@ -66,10 +66,10 @@ class Run:
         return self._threads[0].is_alive()
 
     def next_report(self, timeout_s: float) -> Report | None:
-        """Returns the next report, or None if none has come in time.
+        """Return the next report, or None if none arrives in time.
 
         Raises:
-          tf.errors.OpError: what has ended the loop.
+          tf.errors.OpError: the error that ended the loop, if any.
         """
         try:
             return self._reports.get(timeout=timeout_s)
@@ -79,11 +79,11 @@ class Run:
             return None
 
     def wait(self, check: Callable[[], None], timeout_s: float = _END_TIMEOUT_S) -> None:
-        """Waits until the loop has ended, and its reports are read.
+        """Wait until the loop has ended and its reports have been read.
 
         Args:
-          check: called again and again; may raise an error that ends waiting.
-          timeout_s: after which the loop is cut off.
+          check: function that is called repeatedly; it may raise an error to stop waiting.
+          timeout_s: time after which the loop is canceled.
         """
         deadline = time.monotonic() + timeout_s
         loop, reports, care = self._threads
@@ -99,7 +99,7 @@ class Run:
             check()
 
     def abandon(self) -> None:
-        """Cuts off what the threads wait for, and gives them a moment to end."""
+        """Cancel the threads' calls, and give them a moment to end."""
         self._ended.set()
         self._calls.cancel()
         for thread in self._threads:
@@ -108,7 +108,7 @@ class Run:
     # ---- Threads ------------------------------------------------------------------------------
 
     def _guarded(self, target: Callable[[], Any]) -> None:
-        """Keeps the first error of any thread, and ends the others."""
+        """Run `target`. If it raises, keep the first error of all threads and end the others."""
         try:
             target()
         except BaseException as error:

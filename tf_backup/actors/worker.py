@@ -1,4 +1,4 @@
-"""A worker: reads theta(t), computes a gradient, delivers it, asks the gate, takes a token.
+"""The worker's loop, which computes gradients and delivers them to the parameter servers.
 
 Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 1 and 3.
 """
@@ -25,18 +25,20 @@ _TICKETS_PER_ENTRY = 2**32
 
 
 class Worker:
-    """The loop that each worker runs from the beginning of a run to its end.
+    """The loop that each worker runs from the start of a run to its end.
 
-    The chief traces it, and every worker runs it in a process of its own. A turn of the loop calls
-    each parameter server once to put its part of the contribution there, and then to read its part
-    of theta(t + 1); on the first server the gate stands between the two, and waits for the token.
+    The chief traces it, and every worker runs it in its own process. Each turn computes a gradient
+    at theta(t), puts a part of the contribution on each parameter server, asks the gate, waits for
+    the next token, and reads each server's part of theta(t + 1). On the first server, putting,
+    asking, waiting and reading are one call. On each other server, putting and reading are one
+    call each.
 
     Args:
-      compute: the objective's concrete function.
-      snapshot: of the variables that it reads.
-      contribution: how its results travel.
-      accumulator: where they go.
-      gate: who decides.
+      compute: concrete function of the objective.
+      snapshot: snapshot of the variables that `compute` reads.
+      contribution: format in which results are sent.
+      accumulator: accumulator that results are sent to.
+      gate: gate that decides which contributions are used.
     """
 
     def __init__(
@@ -55,10 +57,10 @@ class Worker:
         self.loop = graphs.function(self._loop)
 
     def functions(self, element_spec: Any) -> dict[str, Any]:
-        """Returns what a worker's process runs, by name, as concrete functions.
+        """Return the concrete functions that a worker process runs, by name.
 
         Args:
-          element_spec: of its batches.
+          element_spec: spec of the batches.
         """
         number = tf.TensorSpec([], tf.int64)
         admit = graphs.function(self._admit)
@@ -69,24 +71,24 @@ class Worker:
         }
 
     def _admit(self, worker: Tensor, life: Tensor, run: Tensor) -> Tensor:
-        """Returns the place of a worker; see `Gate.admit`."""
+        """Return the place of a worker; see `Gate.admit`."""
         return graphs.on_server(GATE_SERVER, self._gate.admit, worker, life, run)
 
     def _loop(self, place: Tensor, life: Tensor, run: Tensor, iterator: Any) -> Tensor:
-        """Works until it is told to stop, or has no more data.
+        """Work until told to stop, or until there is no more data.
 
         Args:
           place: [] int64, the worker's place.
           life: [] int64, the number of the worker's life.
           run: [] int64, the run to work for.
-          iterator: its batches.
+          iterator: iterator over the worker's batches.
 
         Returns:
-          [] int64, why it has ended: `protocol.STOP` or `EXPELLED`.
+          [] int64, the reason for the end: `protocol.STOP` or `EXPELLED`.
         """
 
         def body(step: Tensor, ticket: Tensor, theta: Buffers) -> tuple[Tensor, Tensor, Buffers]:
-            # A data set that ends inside a loop must end the loop, not raise.
+            # The end of the data must end the loop, not raise.
             batch = iterator.get_next_as_optional()
             buffers = tf.cond(
                 batch.has_value(),
@@ -99,7 +101,7 @@ class Worker:
             return step, ticket + 1, theta
 
         step, entry, theta = self._enter(place, life, run)
-        # Unlike any ticket of another entry, this worker's own earlier life included.
+        # Tickets differ from those of all other entries, also of earlier lives of this worker.
         with graphs.as_data_flows():
             then, ticket, _ = tf.while_loop(
                 lambda step, ticket, theta: step >= 0,
@@ -111,17 +113,17 @@ class Worker:
             return tf.identity(then)
 
     def _contribute(self, place: Tensor, step: Tensor, theta: Buffers, batch: Any) -> Buffers:
-        """Computes the contribution to step t on a batch, at theta(t)."""
+        """Compute the contribution to step t on a batch, at theta(t)."""
         layout = self._snapshot.layout
         values = layout.unpack_all(dict(zip(layout.keys, theta, strict=True)))
-        # Rows of tables are looked up for what is in the batch: not before step t has begun.
+        # Lookups of table rows depend on the batch, so it waits until step t has started.
         with tf.control_dependencies([step]):
             batch = tf.nest.map_structure(tf.identity, batch, expand_composites=True)
         results = self._compute(values, tf.stack([place + 1, step]), batch)
         return self._contribution.buffers(results)
 
     def _enter(self, place: Tensor, life: Tensor, run: Tensor) -> tuple[Tensor, Tensor, Buffers]:
-        """Starts: returns the first step, the number of the entry, and theta of that step."""
+        """Enter; return the first step, the number of the entry, and theta of that step."""
 
         def at_gate(
             place: Tensor, life: Tensor, run: Tensor
@@ -135,7 +137,7 @@ class Worker:
         return step, entry, self._gather(step, mine)
 
     def _deliver(self, message: Tensor, buffers: Buffers) -> tuple[Tensor, Buffers]:
-        """Delivers a contribution; returns the next step and its theta."""
+        """Deliver a contribution; return the next step and its theta."""
 
         def put(ps: int) -> Any:
             def at_server(message: Tensor, part: list[Tensor]) -> Tensor:
@@ -162,7 +164,7 @@ class Worker:
         return graphs.here(step), self._gather(step, graphs.here(mine))
 
     def _put(self, message: Tensor, part: list[Tensor]) -> Any:
-        """Puts a contribution's part, if there is one, on the server where this is called."""
+        """Put a contribution's part, if there is one, on the server where this is called."""
         step, ticket = message[3], message[4]
         return tf.cond(
             tf.not_equal(step, protocol.STOP),
@@ -171,7 +173,7 @@ class Worker:
         )
 
     def _take_back(self, ticket: Tensor) -> list[Tensor]:
-        """Throws away the last contribution on all servers, where it was refused."""
+        """Discard the last contribution from all servers, if it was not used."""
 
         def take_back(ps: int) -> Any:
             def at_server(ticket: Tensor) -> Tensor:
@@ -183,11 +185,11 @@ class Worker:
         return [take_back(ps) for ps in self._contribution.servers]
 
     def _read(self, ps: int) -> list[Tensor]:
-        """Reads theta where this is called: on server `ps`."""
+        """Read the part of theta on server `ps`; called on that server."""
         return list(self._snapshot.read(ps).values())
 
     def _gather(self, step: Tensor, mine: Sequence[Tensor]) -> Buffers:
-        """Returns all of theta: the gate server's part, and the others', read behind `step`."""
+        """Return all of theta: `mine`, and the other servers' parts, read after `step` is known."""
         layout = self._snapshot.layout
         parts: dict[Key, Tensor] = dict(zip(layout.keys_on(GATE_SERVER), mine, strict=True))
 

@@ -1,4 +1,4 @@
-"""The processes of a cluster: TF_CONFIG, pods, tasks, a cluster on this machine, the strategy.
+"""Processes of a cluster: TF_CONFIG, pods, tasks, local clusters, and the strategy.
 
 Imports from all other packages.
 """

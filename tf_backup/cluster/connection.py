@@ -1,4 +1,4 @@
-"""A chief's connection to a running cluster: its strategy, from beginning to end."""
+"""Creation and release of the strategy of a running cluster, in its chief's process."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ DEFAULT_TIMEOUT_S = 30.0
 
 @dataclasses.dataclass(frozen=True)
 class Timeouts:
-    """How long a task may be silent before it counts as lost, in seconds.
+    """Times that tasks may be silent before they count as lost, in seconds.
 
     Args:
-      worker_s: a worker; it is given up, and taken in again when it comes back.
-      server_s: a parameter server; training ends.
+      worker_s: time for a worker. A lost worker is given up, and may come back later.
+      server_s: time for a parameter server. Training ends when one is lost.
 
     Raises:
-      ValueError: if one is not positive.
+      ValueError: if a time is not positive, or `worker_s` is below two heartbeats.
     """
 
     worker_s: float = DEFAULT_TIMEOUT_S
@@ -41,7 +41,7 @@ class Timeouts:
 
 
 def connect(config: tf_config.ClusterConfig, timeouts: Timeouts) -> Any:
-    """Returns the strategy of a running cluster, in its chief's process.
+    """Return the strategy of a running cluster, in its chief's process.
 
     Raises:
       ClusterError: if the parameter servers have another chief.
@@ -49,7 +49,7 @@ def connect(config: tf_config.ClusterConfig, timeouts: Timeouts) -> Any:
     os.environ.setdefault("GRPC_FAIL_FAST", "use_caller")
     from tf_backup._tf.strategies import Strategy
     from tf_backup.actors import coordinator
-    from tf_backup.keras import fit  # Here: a worker's process needs no Keras.
+    from tf_backup.keras import fit  # Here, because worker processes do not need Keras.
 
     fit.install()
     servers = Servers(config.addresses["ps"], timeouts.server_s, watch_signals=True)
@@ -66,7 +66,7 @@ def connect(config: tf_config.ClusterConfig, timeouts: Timeouts) -> Any:
 
 
 def forget(strategy: Any) -> None:
-    """Lets go of a strategy's cluster, which may end then."""
+    """Release the cluster of a strategy, which may then shut down."""
     from tf_backup._tf import runtime
     from tf_backup.actors import coordinator
 

@@ -1,4 +1,4 @@
-"""Telling the tasks of a cluster that training is done, so that their processes end."""
+"""Dismissal of the tasks of a cluster after training, so that their processes exit."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tf_backup.network.watch import Watch
 
 log = logging.getLogger(__name__)
 
-TIMEOUT_S = 10.0  # Of one server that does not answer.
-PATIENCE_S = 120.0  # With those who are being started again.
+TIMEOUT_S = 10.0  # For one server to answer.
+PATIENCE_S = 120.0  # For tasks that are being restarted.
 POLL_S = 1.0
-AT_ONCE = 16  # Connections of a cluster of hundreds.
+AT_ONCE = 16  # Number of servers to dismiss in parallel.
 
 
 def dismiss_workers(coordinator: Coordinator) -> list[str]:
-    """Tells every worker that it may end; waits up to two minutes for those who are down.
+    """Tell every worker to exit, and wait up to two minutes for those that are down.
 
     Returns:
-      Those who could not be told, as `worker 3 (host:port)`.
+      The workers that could not be told, as `worker 3 (host:port)`.
     """
     addresses = coordinator.addresses["worker"]
     missed = coordinator.dismiss(PATIENCE_S)
@@ -32,13 +32,13 @@ def dismiss_workers(coordinator: Coordinator) -> list[str]:
 
 
 def dismiss_servers(addresses: Sequence[str]) -> list[str]:
-    """Tells every parameter server that it may end; tries those who are down for two minutes.
+    """Tell every parameter server to exit, and retry for two minutes those that are down.
 
     Args:
-      addresses: their `host:port`.
+      addresses: `host:port` of the servers.
 
     Returns:
-      Those who could not be told, as `ps 1 (host:port)`.
+      The servers that could not be told, as `ps 1 (host:port)`.
     """
     missing = list(enumerate(addresses))
     watch = Watch()
@@ -55,6 +55,6 @@ def dismiss_servers(addresses: Sequence[str]) -> list[str]:
 
 
 def _tell(task: tuple[int, str]) -> bool:
-    """Returns whether a parameter server has been told."""
+    """Tell a parameter server to exit; return whether it has been told."""
     index, address = task
     return accepts(address) and runtime.dismiss("ps", index, address, TIMEOUT_S)

@@ -23,15 +23,15 @@ from tf_backup.network.status import ask, is_ready
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 120.0
-_ATTEMPTS = 3  # To start with ports that are free, and still are when the tasks come to use them.
+_ATTEMPTS = 3  # Another program may take a free port before its task does.
 END_TIMEOUT_S = 5.0
 
 
 class LocalCluster:
-    """Workers and parameter servers on free loopback ports, which end with this context.
+    """Worker and parameter-server processes on free local ports, which end with this context.
 
-    They also end with this process, however that ends. TensorFlow's servers listen on all
-    interfaces and execute whatever they are sent: use this behind a firewall.
+    They also end with this process, however it ends. TensorFlow's servers listen on all
+    interfaces and execute whatever they are sent, so use this behind a firewall.
 
     Example:
 
@@ -41,15 +41,15 @@ class LocalCluster:
     Args:
       workers: number of worker processes, at least 1.
       ps: number of parameter-server processes, at least 1.
-      threads: threads that one operation of a task may use. Processes that share a few cores
-        are fastest with 1.
+      threads: number of threads that one operation of a task may use. Processes that share a
+        few cores are fastest with 1.
       worker_timeout_s: how long a worker may be silent before it is given up.
       server_timeout_s: how long a parameter server may be silent before it counts as lost.
 
     Raises:
-      TypeError: if a number of processes or threads is no int.
+      TypeError: if a number of processes or threads is not an int.
       ValueError: if a number is too small.
-      ClusterError: on entering, if a process does not come up.
+      ClusterError: on entering the context, if a process does not start.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class LocalCluster:
         self.ps = checked_int("ps", ps)
         self._threads = checked_int("threads", threads)
         self._timeouts = Timeouts(worker_timeout_s, server_timeout_s)
-        # A pipe that nobody writes to. The processes end when its writing end is closed, and
-        # that is when this process ends, however it does.
+        # A pipe that nobody writes to. The processes exit when its write end closes, which also
+        # happens when this process ends, however it ends.
         self._lifeline: tuple[int, ...] = ()
         self._logs: tempfile.TemporaryDirectory[str] | None = None
         self._fork_server: ForkServer | None = None
@@ -88,13 +88,13 @@ class LocalCluster:
 
     @property
     def config(self) -> tf_config.ClusterConfig:
-        """The addresses of the tasks, as the chief sees them."""
+        """Configuration of the chief, with the addresses of all tasks."""
         if self._config is None:
             raise errors.ClusterError("The cluster has not been started: use it as a context.")
         return self._config
 
     def start(self) -> None:
-        """Starts all processes and waits until each answers."""
+        """Start all processes, and wait until each of them serves."""
         if self._fork_server is not None:
             raise errors.ClusterError("The cluster has been started already.")
         log.info("Starting %d worker and %d ps processes.", self.workers, self.ps)
@@ -117,13 +117,13 @@ class LocalCluster:
             raise
 
     def start_task(self, job: str, index: int) -> None:
-        """Starts one task's process, for the first time or again after it ended."""
+        """Start the process of one task, for the first time or again after it ended."""
         address = self._address(job, index)
         assert self._fork_server is not None
         task = self._tasks.get((job, index))
         if task is not None and not task.ended:
             raise errors.ClusterError(f"{job} {index} ({address}) runs already.")
-        # Room for the runs of a step, a gate call and a transfer of every other task at once.
+        # Enough for a step, a gate call, and a transfer of each other task at the same time.
         inter_op = max(4, self.workers + 2)
         self._tasks[job, index] = self._fork_server.start(
             self.config.as_tf_config(job, index),
@@ -132,23 +132,23 @@ class LocalCluster:
         )
 
     def kill_task(self, job: str, index: int) -> None:
-        """Kills one task's process (SIGKILL), as a failing machine would."""
+        """Kill the process of one task with SIGKILL, as a failing machine would."""
         self._address(job, index)
         self._tasks[job, index].kill()
 
     def pid(self, job: str, index: int) -> int:
-        """Returns the process id of one task."""
+        """Return the process id of one task."""
         self._address(job, index)
         return self._tasks[job, index].pid
 
     def strategy(self) -> Any:
-        """Returns the `tf.distribute.ParameterServerStrategy` of this cluster; always the same."""
+        """Return the `tf.distribute.ParameterServerStrategy` of this cluster, always the same."""
         if self._strategy is None:
             self._strategy = connect(self.config, self._timeouts)
         return self._strategy
 
     def stop(self) -> None:
-        """Ends all processes: SIGTERM, and SIGKILL for those who do not listen."""
+        """End all processes with SIGTERM, or with SIGKILL if they do not exit in time."""
         if self._strategy is not None:
             forget(self._strategy)
             self._strategy = None
@@ -166,7 +166,7 @@ class LocalCluster:
     def _end_tasks(self) -> None:
         for task in self._tasks.values():
             task.send_signal(signal.SIGTERM)
-            task.send_signal(signal.SIGCONT)  # One that is stopped would not hear the first.
+            task.send_signal(signal.SIGCONT)  # A stopped process would not handle SIGTERM.
         deadline = time.monotonic() + END_TIMEOUT_S
         for task in self._tasks.values():
             if not task.wait(deadline - time.monotonic()):
@@ -174,11 +174,11 @@ class LocalCluster:
         self._tasks.clear()
 
     def _address(self, job: str, index: int) -> str:
-        """Returns the address of a task, checked to be one of a cluster that runs.
+        """Return the address of a task of the running cluster.
 
         Raises:
-          ClusterError: if the cluster does not run.
-          ValueError: if it has no such task.
+          ClusterError: if the cluster is not running.
+          ValueError: if there is no such task.
         """
         if self._fork_server is None:
             raise errors.ClusterError("The cluster has not been started: use it as a context.")
@@ -195,7 +195,7 @@ class LocalCluster:
         return os.path.join(self._logs.name, f"{job}{index}.log")
 
     def _free_addresses(self) -> tf_config.ClusterConfig:
-        """Returns addresses for all tasks."""
+        """Return free addresses for all tasks."""
         ports = _free_ports(self.workers + self.ps + 1)
         hosts = [f"localhost:{port}" for port in ports]
         return tf_config.ClusterConfig(
@@ -209,7 +209,7 @@ class LocalCluster:
         )
 
     def _environment(self) -> dict[str, str]:
-        """Returns the environment of the tasks' processes."""
+        """Return the environment variables of the tasks' processes."""
         environment = {**os.environ, "GRPC_FAIL_FAST": "use_caller"}
         environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -218,10 +218,10 @@ class LocalCluster:
         return environment
 
     def _start_tasks(self) -> bool:
-        """Starts all tasks, and waits until each answers.
+        """Start all tasks, and wait until each of them serves.
 
         Returns:
-          False if somebody else has taken a port before its task could.
+          False if another program has taken the port of a task.
         """
         self._config = self._free_addresses()
         for job, count in (("ps", self.ps), ("worker", self.workers)):
@@ -230,7 +230,7 @@ class LocalCluster:
         waiting = list(self._tasks)
         deadline = time.monotonic() + START_TIMEOUT_S
         while waiting:
-            # All: at the port of one that has ended, another server may answer.
+            # Check all tasks: at the port of one that has ended, another server may answer.
             for (job, index), task in self._tasks.items():
                 if task.ended:
                     return self._explain_end(job, index)
@@ -242,12 +242,12 @@ class LocalCluster:
         return True
 
     def _serves(self, job: str, index: int) -> bool:
-        """Returns whether a task answers, and a ps is ready for clients."""
+        """Return whether a worker answers, or a parameter server is ready for clients."""
         address = self._address(job, index)
         return is_ready(address) if job == "ps" else ask(address) is not None
 
     def _explain_end(self, job: str, index: int) -> bool:
-        """Returns False if a task has ended since its port was taken; raises what it wrote else."""
+        """Return False if a task ended because its port was taken; else raise its output."""
         with open(self._log_path(job, index)) as log_file:
             wrote = log_file.read()[-2000:]
         if arrivals.PORT_TAKEN in wrote:
@@ -259,7 +259,7 @@ class LocalCluster:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Returns ports that nobody listens on; all are held until the last is found."""
+    """Return distinct ports that nobody listens on. All are held until the last is found."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:

@@ -1,4 +1,4 @@
-"""The process of a worker or ps of a `LocalCluster`: a server that ends with its parent."""
+"""Process of a worker or ps of a `LocalCluster`, which ends with its parent."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Serves as TF_CONFIG says, with as many threads as the two arguments say.
+    """Serve as the task in TF_CONFIG; the two arguments are numbers of threads.
 
-    Standard input is a pipe from the parent. It closes with the parent however that ends,
-    SIGKILL included.
+    Standard input is a pipe from the parent. It closes when the parent ends, also by SIGKILL.
     """
     threading.Thread(target=_end_with_parent, args=(sys.stdin.fileno(),), daemon=True).start()
-    # Imported late: TensorFlow takes seconds, in which the parent may end.
+    # Imported late, because TensorFlow takes seconds to import and the parent may end meanwhile.
     from tf_backup.cluster.server import serve
 
     serve(
@@ -24,7 +23,7 @@ def main() -> NoReturn:
 
 
 def _end_with_parent(pipe: int) -> None:
-    """Ends this process when the other end of `pipe` closes."""
+    """End this process when the other end of `pipe` closes."""
     os.read(pipe, 1)
     os._exit(0)
 

@@ -1,12 +1,12 @@
-"""The cluster as a pod on Kubernetes knows it: from its own name and the shape of its job.
+"""TF_CONFIG of a pod on Kubernetes, made from the pod's name and its job's settings.
 
 The manifests in k8s/ set, in every pod:
 
     TF_BACKUP_POD       the pod's name, which ends in its task: train-worker-3, train-chief-x7k2p
-    TF_BACKUP_ADDRESS   the tasks' addresses, with {task} for worker-3: "train-{task}.train:2222"
+    TF_BACKUP_ADDRESS   a task's address, with {task} for its name: "train-{task}.train:2222"
     TF_BACKUP_REPLICAS  N: the tasks worker-0 ... are workers 0 to N - 1
     TF_BACKUP_BACKUPS   b: the tasks backup-0 ... are workers N to N + b - 1
-    TF_BACKUP_PS        how many parameter servers there are
+    TF_BACKUP_PS        the number of parameter servers
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ _COUNTS = {
     "worker": ("TF_BACKUP_REPLICAS", 1),
     "backup": ("TF_BACKUP_BACKUPS", 0),
 }
-# A Job adds letters of its own behind a chief's name, and JobSet digits behind the index.
+# A Job appends letters to a chief's name, and JobSet appends digits to the index.
 _TASK = re.compile(r"-(?:(?P<chief>chief)-|(?P<set>ps|worker|backup)-(?P<index>\d+)(?:-|$))")
 
 
 def is_pod(environment: Mapping[str, str]) -> bool:
-    """Returns whether these are the environment variables of a pod of a job."""
+    """Return whether `environment` is that of a pod of a job."""
     return bool(environment.get(_POD, "").strip())
 
 
 def tf_config(environment: Mapping[str, str]) -> str:
-    """Returns what TF_CONFIG would be in a pod.
+    """Return the TF_CONFIG of a pod.
 
     Args:
       environment: the pod's environment variables.
 
     Raises:
-      ValueError: naming the variable that is wrong, what it holds and what it should hold.
+      ValueError: if a variable is invalid. The message names it, its value, and what it should
+        be.
     """
     counts = {name: _count(environment, name) for name in _COUNTS}
     address = environment.get(_ADDRESS, "")
@@ -71,7 +72,7 @@ def tf_config(environment: Mapping[str, str]) -> str:
 
 
 def _count(environment: Mapping[str, str], name: str) -> int:
-    """Returns how many pods a set has."""
+    """Return the number of pods of a set."""
     variable, least = _COUNTS[name]
     text = environment.get(variable, "")
     if not re.fullmatch(r"\d+", text) or int(text) < least:
@@ -80,7 +81,7 @@ def _count(environment: Mapping[str, str], name: str) -> int:
 
 
 def _task(pod: str) -> tuple[str, int]:
-    """Returns the set that a pod belongs to, and its index there."""
+    """Return the set that a pod belongs to, and its index in it."""
     found = _TASK.search(pod)
     if found is None:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""A worker or parameter server, from its start to its end.
+"""Process of a worker or parameter server, from its start to its end.
 
-A parameter server is TensorFlow's own server, which does what its clients send it. A worker is one
-of these clients: see `agent.py`.
+A parameter server runs TensorFlow's own server, which executes what its clients send. A worker is
+one of these clients: see `agent.py`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from tf_backup.network.status import accepts, make_ready
 
 log = logging.getLogger(__name__)
 
-CHIEF_TIMEOUT_S = 3600.0  # Longer than it takes to start a chief again.
+CHIEF_TIMEOUT_S = 3600.0  # Longer than it takes to restart a chief.
 _CHIEF_POLL_S = 30.0
-_WRONG = 2  # The status of a worker that does not fit its cluster.
-_ANSWER_S = 1.0  # For the answer to reach the chief that told this task to end.
-_DISMISSED, _REFUSED, _FAILED = 0, 101, 102  # Among the numbers of signals.
+_WRONG = 2  # Exit status of a worker that does not match its cluster.
+_ANSWER_S = 1.0  # For the answer to reach the chief that has dismissed this task.
+_DISMISSED, _REFUSED, _FAILED = 0, 101, 102  # Distinct from signals, which use the same socket.
 
 
 def serve(
@@ -42,27 +42,27 @@ def serve(
     abandoned: int = 1,
     chief_timeout_s: float | None = CHIEF_TIMEOUT_S,
 ) -> NoReturn:
-    """Runs this process as the worker or ps task that TF_CONFIG says, until it is told to end.
+    """Run this process as the worker or ps task in TF_CONFIG, until it is told to exit.
 
-    The chief tells it so (`tf_backup.dismiss`), or SIGTERM or SIGINT does. The server holds no
-    state worth saving that the chief could not restore, so it ends at once.
+    The chief tells it to exit (`tf_backup.dismiss`), or SIGTERM or SIGINT does. It then exits at
+    once, because the chief can restore all of its state.
 
     Args:
-      intra_op_threads: threads that one operation may use; 0 lets TensorFlow choose.
-      inter_op_threads: operations that may run side by side; 0 lets TensorFlow choose, which
-        is what a machine of its own wants. Where there is a number, processes share their cores:
-        then threads that have nothing to do sleep at once, which saves a tenth of all work.
-      status: of this process when it ends by a signal.
-      abandoned: its status when there has been no chief for too long.
-      chief_timeout_s: how long that is, in seconds; None waits for ever.
+      intra_op_threads: number of threads that one operation may use; 0 lets TensorFlow choose.
+      inter_op_threads: number of operations that may run in parallel. 0 lets TensorFlow choose,
+        which suits a task with a machine of its own. Any other number is for processes that share
+        cores: idle threads then sleep at once, which saves a tenth of all work.
+      status: exit status after a signal.
+      abandoned: exit status when there has been no chief for too long, or when a worker fails.
+      chief_timeout_s: how long to wait for a chief, in seconds; None waits for ever.
 
     Returns:
-      Never: the process ends, with 0 when the chief says that training is done. Nothing that is
-      registered for the end of Python runs.
+      Never. The process exits, with status 0 if the chief has announced that training is done.
+      Python's exit handlers do not run.
 
     Raises:
-      ValueError: if TF_CONFIG is malformed, or says that this task is the chief.
-      ClusterError: if something else listens at this task's port.
+      ValueError: if TF_CONFIG is malformed, or if this task is the chief.
+      ClusterError: if another program listens at this task's port.
     """
     config = tf_config.from_tf_config()
     if config.is_chief:
@@ -98,7 +98,7 @@ def serve(
 
 
 def _parameter_server(config: tf_config.ClusterConfig, intra_op: int, inter_op: int) -> Any:
-    """Starts TensorFlow's server."""
+    """Start TensorFlow's server."""
     options = tf.compat.v1.ConfigProto()
     options.intra_op_parallelism_threads = intra_op
     options.inter_op_parallelism_threads = inter_op
@@ -119,15 +119,15 @@ def _parameter_server(config: tf_config.ClusterConfig, intra_op: int, inter_op: 
 def _worker(
     config: tf_config.ClusterConfig, intra_op: int, inter_op: int, tell: socket.socket
 ) -> Any:
-    """Starts what a worker does, in a thread: this one must stay awake to signals."""
+    """Start the worker in a thread, because the main thread waits for signals."""
     from tf_backup.actors import failures
     from tf_backup.actors.agent import (
         Agent,
         Dismissed,
-        start_anew,  # A parameter server does not need it.
+        start_anew,  # Not needed by a parameter server.
     )
 
-    with contextlib.suppress(RuntimeError):  # The script has used TensorFlow before.
+    with contextlib.suppress(RuntimeError):  # The script has used TensorFlow already.
         tf.config.threading.set_intra_op_parallelism_threads(intra_op)
         tf.config.threading.set_inter_op_parallelism_threads(inter_op)
     if inter_op > 0:
@@ -144,7 +144,7 @@ def _worker(
             end = _REFUSED
         except errors.ClusterError as error:
             log.error("%s", error)
-        except failures.GONE as error:  # At once, before the agent looks after itself.
+        except failures.GONE as error:  # A server was lost while the agent was created.
             log.info("worker %d: %s", config.task_index, error.message)
             start_anew()
         except BaseException:
@@ -157,13 +157,13 @@ def _worker(
 
 
 def _listen() -> tuple[socket.socket, socket.socket]:
-    """Returns where the number of what ends this process arrives, and where it is told.
+    """Return a pair of sockets, to receive and to send the reason for this process to exit.
 
-    It is a signal's, or `_DISMISSED`, `_REFUSED` or `_FAILED`.
+    The reason is one byte: the number of a signal, or `_DISMISSED`, `_REFUSED` or `_FAILED`.
 
-    server.join() would sleep in C++ and never see a signal: 31 s to end on Kubernetes. And a
-    Python handler would run only when the main thread next wakes, which a signal that one of the
-    server's own threads has caught does not make it: 1 of 8 who were told as they began slept on.
+    `server.join()` would sleep in C++ and never see a signal: exits took 31 s on Kubernetes. A
+    Python handler alone would run only when the main thread next wakes up, and a signal caught by
+    one of the server's own threads does not wake it: 1 of 8 processes, signaled at start, slept on.
     """
     ends, tell = socket.socketpair()
     tell.setblocking(False)
@@ -174,14 +174,14 @@ def _listen() -> tuple[socket.socket, socket.socket]:
     signal.set_wakeup_fd(tell.fileno())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    # A process that began anew has kept them waiting.
+    # They are blocked in a process that has restarted itself.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGINT])
     runtime.at_dismissal(dismissed)
     return ends, tell
 
 
 def _wait(ends: socket.socket, chief: str, timeout_s: float | None) -> int | None:
-    """Returns what told this process to end; None if there is no chief for `timeout_s`."""
+    """Wait for a reason to exit, and return it; None after `timeout_s` without a chief."""
     seen = time.monotonic()
     while True:
         ready, _, _ = select.select([ends], [], [], min(_CHIEF_POLL_S, timeout_s or _CHIEF_POLL_S))

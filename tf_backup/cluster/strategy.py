@@ -1,4 +1,4 @@
-"""The strategy that a script asks for: of the cluster that it is part of, or a local one."""
+"""Strategy of the cluster that a script is part of, or of a local cluster."""
 
 from __future__ import annotations
 
@@ -25,28 +25,29 @@ def parameter_server_strategy(
     worker_timeout_s: float = DEFAULT_TIMEOUT_S,
     server_timeout_s: float = DEFAULT_TIMEOUT_S,
 ) -> Any:
-    """Returns a `tf.distribute.ParameterServerStrategy`.
+    """Return a `tf.distribute.ParameterServerStrategy`.
 
-    Where TF_CONFIG is set, or in a pod of k8s/, it is the strategy of that cluster: in the chief
-    this returns, and in a worker or ps it serves until `dismiss` or SIGTERM and never returns, so
-    that one script is every task. Elsewhere it starts a local cluster, which lives until this
-    process ends.
+    If TF_CONFIG is set, or in a pod of k8s/, this is the strategy of that cluster, and every task
+    runs the same script: in the chief this function returns, and in a worker or ps it serves until
+    `dismiss` or SIGTERM and never returns. Otherwise it starts a local cluster, which lives until
+    this process ends.
 
     Args:
-      workers: worker processes of the local cluster; not used with TF_CONFIG.
-      ps: its parameter-server processes; not used with TF_CONFIG.
-      worker_timeout_s: how long a worker may be silent before it is given up. One that comes back
-        is taken in again.
-      server_timeout_s: how long a parameter server may be silent before it counts as lost, and
+      workers: number of worker processes of the local cluster; ignored with TF_CONFIG.
+      ps: number of its parameter-server processes; ignored with TF_CONFIG.
+      worker_timeout_s: how long a worker may be silent before it is given up. It may come back
+        later.
+      server_timeout_s: how long a parameter server may be silent before it counts as lost and
         training ends.
 
     Returns:
-      The strategy; called again with the same arguments, the same one.
+      The strategy; the same one if called again with the same arguments.
 
     Raises:
-      ValueError: if TF_CONFIG is malformed, or a timeout out of range.
-      ClusterError: if not all parameter servers have come up within half an hour, if they have
-        another chief, or if the chief's port is taken.
+      ValueError: if TF_CONFIG is malformed, a timeout is out of range, or this process has a local
+        cluster of another size.
+      ClusterError: if not all parameter servers are up within half an hour, if they have another
+        chief, or if the chief's port is taken.
     """
     timeouts = Timeouts(worker_timeout_s, server_timeout_s)
     if tf_config.has_tf_config():
@@ -76,22 +77,22 @@ def parameter_server_strategy(
         local = LocalCluster(
             workers, ps, worker_timeout_s=worker_timeout_s, server_timeout_s=server_timeout_s
         )
-        local.start()  # Its processes end with this one: later than what refers to them.
+        local.start()  # Its processes end with this one, later than the objects that refer to them.
         atexit.register(forget, local.strategy())
         _state["local"] = local
     return local.strategy()
 
 
 def dismiss() -> None:
-    """Tells all workers and parameter servers that training is done: their processes end with 0.
+    """Tell all workers and parameter servers that training is done; they exit with status 0.
 
-    For the last line of a chief's script, since the strategy and what lies on it end with them.
-    Those who are down are tried again for two minutes, then named in a warning. Without TF_CONFIG
-    there is nothing to do: a local cluster ends with this process.
+    Call this in the last line of a chief's script, because the strategy and its variables end with
+    the servers. Tasks that are down are retried for two minutes, and then named in a warning.
+    Without TF_CONFIG this does nothing: a local cluster ends with this process.
 
     Raises:
-      ValueError: if TF_CONFIG is malformed, or says that this task is not the chief.
-      ClusterError: if the parameter servers are not there, or have another chief.
+      ValueError: if TF_CONFIG is malformed, or if this task is not the chief.
+      ClusterError: if the parameter servers do not answer, or have another chief.
     """
     if not tf_config.has_tf_config():
         return
@@ -101,8 +102,8 @@ def dismiss() -> None:
             f"This task is {config.task_type} {config.task_index}; only the chief may dismiss the "
             "others."
         )
-    # Workers hear it from the servers, which end last. A chief that had nothing to train is not
-    # connected yet.
+    # Workers learn it from the servers, which therefore end last. A chief that had nothing to
+    # train is not connected yet.
     arrivals.wait_for(config.addresses["ps"], departures.PATIENCE_S)
     missed = departures.dismiss_workers(coordinator.of(parameter_server_strategy()))
     _forget()
@@ -117,6 +118,6 @@ def dismiss() -> None:
 
 
 def _forget() -> None:
-    """Lets go of the cluster that this process is the chief of."""
+    """Release the cluster whose chief is this process."""
     if "chief" in _state:
         forget(_state.pop("chief"))

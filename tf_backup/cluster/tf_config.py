@@ -1,4 +1,4 @@
-"""The cluster's tasks and their addresses. The only reader of TF_CONFIG, and of a pod's name."""
+"""Addresses of a cluster's tasks. The only reader of TF_CONFIG and of a pod's environment."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ _EXAMPLE = (
 
 @dataclasses.dataclass(frozen=True)
 class ClusterConfig:
-    """The addresses of all tasks, and which task this process is.
+    """Addresses of all tasks of a cluster, with the type and index of this process's task.
 
     Args:
-      addresses: for each job ("chief", "worker", "ps") the `host:port` of its tasks.
-      task_type: this process' job.
-      task_index: its index in that job.
+      addresses: `host:port` of the tasks, by job ("chief", "worker", "ps").
+      task_type: job of this process.
+      task_index: index of this process in its job.
 
     Raises:
-      ValueError: if there is no chief, worker or ps, or no such task.
+      ValueError: if a job has no task, if there are several chiefs, if two tasks have the same
+        address, or if this process's task does not exist.
     """
 
     addresses: dict[str, list[str]]
@@ -60,7 +61,7 @@ class ClusterConfig:
             )
 
     def _check_distinct(self) -> None:
-        """Refuses one address for two tasks: the second could not listen there."""
+        """Check that no two tasks have the same address: the second could not listen there."""
         owners: dict[str, str] = {}
         for job in JOBS:
             for index, each in enumerate(self.addresses[job]):
@@ -73,17 +74,17 @@ class ClusterConfig:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process coordinates the others."""
+        """Whether this process is the chief."""
         return self.task_type == "chief"
 
     def as_tf_config(self, task_type: str, task_index: int) -> str:
-        """Returns the TF_CONFIG of one of the tasks."""
+        """Return the TF_CONFIG of one of the tasks."""
         task = {"type": task_type, "index": task_index}
         return json.dumps({"cluster": self.addresses, "task": task})
 
     def resolver(self) -> Any:
-        """Returns the cluster as TensorFlow wants it."""
-        import tensorflow as tf  # Here: who only asks for addresses need not wait for it.
+        """Return the cluster as a TensorFlow cluster resolver."""
+        import tensorflow as tf  # Here, because some callers only need addresses.
 
         return tf.distribute.cluster_resolver.SimpleClusterResolver(
             tf.train.ClusterSpec({job: self.addresses[job] for job in JOBS}),
@@ -94,17 +95,18 @@ class ClusterConfig:
 
 
 def has_tf_config() -> bool:
-    """Returns whether this process is a task of a cluster: by TF_CONFIG, or as a pod of a job."""
+    """Return whether this process is a task of a cluster, by TF_CONFIG or as a pod of a job."""
     return bool(os.environ.get("TF_CONFIG", "").strip()) or pod.is_pod(os.environ)
 
 
 def from_tf_config() -> ClusterConfig:
-    """Reads TF_CONFIG, or in a pod without it makes it from what `pod.py` says.
+    """Read the cluster from TF_CONFIG, or in a pod without TF_CONFIG from its environment.
 
-    An evaluator is left out of the cluster: it only reads checkpoints.
+    An evaluator is left out of the cluster, because it only reads checkpoints.
 
     Raises:
-      ValueError: naming the key that is wrong, what it holds and what it should hold.
+      ValueError: if TF_CONFIG is invalid. The message names the wrong key, its value, and what it
+        should be.
     """
     text = os.environ.get("TF_CONFIG", "")
     if not text.strip() and pod.is_pod(os.environ):
@@ -123,7 +125,7 @@ def from_tf_config() -> ClusterConfig:
         task_index = int(index)
     except ValueError:
         raise ValueError(f"TF_CONFIG's task index is {index!r}; it must be an int.") from None
-    # With an evaluator in the cluster, the strategy hangs for ever.
+    # With an evaluator in the cluster, the strategy would hang for ever.
     addresses = {
         job: _addresses(job, tasks) for job, tasks in cluster.items() if job != "evaluator"
     }
@@ -144,7 +146,7 @@ def from_tf_config() -> ClusterConfig:
 
 
 def _field(holder: Any, name: str, key: str, kind: Any) -> Any:
-    """Returns `holder[key]`, checked to be there and of a kind."""
+    """Return `holder[key]`; raise ValueError if it is missing or not of type `kind`."""
     if not isinstance(holder, dict) or key not in holder:
         raise ValueError(f"{name} has no key {key!r}: {holder!r}. For example: {_EXAMPLE}")
     value = holder[key]
@@ -155,7 +157,7 @@ def _field(holder: Any, name: str, key: str, kind: Any) -> Any:
 
 
 def _addresses(job: str, tasks: Any) -> list[str]:
-    """Returns the tasks of a job, checked to be a list of `host:port`."""
+    """Return the tasks of a job; raise ValueError if they are not a list of `host:port`."""
     if not isinstance(tasks, list) or not tasks:
         raise ValueError(
             f"TF_CONFIG's cluster {job!r} is {tasks!r}; it must be a list of 'host:port'."

@@ -1,5 +1,5 @@
-"""What Keras users hold and what Keras calls: `wrap`, the optimizer, `fit`, `minimize`.
+"""The Keras interface: `wrap`, the optimizer, `fit` and `minimize`.
 
-Modules whose names begin with an underscore are the only ones that use private Keras. Imports from
-all packages but `cluster`.
+Only modules whose names begin with an underscore use private Keras APIs. Imports from all packages
+except `cluster`.
 """

@@ -1,4 +1,4 @@
-"""The door to Keras' internals: what `fit` and `evaluate` are given, as data sets."""
+"""Private Keras APIs: data adapters, which convert the input of `fit` and `evaluate`."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Tensor = Any
 
 _MOVABLE = (data_adapters.ArrayDataAdapter, data_adapters.TFDatasetAdapter)
 _OTHERS = ("torch_dataloader", "grain_dataset")
-_LARGEST_ARRAYS = 2**31 - 2**24  # Bytes; a serialized graph has less than 2 GiB.
+_LARGEST_ARRAYS = 2**31 - 2**24  # Bytes; a serialized graph must be below 2 GiB.
 
 
 def source(**data: Any) -> Source:
-    """Returns what `fit` was given, or arrays or a data set that `evaluate` was, as a data set."""
+    """Return the data of `fit`, or the arrays or the data set of `evaluate`, as a `Source`."""
     if isinstance(data.get("x"), tf.distribute.DistributedDataset):
         raise TypeError(
             "x is a data set that the strategy has distributed already. Give the tf.data.Dataset "
             "itself: tf_backup shares its batches out among the workers."
         )
-    # Keras warns at length that it does not shuffle what it cannot.
+    # Without shuffle: Keras warns if it is set for data that Keras cannot shuffle.
     adapter = data_adapters.get_data_adapter(**{**data, "shuffle": False})
     kinds = (data_adapters.ArrayDataAdapter, data_adapters.PyDatasetAdapter)
     if isinstance(adapter, kinds) and adapter.num_batches is not None:
@@ -45,22 +45,22 @@ def source(**data: Any) -> Source:
 
 
 def element_spec(iterator: Any) -> Any:
-    """Returns the spec of a batch of an epoch iterator: a `Feed`, or Keras' own."""
+    """Return the spec of a batch of an epoch iterator, which is a `Feed` or Keras' own."""
     own = getattr(iterator, "_distributed_dataset", None)
     return iterator.data.element_spec if own is None else own.element_spec
 
 
 def is_python(x: Any) -> bool:
-    """Returns whether Keras reads data in this process that no other one can read."""
+    """Return whether `x` is Python data, which only this process can read."""
     if isinstance(x, types.GeneratorType | keras.utils.PyDataset):
         return True
-    # Of other packages; not every Keras knows them.
+    # Data types of other packages; not every Keras version knows them.
     tests = (getattr(data_adapters, f"is_{kind}", None) for kind in _OTHERS)
     return any(test is not None and test(x) for test in tests)
 
 
 def _source_here(adapter: Any, x: Any) -> Source:
-    """Returns the source of data that this process reads; notes what their code raises."""
+    """Return the source of data that this process reads; it records errors of the user's code."""
     errors: list[BaseException] = []
 
     def noting(generate: Callable[[], Any]) -> Callable[[], Iterator[Any]]:
@@ -73,7 +73,7 @@ def _source_here(adapter: Any, x: Any) -> Source:
 
         return generator
 
-    for name in ("generator", "_get_iterator"):  # Of generators, and of PyDatasets.
+    for name in ("generator", "_get_iterator"):  # For generators and PyDatasets.
         if hasattr(adapter, name):
             setattr(adapter, name, noting(getattr(adapter, name)))
     kind = "PyDataset" if isinstance(x, keras.utils.PyDataset) else type(x).__name__
@@ -89,7 +89,7 @@ def _source_here(adapter: Any, x: Any) -> Source:
 
 
 def capped(steps: int | None) -> int | None:
-    """Returns the steps of an epoch, no more than `keras.config.set_max_steps_per_epoch` allows."""
+    """Return the steps per epoch, capped by `keras.config.set_max_steps_per_epoch`."""
     most = config.max_steps_per_epoch()
     if not most or (steps is not None and steps <= most):
         return steps
@@ -98,7 +98,7 @@ def capped(steps: int | None) -> int | None:
 
 
 def _check_size(adapter: Any) -> None:
-    """Refuses arrays that no message can hold, and those without samples."""
+    """Raise ValueError if the arrays are empty or too large to send to the workers."""
     if not adapter._num_samples:
         raise ValueError("x has no samples; give at least one.")
     size = sum(getattr(array, "nbytes", 0) for array in tree.flatten(adapter._inputs))
@@ -112,11 +112,11 @@ def _check_size(adapter: Any) -> None:
 
 
 def _shuffled(adapter: Any) -> Any:
-    """Returns batches of an array adapter's samples, in a new order in every pass.
+    """Return batches of an array adapter's samples, in a new order in every pass.
 
-    Keras' own data set draws the order in a `map`, where every worker would draw another one. A
-    batch is made as Keras makes it: with its converters for whatever counts as an array, and of
-    static size where every batch is whole.
+    Keras' own data set draws the order in a `map`, where every worker would draw a different one.
+    Batches are made as Keras makes them: with its converters for all types of arrays, and with a
+    static size if every batch is full.
     """
     samples, size = adapter._num_samples, adapter._batch_size
     arrays = array_slicing.convert_to_sliceable(adapter._inputs, target_backend="tensorflow")
@@ -129,7 +129,7 @@ def _shuffled(adapter: Any) -> Any:
             if isinstance(part, array_slicing.TensorflowSparseWrapper):
                 return array_slicing.slice_tensorflow_sparse_wrapper(part, index)
             if isinstance(part, list | tuple | dict):
-                return None  # Go on with what is in it.
+                return None  # Traverse its elements.
             return tf.gather(part, index) if tf.is_tensor(part) else part
 
         return tree.traverse(rows, whole)

@@ -1,6 +1,6 @@
-"""The door to Keras' internals: models, layers, metrics and optimizers.
+"""Private Keras APIs: models, layers, metrics and optimizers.
 
-With `_seams` and `_adapters` it is the only user of Keras' private parts.
+Only this module, `_seams` and `_adapters` use private Keras APIs.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ Model = Any  # a keras.Model
 
 
 def strategy_of(model: Model) -> Any:
-    """Returns the parameter-server strategy that a model was created under, or None."""
+    """Return the parameter-server strategy that a model was created under, or None."""
     strategy = getattr(model, "_distribute_strategy", None)
     return strategy if runtime.is_parameter_server_strategy(strategy) else None
 
 
 def strategy_of_optimizer(optimizer: Any) -> Any:
-    """Returns the strategy that a Keras optimizer was created under."""
+    """Return the strategy that a Keras optimizer was created under."""
     return optimizer._distribution_strategy
 
 
 def has_own_step(model: Model, name: str) -> bool:
-    """Returns whether the model overrides `train_step` or `test_step`."""
+    """Return whether the model overrides the method `name`: `train_step` or `test_step`."""
     return getattr(type(model), name) is not getattr(keras_trainer.TensorFlowTrainer, name)
 
 
 def only_look(callbacks: Any) -> bool:
-    """Returns whether callbacks do no more, in training, than look at what they are given.
+    """Return whether all callbacks only observe their arguments during training.
 
-    Between two updates they change nothing then, and read nothing else. So it is of those without
-    batch hooks, of those that say so (`async_safe` is Keras' word for it, `runs_behind` ours, for
-    those that call the optimizer's `settle` before they read more), and of some of Keras' own.
-    Relies on the mark of default hooks, by which Keras, too, decides what may run beside training.
+    Such callbacks change nothing between two updates, and read nothing but their arguments: those
+    without batch hooks, some of Keras' own, and those that set `async_safe` (Keras' attribute) or
+    `runs_behind` (tf_backup's, for callbacks that call the optimizer's `settle` before they read
+    more). Relies on the mark of default hooks, which Keras uses to decide what may run async.
 
     Args:
-      callbacks: as `fit` has them: None, one, or a list; or a CallbackList.
+      callbacks: as for `fit`: None, one callback or a list; or a CallbackList.
     """
     found = getattr(callbacks, "callbacks", None) or tree.flatten(callbacks or [])
     return all(_only_looks(callback) for callback in found)
@@ -75,12 +75,12 @@ _SAVERS = {keras.callbacks.BackupAndRestore, keras.callbacks.ModelCheckpoint}
 
 
 def build(model: Model, element_spec: Any) -> None:
-    """Creates the variables of model, metrics and optimizer, from the spec of a batch."""
+    """Create the variables of model, metrics and optimizer from the spec of a batch."""
     with strategy_of(model).scope():
         try:
             model._symbolic_build(data_batch=element_spec)
-        except (RuntimeError, ValueError):  # ValueError since Keras 3.14, for what raised one.
-            # Keras calls the model, but a train_step of its own may never do that.
+        except (RuntimeError, ValueError):  # Since Keras 3.14, a ValueError is not converted.
+            # Keras calls the model, which a custom train_step may never do.
             parts = model._flatten_layers(include_self=False)
             own = has_own_step(model, "train_step") and model.trainable_variables
             if not own or not all(part.built for part in parts):
@@ -91,14 +91,14 @@ def build(model: Model, element_spec: Any) -> None:
 
 
 def step_function(model: Model, name: str) -> Any:
-    """Returns what Keras would call with an iterator, to run a step of the model on a batch."""
+    """Return the function that Keras calls with an iterator to run the step `name` on a batch."""
     return model._make_function(getattr(model, name))
 
 
 def seed_states(model: Model) -> list[Any]:
-    """Returns the state variables of all seed generators in a model (of dropout, say).
+    """Return the state variables of all seed generators in a model (for dropout, for example).
 
-    Keras' global generator is among them: a layer may draw from it without having one.
+    Keras' global generator is included: a layer without its own generator may draw from it.
     """
     layers = model._flatten_layers()
     states = [seed.state for layer in layers for seed in layer._seed_generators]
@@ -107,18 +107,18 @@ def seed_states(model: Model) -> list[Any]:
 
 
 class ValuesScope(backend.StatelessScope):
-    """A scope in which Keras variables have other values, and keep what is assigned.
+    """A scope that gives Keras variables other values, and records assignments to them.
 
-    A gradient does not flow through an assignment, just as it does not through a `tf.Variable`'s:
-    what is read afterwards is the variable.
+    As with a `tf.Variable`, no gradient flows through an assignment: a later read counts as a read
+    of the variable.
 
     Args:
-      mapping: variables and their values.
+      mapping: pairs of a variable and its value.
       tables: variables that should not be read whole; `whole` collects those that are.
 
     Attributes:
-      assigned: by the id of a variable, the values that it was assigned, the last one last.
-      tape: watches what is assigned, while it records; None for no tape.
+      assigned: values assigned to each variable, in order, by the variable's id.
+      tape: tape that watches assigned values while it records; None for no tape.
     """
 
     def __init__(self, mapping: Sequence[tuple[Any, Tensor]], tables: Sequence[Any] = ()) -> None:
@@ -132,14 +132,14 @@ class ValuesScope(backend.StatelessScope):
     def get_current_value(self, variable: Any) -> Tensor | None:
         if id(variable) in self._tables:
             self.whole.append(variable)
-            return tf.zeros(variable.shape, variable.dtype)  # The computation is traced anew.
+            return tf.zeros(variable.shape, variable.dtype)  # The computation will be traced again.
         return super().get_current_value(variable)
 
     def add_update(self, update: tuple[Any, Tensor]) -> None:
-        """Keeps what is assigned to a variable.
+        """Record a value that is assigned to a variable.
 
         Raises:
-          ValueError: if the variable is none of those with values: the assignment would be lost.
+          ValueError: if the variable is not part of this scope: the assignment would be lost.
         """
         variable, value = update
         if id(variable) in self._tables:
@@ -151,14 +151,14 @@ class ValuesScope(backend.StatelessScope):
                 "of the model, or assign to it in a callback."
             )
         value = tf.stop_gradient(value)
-        if self.tape is not None and value.dtype.is_floating:  # TensorFlow warns of others.
+        if self.tape is not None and value.dtype.is_floating:  # TensorFlow warns about others.
             self.tape.watch(value)
         self.assigned.setdefault(id(variable), []).append(value)
         super().add_update((variable, value))
 
 
 def embedding_tables(layer: Any) -> list[Any]:
-    """Returns the variables of all embedding layers in a model or layer."""
+    """Return the variables of all embedding layers in a model or layer."""
     layers = [each for each in layer._flatten_layers() if isinstance(each, keras.layers.Embedding)]
     tables = [each._embeddings for each in layers if hasattr(each, "_embeddings")]
     return list({id(table): table for table in tables}.values())
@@ -166,10 +166,11 @@ def embedding_tables(layer: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def looking_up(rows: Callable[[Any, Tensor], Tensor | None]) -> Iterator[None]:
-    """Lets embedding layers get their rows from elsewhere.
+    """Make embedding layers get their rows from a function.
 
     Args:
-      rows: from a layer's variable and ids to rows; None if the layer is to read the variable.
+      rows: function from a layer's variable and ids to rows, or to None if the layer should read
+        the variable.
     """
     original = keras.layers.Embedding.call
 
@@ -190,13 +191,13 @@ def looking_up(rows: Callable[[Any, Tensor], Tensor | None]) -> Iterator[None]:
 
 
 def metric_variables(model: Any) -> list[Any]:
-    """Returns the variables of all metrics that a step of the model may update.
+    """Return the variables of all metrics that a step of the model may update.
 
-    A model that lists its `metrics` itself seldom lists the tracker of Keras' own loss.
+    A model that overrides `metrics` often omits the tracker of Keras' own loss.
     """
     metrics = [getattr(model, "_loss_tracker", None), getattr(model, "_compile_metrics", None)]
     metrics += getattr(getattr(model, "_compile_loss", None), "metrics", [])
-    # Nor does Keras list those of models inside the model.
+    # Keras does not list the metrics of nested models.
     metrics += [metric for layer in model._flatten_layers() for metric in layer._metrics]
     known = [*model.metrics_variables]
     known += [variable for metric in metrics if metric is not None for variable in metric.variables]
@@ -204,7 +205,7 @@ def metric_variables(model: Any) -> list[Any]:
 
 
 def settings(optimizer: Any) -> list[Any]:
-    """Returns the variables of an optimizer that a training step may look at."""
+    """Return the variables of an optimizer that a training step may read."""
     if optimizer is None:
         return []
     while "inner_optimizer" in vars(optimizer):
@@ -215,7 +216,7 @@ def settings(optimizer: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def replaced(variables: Sequence[tuple[Any, Any]]) -> Iterator[None]:
-    """Lets Keras variables be other `tf.Variable`s: (Keras variable, `tf.Variable`) pairs."""
+    """Make Keras variables use other `tf.Variable`s, given as (Keras, TensorFlow) pairs."""
     originals = [(variable, variable._value) for variable, _ in variables]
     try:
         for variable, other in variables:
@@ -228,7 +229,7 @@ def replaced(variables: Sequence[tuple[Any, Any]]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def applying(optimizer: Any, apply: Callable[..., None], other: BaseException) -> Iterator[None]:
-    """Lets a function stand for an optimizer's `apply`, and other optimizers raise `other`."""
+    """Replace an optimizer's `apply` with a function; other optimizers raise `other`."""
 
     def refuse(self: Any, *args: Any, **kwargs: Any) -> None:
         raise other
@@ -244,14 +245,14 @@ def applying(optimizer: Any, apply: Callable[..., None], other: BaseException) -
 
 @contextlib.contextmanager
 def results_noted(model: Model) -> Iterator[dict[int, Callable[[], Any]]]:
-    """Notes what the results of a model's metrics are.
+    """Record the results that a model's metrics return.
 
     Yields:
-      By the id of a tensor or dict that a metric's `result` returned, a function that returns it
-      as it is at another time.
+      Dict from the id of a tensor or dict that a metric's `result` returned to a function that
+      computes its current value.
     """
     noted: dict[int, Callable[[], Any]] = {}
-    kept: list[Any] = []  # An id is one thing's only as long as the thing lives.
+    kept: list[Any] = []  # Results, kept alive so that their ids stay unique.
 
     def noting(metric: Any) -> Callable[[], Any]:
         def current() -> Any:
@@ -280,12 +281,12 @@ def results_noted(model: Model) -> Iterator[dict[int, Callable[[], Any]]]:
 
 
 def tensors_of(variable: Any) -> Any:
-    """Returns the `tf.Variable` of a Keras variable, also in a scope of other values."""
+    """Return the `tf.Variable` of a Keras variable, even inside a `ValuesScope`."""
     return variable._value
 
 
 class Pass(NamedTuple):
-    """A forward pass; the arguments of `Model.compute_metrics` and the loss."""
+    """A forward pass: the arguments of `Model.compute_metrics`, and the loss."""
 
     x: Any
     y: Any
@@ -295,7 +296,7 @@ class Pass(NamedTuple):
 
 
 def forward(model: Model, batch: Any, training: bool) -> Pass:
-    """Computes a model's loss on a batch as its `train_step` or `test_step` does."""
+    """Compute a model's loss on a batch as Keras' `train_step` or `test_step` does."""
     x, y, sample_weight = data_adapter_utils.unpack_x_y_sample_weight(batch)
     y_pred = model(x, training=training) if model._call_has_training_arg else model(x)
     loss = model._compute_loss(
@@ -307,7 +308,7 @@ def forward(model: Model, batch: Any, training: bool) -> Pass:
 
 
 def metrics(model: Model, done: Pass) -> None:
-    """Updates a model's metrics as its `train_step` or `test_step` does."""
+    """Update a model's metrics as Keras' `train_step` or `test_step` does."""
     model.compute_metrics(done.x, done.y, done.y_pred, sample_weight=done.sample_weight)
 
 

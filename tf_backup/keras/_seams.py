@@ -1,7 +1,7 @@
-"""The door to Keras' internals: what `fit`, `evaluate` and saving are made of.
+"""Private Keras APIs: hooks into `fit`, `evaluate`, `predict` and saving.
 
-`install` puts seams into Keras' TensorFlow trainer and optimizers. They do nothing for a model
-that was not created under a parameter-server strategy, which Keras 3 cannot train by itself.
+`install` patches Keras' TensorFlow trainer and optimizers. The patches change nothing for models
+outside of parameter-server strategies; models under one cannot be trained by Keras 3 itself.
 """
 
 from __future__ import annotations
@@ -28,44 +28,44 @@ _PRIVATE = ("_maybe_symbolic_build", "_symbolic_build", "_compute_loss", "comput
 
 
 class Hooks(Protocol):
-    """What the seams call for models under a parameter-server strategy."""
+    """Methods that patched Keras calls for models under a parameter-server strategy."""
 
     def check_fit(self, model: Model, arguments: dict[str, Any]) -> None:
-        """Called first in fit, with its arguments by name; may refuse."""
+        """Check the model and the arguments of `fit`, by name, before training; may raise."""
 
     def end_fit(self, model: Model, failed: bool) -> None:
-        """Called last in fit, however it ends."""
+        """Clean up at the end of `fit`, however it ends."""
 
     def feed(self, strategy: Any, **data: Any) -> Any:
-        """Returns what stands for Keras' epoch iterator; None for Keras' own, in this process."""
+        """Return the epoch iterator; None to use Keras' own, in this process."""
 
     def build(self, model: Model, feed: Any) -> None:
-        """Called with the epoch iterator before the first step; makes all variables."""
+        """Create all variables before the first step, given the epoch iterator."""
 
     def train_function(self, model: Model) -> Any:
-        """Returns what is called with the feed for each step of fit."""
+        """Return the function that `fit` calls with the feed for each step."""
 
     def begin_training(self, model: Model) -> None:
-        """Called in fit once its train function is there."""
+        """Prepare for training; called by `fit` once the train function exists."""
 
     def test_function(self, model: Model) -> Any:
-        """Returns what is called with the feed for each step of evaluate."""
+        """Return the function that `evaluate` calls with the feed for each step."""
 
     def optimizer_to_save(self, serialized: Any) -> Any:
-        """Returns how a model's optimizer is written, given how Keras would write it."""
+        """Return the config to save for a model's optimizer, given Keras' own."""
 
     def optimizer_to_load(self, serialized: Any) -> Any:
-        """Returns how to read an optimizer for a model under a parameter-server strategy."""
+        """Return the config to load an optimizer from, given the saved one."""
 
 
 _installed = False
 
 
 def install(hooks: Hooks) -> None:
-    """Puts the seams into Keras, once.
+    """Patch Keras; further calls do nothing.
 
     Raises:
-      ImportError: if this Keras has moved what the seams rely on.
+      ImportError: if this version of Keras lacks a method that the patches rely on.
     """
     global _installed
     if _installed:
@@ -95,7 +95,7 @@ def _install_iterator(hooks: Hooks) -> None:
         if not runtime.is_parameter_server_strategy(distribute_strategy):
             return original(distribute_strategy, *args, **data)
         feed = hooks.feed(distribute_strategy, **data) if "y" in data else None
-        if feed is None:  # For predict, which runs in this process, and what evaluate does here.
+        if feed is None:  # For predict, and for evaluate on data that only this process can read.
             feed = original(tf.distribute.get_strategy(), *args, **data)
         return feed
 
@@ -127,9 +127,9 @@ def _install_fit(trainer: Any, hooks: Hooks) -> None:
 
 
 def _install_slots() -> None:
-    """Lets what an optimizer keeps for a variable (momentum, say) lie beside that variable.
+    """Place the slots of optimizers (momentum, for example) on the server of their variable.
 
-    An update would send it from one parameter server to another otherwise.
+    Otherwise, updates would send them from one parameter server to another.
     """
     optimizer = keras.optimizers.Optimizer
     add = optimizer.add_variable_from_reference
@@ -149,7 +149,7 @@ def _install_slots() -> None:
 
 
 def _install_saving(trainer: Any, hooks: Hooks) -> None:
-    """Lets hooks change how a model's optimizer is written to files, and read from them."""
+    """Let hooks change how a model's optimizer is saved and loaded."""
     get, compile_from = trainer.get_compile_config, trainer.compile_from_config
 
     @functools.wraps(get)
@@ -170,7 +170,7 @@ def _install_saving(trainer: Any, hooks: Hooks) -> None:
 
 
 def _outside(method: Any, context: Callable[[Any], Any] = contextlib.nullcontext) -> Any:
-    """Wraps a method to leave the strategy's scope, and to enter a context made of the strategy."""
+    """Wrap a method to leave the strategy's scope and to enter `context(strategy)`."""
 
     @functools.wraps(method)
     def managed(self: Model, *args: Any, **kwargs: Any) -> Any:

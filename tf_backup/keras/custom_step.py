@@ -1,9 +1,9 @@
-"""The general way: a `train_step` or `test_step` of the model's own, run on workers.
+"""Training and evaluation steps of models with their own `train_step` or `test_step`.
 
-For as long as it is traced, every variable of the model is a local one of the worker, with the
-value that theta(t) has for it, and the optimizer's `apply` keeps the gradients instead of
-updating. What such a step costs more than Keras' own: a copy of the parameters on each worker,
-and embedding tables that travel whole.
+While such a step is traced, every variable of the model is replaced by a local variable of the
+worker, which starts at its value after t updates, and the optimizer's `apply` records the gradients
+instead of updating. This costs more than Keras' own steps: each worker holds a copy of the
+parameters, and embedding tables are sent whole.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ _NOT_APPLIED = (
 
 
 class Logs(NamedTuple):
-    """What a step returned: by name a metric's result, or a scalar's place among the reports."""
+    """Logs of a step: by name, a function for a metric's result, or an index into the reports."""
 
     names: dict[str, Callable[[], Any] | int]
 
     def results(self, reports: Sequence[Tensor]) -> dict[str, Any]:
-        """Returns what to tell: metrics as they are now, and the given reports."""
+        """Return the logs: the current results of metrics, and the given reports."""
         return {
             name: reports[value] if isinstance(value, int) else value()
             for name, value in self.names.items()
@@ -58,18 +58,18 @@ class Logs(NamedTuple):
 
 
 def step_objective(model: Model, element_spec: Any) -> Objective:
-    """Returns the objective of a model with its own `train_step`.
+    """Return the objective of a model with its own `train_step`.
 
-    The gradients that the step applies are averaged over N workers and then applied once. Of
-    what it returns, results of the model's metrics are exact over the accepted batches, and
+    The gradients that the step applies are averaged over N workers and then applied once. In the
+    logs that it returns, results of the model's metrics are exact over the accepted batches, and
     other scalars are the mean of N.
 
     Args:
       model: compiled and built.
-      element_spec: of the batches.
+      element_spec: spec of the batches.
 
     Raises:
-      ValueError: if the step cannot be one of N, saying why.
+      ValueError: if the step cannot run on N workers; the message gives the reason.
     """
     variables = KerasVariables(model, model.optimizer)
     variables.tables = []
@@ -101,14 +101,14 @@ def step_objective(model: Model, element_spec: Any) -> Objective:
 
 
 def step_measurement(model: Model, element_spec: Any) -> Measurement:
-    """Returns what `evaluate` computes for a model with its own `test_step`.
+    """Return the measurement of a model with its own `test_step`, for `evaluate`.
 
-    Of what the step returns, results of the model's metrics are exact over all batches, and
-    other scalars are the mean over batches.
+    In the logs that the step returns, results of the model's metrics are exact over all batches,
+    and other scalars are the mean over batches.
 
     Args:
       model: compiled and built.
-      element_spec: of the batches.
+      element_spec: spec of the batches.
     """
     variables = KerasVariables(model, None)
     variables.tables = []
@@ -132,7 +132,7 @@ def step_measurement(model: Model, element_spec: Any) -> Measurement:
 
 
 class _Local(NamedTuple):
-    """A variable of one worker, and the value that it began with."""
+    """A local variable of a worker, and its initial value."""
 
     variable: graphs.LocalVariable
     start: Tensor
@@ -142,7 +142,7 @@ class _Local(NamedTuple):
 def _local(
     variables: KerasVariables, values: Sequence[Tensor], seed: Tensor | None
 ) -> Iterator[dict[int, _Local]]:
-    """Lets the model's variables be local ones; yields them, by the ids of the model's."""
+    """Replace the model's variables with local ones; yield these by the ids of the model's."""
     starts = list(zip(variables.read, values, strict=True))
     starts += [(v, tf.zeros(v.shape, v.dtype)) for v in variables.sums]
     starts += [(v, mixed(start, seed, v.dtype)) for v, start in variables.seeds]
@@ -157,17 +157,17 @@ def _local(
 
 
 class _Applied(NamedTuple):
-    """What a step leaves to the optimizer, by the ids of trainable variables."""
+    """Values that a step passes to the optimizer, by the ids of trainable variables."""
 
     gradients: dict[int, Tensor | None]
-    changes: dict[int, Tensor | None]  # What the step has added to them before.
+    changes: dict[int, Tensor | None]  # Changes that the step made before `apply`.
 
 
 @contextlib.contextmanager
 def _recorded(
     model: Model, variables: KerasVariables, local: dict[int, _Local]
 ) -> Iterator[_Applied]:
-    """Lets the model's optimizer keep gradients; yields them."""
+    """Make the model's optimizer record gradients instead of applying them; yield them."""
     applied = _Applied({}, {})
     gradients = applied.gradients
     name = type(model).__name__
@@ -198,7 +198,7 @@ def _recorded(
 
 
 def _run(model: Model, step: Any, batch: Any, told: Logs) -> list[Tensor]:
-    """Runs a step of the model; returns the scalars that it returned and no metric has."""
+    """Run a step of the model; return the scalars that it returned, without metric results."""
     with _internals.results_noted(model) as metrics:
         returned = step(batch)
     name = f"{type(model).__name__}.{step.__name__}"
@@ -225,7 +225,7 @@ def _run(model: Model, step: Any, batch: Any, told: Logs) -> list[Tensor]:
 
 
 def _moved(local: _Local, variable: Any) -> Tensor | None:
-    """Returns what the step added to a variable; None if nothing."""
+    """Return the change that the step made to a variable; None if it made none."""
     if not local.variable.changed:
         return None
     return change(local.start, local.variable.read_value(), variable)

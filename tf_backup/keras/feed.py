@@ -1,4 +1,4 @@
-"""What stands for Keras' epoch iterator when the data are read by workers."""
+"""Replacement for Keras' epoch iterator when workers read the data."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _MEANING = " (updates, each of N gradients), or left out for one pass over the d
 
 
 class Feed:
-    """Stands for Keras' epoch iterator: the data of one `fit` or `evaluate`.
+    """Replacement for Keras' epoch iterator: the data of one `fit` or `evaluate`.
 
-    An epoch of `fit` has `steps_per_epoch` updates; left out, a data set of known length is
-    passed once, in ceil(batches / N) updates, and a function's data sets until fewer than N
-    workers have data. What `fit` is given and workers cannot read, this process reads for them.
+    An epoch of `fit` has `steps_per_epoch` updates. Without it, an epoch is one pass over a data
+    set of known length, in ceil(batches / N) updates; other data are read until fewer than N
+    workers have any left. If workers cannot read the data of `fit`, this process reads for them.
 
     Args:
-      strategy: whose workers read.
+      strategy: the strategy whose workers read the data.
       steps_per_execution: Keras steps per call of the train function.
-      steps_per_epoch: updates in fit, batches in evaluate.
-      x, y, sample_weight, batch_size, shuffle, class_weight: as `fit` has them. Only fit
-        passes `class_weight`, which tells it from the others.
+      steps_per_epoch: updates in `fit`, batches in `evaluate`.
+      x, y, sample_weight, batch_size, shuffle, class_weight: as for `fit`. Only `fit` passes
+        `class_weight`, which distinguishes it from the others.
 
     Raises:
-      TypeError: if `steps_per_epoch` is no int.
-      ValueError: if it is below 1.
-      Immovable: in evaluate, if workers cannot read the data.
+      TypeError: if `steps_per_epoch` is not an int.
+      ValueError: if `steps_per_epoch` is below 1.
+      Immovable: in `evaluate`, if workers cannot read the data.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class Feed:
                 name, meaning = "steps_per_epoch", _MEANING
             steps_per_epoch = checked_int(name, steps_per_epoch, meaning=meaning)
         steps_per_epoch = _adapters.capped(steps_per_epoch)
-        self.count = steps_per_execution  # Updates to make in the call at hand.
+        self.count = steps_per_execution  # Updates to make in the current call.
         self.strategy = strategy
         self.steps = steps_per_epoch
-        self.remaining: int | None = None  # Updates left in the epoch, those of the call included.
-        self.done = False  # Whether evaluation has read all there is.
+        self.remaining: int | None = None  # Updates left in the epoch, including this call.
+        self.done = False  # Whether evaluation has read all data.
         self._per_call = steps_per_execution
         self._data: WorkerData | PythonData | None = None
         self._pipelines: Pipelines | None = None
@@ -70,7 +70,7 @@ class Feed:
             self._bind_evaluation(runtime.worker_count(strategy))
 
     def _check_function(self, data: dict[str, Any]) -> None:
-        """Refuses what Keras would do to the data, and cannot do to a function's."""
+        """Raise ValueError for arguments that Keras cannot apply to a function's data sets."""
         for name in ("y", "sample_weight", "batch_size", "class_weight"):
             if data.get(name) is not None:
                 raise ValueError(
@@ -84,7 +84,7 @@ class Feed:
             )
 
     def _check_finite(self) -> None:
-        """Refuses data that would be read for ever."""
+        """Raise ValueError if the data would be read forever."""
         dataset = self._source.dataset
         infinite = self._source.infinite or (
             isinstance(dataset, tf.data.Dataset)
@@ -96,19 +96,19 @@ class Feed:
 
     @property
     def data(self) -> WorkerData | PythonData:
-        """The workers' pipelines; known once `bind` was called."""
+        """The workers' data; available once `bind` has been called."""
         assert self._data is not None
         return self._data
 
     @property
     def num_batches(self) -> int | None:
-        """Steps of the progress bar; None if that is not known."""
+        """Number of steps of the progress bar; None if it is unknown."""
         if not self.training:
-            return 1  # All shards at once.
+            return 1  # One step evaluates all shards.
         return self.steps if self.steps is not None else self._source.batches
 
     def bind(self, workers: int, replicas: int) -> None:
-        """Says how many workers read, and how many gradients make an update."""
+        """Set the number of workers that read, and of gradients that make an update."""
         if self._data is not None:
             return
         self._check_finite()
@@ -135,25 +135,25 @@ class Feed:
         self._data = WorkerData(dataset, workers, None, repeat=False)
 
     def close(self) -> None:
-        """Ends what this process does for the data."""
+        """Stop making batches in this process."""
         if isinstance(self._data, PythonData):
             self._data.close()
 
     def pipelines(self) -> Pipelines:
-        """Returns the workers' pipelines for an epoch."""
+        """Return the workers' pipelines for an epoch."""
         if self._pipelines is None:
             self._pipelines = self.data.start()
         return self._pipelines
 
     def reset(self) -> None:
-        """Called by Keras between symbolic build and first epoch."""
+        """Reset the iterator; Keras calls this between the symbolic build and the first epoch."""
         self.done = False
 
     def __iter__(self) -> Iterator[tuple[int, int, Any]]:
         begin = 0
         self.done = False
         if self.training and self.steps is None:
-            self._pipelines = None  # Each epoch reads the data once, from its beginning.
+            self._pipelines = None  # Each epoch reads the data once, from the start.
         limit = self.steps if self.training else None
         while not self.done and (limit is None or begin < limit):
             end = begin + self._per_call
@@ -167,7 +167,7 @@ class Feed:
 
     @contextlib.contextmanager
     def catch_stop_iteration(self) -> Iterator[None]:
-        """Ends an epoch whose data has ended."""
+        """End an epoch when its data ends."""
         try:
             yield
         except StopIteration:
@@ -184,5 +184,5 @@ class Feed:
 
 
 def _is_dataset_fn(x: Any) -> bool:
-    """Returns whether `x` is a function to a data set, and nothing that Keras knows."""
+    """Return whether `x` is a function that returns a data set, and not input for Keras."""
     return callable(x) and not isinstance(x, tf.data.Dataset) and not hasattr(x, "__getitem__")

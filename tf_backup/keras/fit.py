@@ -1,4 +1,4 @@
-"""What Keras' own `fit` and `evaluate` do with a model under a parameter-server strategy."""
+"""Keras `fit` and `evaluate` under a parameter-server strategy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Model = Any
 
 
 class _Hooks:
-    """What Keras calls; see `_seams.Hooks`."""
+    """Implementation of `_seams.Hooks`."""
 
     def __init__(self) -> None:
         self._observed: weakref.WeakKeyDictionary[Model, bool] = weakref.WeakKeyDictionary()
@@ -44,7 +44,7 @@ class _Hooks:
                 )
             return
         if not model.compiled:
-            return  # Keras says so.
+            return  # Keras raises its own error.
         if wrapped is None:
             own = [name for name, value in vars(model).items() if _is_wrapped(value)]
             if own:
@@ -71,7 +71,7 @@ class _Hooks:
     def end_fit(self, model: Model, failed: bool) -> None:
         feed = self._feeds.pop(model, None)
         if feed is not None:
-            feed.close()  # First: workers may wait for it.
+            feed.close()  # First, because workers may be waiting for it.
         train = model.train_function
         if not isinstance(train, TrainFunction) or train.engine is None:
             return
@@ -98,7 +98,7 @@ class _Hooks:
     def build(self, model: Model, feed: Any) -> None:
         wrapped = find(model.optimizer)
         if isinstance(feed, Feed) and feed.training:
-            assert wrapped is not None  # `check_fit` has seen to it.
+            assert wrapped is not None  # Checked by `check_fit`.
             feed.bind(wrapped.policy.workers, wrapped.replicas)
             self._feeds[model] = feed
         with coordinator.of(_internals.strategy_of(model)).tracing():
@@ -122,9 +122,9 @@ class _Hooks:
 
 
 def install() -> None:
-    """Lets Keras' `fit` and `evaluate` work under parameter-server strategies, from now on.
+    """Make Keras' `fit` and `evaluate` work under parameter-server strategies from now on.
 
-    Also lets Keras find the wrapped optimizer in files.
+    Also makes Keras save and load wrapped optimizers.
     """
     _seams.install(_Hooks())
 

@@ -1,4 +1,4 @@
-"""What Keras calls for each step of `fit` and of `evaluate`."""
+"""Functions that Keras calls for each step of `fit` and of `evaluate`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Model = Any
 
 
 class TrainFunction:
-    """Makes one update per call; keeps the engine from one `fit` to the next.
+    """Train function: makes one update per call, and keeps its engine from one `fit` to the next.
 
     Args:
       model: compiled with a wrapped optimizer.
 
     Attributes:
-      observed: whether the callbacks of this `fit` only look at what is reported of an update.
+      observed: whether the callbacks of this `fit` only observe what is reported of an update.
     """
 
     def __init__(self, model: Model) -> None:
@@ -37,9 +37,9 @@ class TrainFunction:
         self.observed = False
 
     def __call__(self, feed: Feed) -> Any:
-        """Makes one update (or `steps_per_execution`).
+        """Make one update (or `steps_per_execution` updates).
 
-        Where callbacks only look (`observed`), the updates behind it may have been made already.
+        If callbacks only observe (`observed`), later updates may have been made already.
 
         Returns:
           The model's metrics.
@@ -69,12 +69,12 @@ class TrainFunction:
         return logs
 
     def note_accounts(self) -> None:
-        """Lets the optimizer read the accounts, while the engine is there."""
+        """Make the optimizer read the accounts while the engine still exists."""
         assert self._wrapped is not None
         _ = self._wrapped.contributions
 
     def _engine_for(self, feed: Feed) -> Engine:
-        """Returns the engine for batches of the feed's spec."""
+        """Return the engine for batches of the feed's spec."""
         spec = feed.data.element_spec
         if self.engine is None or spec != self._spec:
             assert self._wrapped is not None
@@ -94,7 +94,7 @@ class TrainFunction:
 
 
 class TestFunction:
-    """Evaluates a model: on all workers, in one call; here, where they cannot read the data.
+    """Test function: evaluates on all workers in one call, or here if they cannot read the data.
 
     Args:
       model: compiled.
@@ -107,7 +107,7 @@ class TestFunction:
         self._here: Any = None
 
     def __call__(self, feed: Feed | Any) -> Any:
-        """Evaluates all of a feed's data, or the next batch of a data set's iterator.
+        """Evaluate all of a feed's data, or the next batch of a data set's iterator.
 
         Returns:
           The model's metrics.
@@ -121,14 +121,14 @@ class TestFunction:
         return logs
 
     def _run_here(self, iterator: Any) -> Any:
-        """Evaluates on a batch in this process, as Keras does it."""
+        """Evaluate on a batch in this process, as Keras does."""
         if self._here is None:
             self._here = _internals.step_function(self._model, "test_step")
         with runtime.running_here(_internals.strategy_of(self._model)):
             return self._here(iterator)
 
     def _evaluation_for(self, feed: Feed) -> Evaluation:
-        """Returns the evaluation for batches of the feed's spec."""
+        """Return the evaluation for batches of the feed's spec."""
         spec = feed.data.element_spec
         if self._evaluation is None or spec != self._spec:
             own = _internals.has_own_step(self._model, "test_step")

@@ -1,4 +1,4 @@
-"""Training loops of one's own, without `fit`: a function of a batch that returns a loss."""
+"""Custom training loops without `fit`, for a function from a batch to a loss."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ Tensor = Any
 
 
 class Update(NamedTuple):
-    """An update that was made."""
+    """A completed update."""
 
-    step: int  # t: the number of updates that the optimizer has made, this one included
+    step: int  # t: the number of updates made by the optimizer, including this one
     loss: float  # the mean of the N losses
 
 
 def minimize(
     loss: Callable[[Any], Tensor], model: Any, optimizer: Any, data: Any, updates: int
 ) -> Iterator[Update]:
-    """Makes updates that lower a loss, and yields each when it is made.
+    """Make updates that minimise a loss, and yield each when it is made.
 
-    What `fit` promises holds here, too: exactly N gradients, each at most once, and so on.
-    Between two updates the model may be evaluated or saved; training ends, and the workers go
-    home, when the iterator is used up, closed or let go of.
+    The guarantees of `fit` hold here, too: exactly N gradients, each used at most once, and so on.
+    Between two updates the model may be evaluated or saved. Training ends, and the workers stop,
+    when the iterator is exhausted, closed or garbage-collected.
 
     Example:
 
@@ -51,22 +51,23 @@ def minimize(
             print(update.step, update.loss)
 
     Args:
-      loss: from a batch to a scalar, as TensorFlow operations on the model and the batch; traced
-        once, and run on workers. Metrics of the model that it updates are summed over the
-        accepted batches.
+      loss: function from a batch to a scalar, made of TensorFlow operations on the model and the
+        batch. It is traced once and runs on workers. Metrics of the model that it updates are
+        summed over the accepted batches.
       model: a built Keras model or layer, whose trainable variables are updated. It need not be
         compiled.
-      optimizer: made by `wrap`; perhaps inside a LossScaleOptimizer.
-      data: a `tf.data.Dataset` of batches, of which worker i reads every (N + b)-th, over and
-        over; or a function from `tf.distribute.InputContext` to one, read once.
-      updates: how many to make.
+      optimizer: made by `wrap`; may be inside a LossScaleOptimizer.
+      data: a `tf.data.Dataset` of batches, of which worker i reads every (N + b)-th, repeatedly
+        if its length is known; or a function from `tf.distribute.InputContext` to one, read once.
+      updates: number of updates to make.
 
     Returns:
       An iterator over the updates. It ends early, with a warning, when fewer than N workers have
       data left.
 
     Raises:
-      TypeError: if the optimizer is not wrapped, `updates` no int, or the loss no scalar.
+      TypeError: if the optimizer is not wrapped, `updates` is not an int, or the loss is not a
+        floating-point scalar.
       ValueError: if `updates` is below 1, or the model is not built under the strategy.
       ParameterServerLost, WorkersLost, WorkerFailed: while iterating, as in `fit`.
     """
@@ -101,7 +102,7 @@ def _engine(
     wrapped: SyncReplicasWithBackup,
     element_spec: Any,
 ) -> Engine:
-    """Returns the engine that minimises a loss."""
+    """Return the engine that minimises a loss."""
 
     def value(batch: Any) -> tuple[Tensor, Callable[[], Any]]:
         scalar = tf.convert_to_tensor(loss(batch))
@@ -126,14 +127,14 @@ def _updates(
     batches: WorkerData,
     updates: int,
 ) -> Iterator[Update]:
-    """Makes the updates; what is yielded in between is not in the strategy's scope."""
+    """Make the updates; the strategy's scope is left only while the generator runs."""
     failed = True
     try:
         with runtime.outside_strategy():
             pipelines = batches.start()
         for index in range(updates):
             with runtime.outside_strategy():
-                if not engine.active:  # At first, and when others had the workers in between.
+                if not engine.active:  # At first, and after another run.
                     engine.begin(pipelines, step=int(wrapped.iterations))
                 loss = engine.step(last=index + 1 == updates)
             if loss is None:
@@ -154,10 +155,10 @@ def _updates(
 
 
 def _close(engine: Engine, wrapped: SyncReplicasWithBackup, failed: bool) -> None:
-    """Ends training, as far as the cluster is there to do it."""
+    """End training; if it has failed already, ignore errors of the cluster."""
     try:
         engine.close()
-        _ = wrapped.contributions  # Read while the engine is there.
+        _ = wrapped.contributions  # Read while the engine exists.
     except (errors.TfBackupError, tf.errors.OpError):
         engine.abandon()
         if not failed:

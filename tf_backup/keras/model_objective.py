@@ -1,7 +1,7 @@
-"""What `fit` and `evaluate` compute for a Keras model, told in tensors.
+"""Computations of `fit` and `evaluate` for a Keras model, in terms of tensors.
 
-Workers run the model with values in the place of its variables, in a `keras.StatelessScope`.
-A model with a `train_step` or `test_step` of its own goes another way: see `keras_step`.
+Workers run the model in a `keras.StatelessScope`, which gives its variables other values. Models
+with their own `train_step` or `test_step` use `custom_step` instead.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ Model = Any  # a compiled, built keras.Model
 
 
 def keras_objective(model: Model, element_spec: Any) -> Objective:
-    """Returns the objective of a compiled and built model.
+    """Return the objective of a compiled and built model.
 
-    Each of the N gradients is of the mean loss over one worker's batch, regularisation
-    included. Batch-norm statistics move by the mean of the N workers' moves. Dropout draws a
-    stream of its own for every worker and step.
+    Each of the N gradients is that of the mean loss over one worker's batch, including
+    regularisation. Batch-norm statistics change by the mean of the N workers' changes. Dropout
+    draws different random numbers for every worker and step.
 
     Args:
-      model: whose loss is minimised.
-      element_spec: of the batches.
+      model: the model whose loss is minimised.
+      element_spec: spec of the batches.
     """
 
     def loss(batch: Any) -> tuple[Tensor, Callable[[], Any]]:
@@ -57,15 +57,15 @@ def objective_of(
     element_spec: Any,
     jit_compile: bool = False,
 ) -> Objective:
-    """Returns the objective of a loss.
+    """Return the objective of a loss.
 
     Args:
-      variables: that the loss depends on.
-      optimizer: of its trainable variables, built.
-      loss: from a batch to the loss ([], floating), and to a function that is called after the
-        gradients were computed and may return scalars to report.
+      variables: variables that the loss depends on.
+      optimizer: optimizer of the trainable variables, built.
+      loss: function from a batch to the loss ([], floating) and to a function that is called after
+        the gradients are computed and may return scalars to report.
       results: see `Objective`.
-      element_spec: of the batches.
+      element_spec: spec of the batches.
       jit_compile: whether workers compile the computation with XLA.
     """
 
@@ -77,11 +77,11 @@ def objective_of(
 
 
 def keras_measurement(model: Model, element_spec: Any) -> Measurement:
-    """Returns what `evaluate` computes for a compiled and built model.
+    """Return the measurement of a compiled and built model, for `evaluate`.
 
     Args:
-      model: whose loss and metrics are computed.
-      element_spec: of the batches.
+      model: the model whose loss and metrics are computed.
+      element_spec: spec of the batches.
     """
     variables = KerasVariables(model, None)
 
@@ -110,10 +110,10 @@ def _gradients(
     seed: Tensor,
     batch: Any,
 ) -> Results:
-    """Computes gradients, and what the pass changes and adds up, on one batch.
+    """Compute the gradients, changes of state and metric sums of one batch.
 
-    What the pass assigns to a trainable variable is a change like any other, and its gradient is,
-    as in plain Keras, the sum of those at every value that the variable has had.
+    An assignment to a trainable variable is a change like any other. As in plain Keras, the
+    variable's gradient is then the sum of the gradients at all values that it has had.
     """
     scope = variables.scope(values, seed)
     tables = {id(table) for table in variables.tables}
@@ -157,18 +157,18 @@ def _gradients(
 
 
 def total(gradients: Sequence[Any]) -> Tensor | None:
-    """Returns the sum of gradients, leaving out those that are None; None if all are."""
+    """Return the sum of all gradients that are not None; None if there are none."""
     parts = [dense(gradient) for gradient in gradients if gradient is not None]
     return tf.add_n(parts) if parts else None
 
 
 def dense(gradient: Any) -> Tensor | None:
-    """Returns a gradient that may be tf.IndexedSlices, or None, as a tensor or None."""
+    """Return a gradient (tensor, tf.IndexedSlices or None) as a tensor or None."""
     return None if gradient is None else tf.convert_to_tensor(gradient)
 
 
 def warn_of_changes(variables: Sequence[Any]) -> None:
-    """Warns of variables that the evaluation of a model assigns to."""
+    """Warn about variables that the evaluation of a model assigns to."""
     if variables:
         log.warning(
             "Evaluating the model assigns to %s. On workers this changes nothing: every batch is "
@@ -178,7 +178,7 @@ def warn_of_changes(variables: Sequence[Any]) -> None:
 
 
 def change(old: Tensor, new: Tensor, variable: Any) -> Tensor:
-    """Returns what a computation adds to a variable."""
+    """Return what a computation adds to a variable."""
     if old.dtype == tf.bool:
         raise TypeError(
             f"the model changes its variable {variable.path!r} of dtype bool, but changes of N "

@@ -1,4 +1,4 @@
-"""A Keras optimizer whose every update is the mean of the first N of N + b gradients."""
+"""Keras optimizer that updates with the mean of the first N of N + b gradients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tf_backup.records import Contributions
 
 Tensor = Any
 
-# Set on every optimizer by Keras' base class, but the inner optimizer's to say.
+# Attributes that Keras' base class sets, but that must come from the inner optimizer.
 _INNER = (
     "weight_decay",
     "clipnorm",
@@ -34,24 +34,25 @@ DEFAULT_STALL_TIMEOUT_S = 600.0
 
 @keras.saving.register_keras_serializable(package="tf_backup")
 class SyncReplicasWithBackup(keras.optimizers.Optimizer):
-    """SGD with backup workers, synchronous or not, around any Keras optimizer. Made by `wrap`.
+    """Synchronous or asynchronous SGD with backup workers around any Keras optimizer.
 
-    It is the inner optimizer in everything but how gradients reach it: learning rate,
-    iterations, variables, clipping, weight decay, EMA and schedules are the inner one's, and
-    its clipping sees the mean of the N gradients.
+    Made by `wrap`. Only the way that gradients arrive differs from the inner optimizer. Learning
+    rate, iterations, variables, clipping, weight decay, EMA and schedules are those of the inner
+    optimizer, which clips the mean of the N gradients.
 
     Args:
-      inner_optimizer: makes the updates; or what `keras.optimizers.get` makes one of.
-      replicas: N, gradients averaged in one update.
-      backups: b, workers beyond N.
-      stall_timeout_s: how long `fit` waits, with fewer than N workers alive, for one to come
-        back before it raises `WorkersLost`.
+      inner_optimizer: the optimizer that makes the updates; or a name or config of one for
+        `keras.optimizers.get`.
+      replicas: N, the number of gradients averaged in one update.
+      backups: b, the number of workers beyond N.
+      stall_timeout_s: seconds that `fit` waits with fewer than N workers alive before it raises
+        `WorkersLost`.
       name: name of the optimizer.
-      max_staleness: how many updates old a gradient may be when it is used; None for any.
+      max_staleness: maximum staleness of a gradient that is used, in updates; None for no limit.
 
     Raises:
-      TypeError: if `inner_optimizer` is no Keras optimizer, or is wrapped already.
-      ValueError: if N, b or `max_staleness` is out of range.
+      TypeError: if `inner_optimizer` is not a Keras optimizer, or is wrapped already.
+      ValueError: if N, b, `stall_timeout_s` or `max_staleness` is out of range.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
             )
         super().__init__(learning_rate=0.0, name=name)
         for attribute in _INNER:
-            delattr(self, attribute)  # Then __getattr__ asks the inner optimizer.
+            delattr(self, attribute)  # So that __getattr__ asks the inner optimizer.
         self.inner_optimizer = inner_optimizer
         self.policy = policy
         self.stall_timeout_s = stall_timeout_s
@@ -85,48 +86,48 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
 
     @property
     def replicas(self) -> int:
-        """N, the gradients averaged in one update."""
+        """N, the number of gradients averaged in one update."""
         return self.policy.replicas
 
     @property
     def backups(self) -> int:
-        """b, the workers beyond N."""
+        """b, the number of workers beyond N."""
         return self.policy.backups
 
     @property
     def max_staleness(self) -> int | None:
-        """How many updates old a gradient may be when it is used; None for any."""
+        """Maximum staleness of a gradient that is used, in updates; None for no limit."""
         return self.policy.max_staleness
 
     @property
     def contributions(self) -> Contributions:
-        """What became of every gradient since this optimizer was wrapped in this process."""
+        """Counts of all gradients since this optimizer was wrapped in this process, by outcome."""
         none = Contributions.none(self.policy.workers)
         return sum((account.read() for account in self._accounts), none)
 
     @property
     def living_workers(self) -> int | None:
-        """How many of the N + b workers live, as far as is known; None when nothing trains."""
+        """Number of the N + b workers known to be alive; None if no engine exists."""
         return self._accounts[-1].living_workers() if self._accounts else None
 
     def settle(self) -> None:
-        """Waits until no update is under way, so that the model is that of `iterations` updates.
+        """Wait until no update is in progress, so that the model matches `iterations`.
 
-        For callbacks that say `runs_behind = True`: training does not wait for them after every
-        update, and the updates whose logs they get may be behind the model. Others need not call
-        it.
+        For callbacks with `runs_behind = True`. Training does not wait for them after every update,
+        so the model may be ahead of the updates whose logs they get. Other callbacks need not call
+        this.
         """
         for account in self._accounts:
             account.settle()
 
     def report_to(self, source: Source) -> None:
-        """Adds a new source of accounts.
+        """Add a source of accounts.
 
-        It may go without a word: read `contributions` when it has done its work.
+        The source is referenced weakly: read `contributions` as soon as it has finished.
         """
         self._accounts.append(Account(source))
 
-    # ---- All else is the inner optimizer's ----------------------------------------------------
+    # ---- Everything else is delegated to the inner optimizer ----------------------------------
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "inner_optimizer":
@@ -159,16 +160,16 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
         self.inner_optimizer.learning_rate = value
 
     def build(self, variables: Sequence[Any]) -> None:
-        """Creates the inner optimizer's variables."""
+        """Create the inner optimizer's variables."""
         if not self.inner_optimizer.built:
             self.inner_optimizer.build(variables)
         self.built = True
 
     def apply(self, grads: Sequence[Tensor], trainable_variables: Any = None) -> None:
-        """Updates variables; called by the chief, with the mean of the N gradients.
+        """Update variables; called by the chief with the mean of the N gradients.
 
         Raises:
-          RuntimeError: if it is called by hand, in the strategy's scope.
+          RuntimeError: if it is called by hand in the strategy's scope.
         """
         if tf.distribute.get_replica_context() is None:
             raise RuntimeError(
@@ -179,19 +180,19 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
         self.inner_optimizer.apply(grads, trainable_variables)
 
     def scale_loss(self, loss: Tensor) -> Tensor:
-        """Scales the loss as the inner optimizer does."""
+        """Scale the loss as the inner optimizer does."""
         return self.inner_optimizer.scale_loss(loss)
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
-        """Ends training as the inner optimizer does: with EMA, by writing the averages."""
+        """Finalize variables as the inner optimizer does: with EMA, by writing the averages."""
         self.inner_optimizer.finalize_variable_values(var_list)
 
     def exclude_from_weight_decay(self, *args: Any, **kwargs: Any) -> None:
-        """Excludes variables from the inner optimizer's weight decay."""
+        """Exclude variables from the inner optimizer's weight decay."""
         self.inner_optimizer.exclude_from_weight_decay(*args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what `from_config` needs to make this optimizer again."""
+        """Return the config from which `from_config` recreates this optimizer."""
         return {
             "name": self.name,
             "inner_optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
@@ -201,14 +202,14 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
             "max_staleness": self.max_staleness,
         }
 
-    # What is saved is the inner optimizer, so that files are those of one device.
+    # The inner optimizer is saved, so that files are the same as those of one device.
 
     def __dir__(self) -> list[str]:
-        # Keras saves what it finds here; of the inner optimizer it has the variables already.
+        # Keras saves attributes listed here, and already has the inner optimizer's variables.
         return [name for name in super().__dir__() if name != "inner_optimizer"]
 
     def _trackable_children(self, *args: Any, **kwargs: Any) -> Any:
-        inner = vars(self).get("inner_optimizer", super())  # Asked for in its making, too.
+        inner = vars(self).get("inner_optimizer", super())  # Also called in __init__.
         return inner._trackable_children(*args, **kwargs)
 
     def _lookup_dependency(self, *args: Any, **kwargs: Any) -> Any:
@@ -219,7 +220,7 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
     def from_config(
         cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
     ) -> SyncReplicasWithBackup:
-        """Makes the optimizer again; it trains only under a parameter-server strategy."""
+        """Recreate the optimizer, which trains only under a parameter-server strategy."""
         config = dict(config)
         config["inner_optimizer"] = keras.saving.deserialize_keras_object(
             config["inner_optimizer"], custom_objects=custom_objects
@@ -228,9 +229,9 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
 
 
 def unwrapped(serialized: Any) -> Any:
-    """Returns a serialized optimizer as the one inside `SyncReplicasWithBackup`.
+    """Return a serialized optimizer without its `SyncReplicasWithBackup` wrapper.
 
-    N and b are beside it, where Keras does not look.
+    The wrapper's settings, such as N and b, are stored next to it, where Keras ignores them.
     """
     config = serialized["config"]
     if not isinstance(config, dict) or not isinstance(config.get("inner_optimizer"), dict):
@@ -243,7 +244,7 @@ def unwrapped(serialized: Any) -> Any:
 
 
 def wrapped_again(serialized: Any) -> Any:
-    """Returns what `unwrapped` was given."""
+    """Return the serialized optimizer that `unwrapped` was given."""
     serialized = dict(serialized)
     settings = serialized.pop("tf_backup", None)
     config = serialized["config"]
@@ -261,10 +262,10 @@ def wrapped_again(serialized: Any) -> Any:
 
 
 def check_strategy(strategy: Any, policy: BackupPolicy) -> None:
-    """Refuses a strategy under which synchronous SGD with backup workers cannot run.
+    """Check that SGD with backup workers can run under a strategy.
 
     Raises:
-      ValueError: saying why, and what to do.
+      ValueError: if it cannot; the message gives the reason and what to do.
     """
     if not runtime.is_parameter_server_strategy(strategy):
         given = "no strategy" if not tf.distribute.has_strategy() else type(strategy).__name__
@@ -283,7 +284,7 @@ def check_strategy(strategy: Any, policy: BackupPolicy) -> None:
 
 
 def find(optimizer: Any) -> SyncReplicasWithBackup | None:
-    """Returns the wrapped optimizer in `optimizer`: itself, or inside a LossScaleOptimizer."""
+    """Return the wrapped optimizer: `optimizer` or the one inside it; None if there is none."""
     while optimizer is not None and not isinstance(optimizer, SyncReplicasWithBackup):
         optimizer = vars(optimizer).get("inner_optimizer")
     return optimizer

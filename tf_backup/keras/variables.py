@@ -1,4 +1,4 @@
-"""The variables of a Keras model in the order in which an objective has them."""
+"""Variables of a Keras model, in the order of an objective."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ log = logging.getLogger(__name__)
 Tensor = Any
 Model = Any  # a built keras.Model or keras.layers.Layer
 
-_LARGE_TABLE = 2**24  # Elements; worth a word if every worker reads it whole at every step.
+_LARGE_TABLE = 2**24  # Elements; reading such a table whole at every step logs a warning.
 
 
 class KerasVariables:
-    """The variables of a model, and the values that they have while a worker computes.
+    """The variables of a model, and their values while a worker computes.
 
     Args:
-      model: built.
-      optimizer: the model's, built; None to evaluate without one.
+      model: a built model.
+      optimizer: the model's optimizer, built; None to evaluate without one.
     """
 
     def __init__(self, model: Model, optimizer: Any) -> None:
         seeds = _internals.seed_states(model)
         self.trainable = list(model.trainable_variables)
         self.state = _without(model.non_trainable_variables, seeds)
-        self.state += _loss_scales(optimizer)  # Workers scale their loss by them.
+        self.state += _loss_scales(optimizer)  # Workers scale the loss by them.
         self.sums = _internals.metric_variables(model)
-        # With the seeds that the user set, every run draws the same.
+        # Initial states: seeds set by the user give the same numbers in every training run.
         self.seeds = [(seed, seed.numpy()) for seed in seeds]
         known = {id(variable) for variable in [*self.trainable, *self.state]}
         self.tables = [
@@ -45,28 +45,28 @@ class KerasVariables:
             for table in _internals.embedding_tables(model)
             if id(table) in known and runtime.is_on_ps(_internals.tensors_of(table).device)
         ]
-        self.settings: list[Any] = []  # The optimizer's, which a computation may look at.
-        self.kept: list[Any] = []  # What must live as long as the traced computation.
-        self._whole: list[Any] = []  # Tables that the last trace has read whole.
+        self.settings: list[Any] = []  # Of the optimizer; a computation may read them.
+        self.kept: list[Any] = []  # Objects that must outlive the traced computation.
+        self._whole: list[Any] = []  # Tables that the last trace read whole.
 
     @property
     def read(self) -> list[Any]:
-        """The variables whose values workers get: all that are no tables and no sums."""
+        """Variables whose values workers get: all except tables and sums."""
         return _without([*self.trainable, *self.state, *self.settings], self.tables)
 
     @property
     def changing(self) -> list[Any]:
-        """The variables that a computation may assign to, beside the sums.
+        """Variables that a computation may assign to, apart from the sums.
 
-        Trainable ones are among them: some layers normalise or project a weight in `call`.
+        They include trainable ones: some layers normalise or project a weight in `call`.
         """
         return [*self.state, *self.trainable]
 
     def check_placed(self) -> None:
-        """Refuses variables that are on no parameter server.
+        """Check that all variables are on parameter servers.
 
         Raises:
-          ValueError: naming the first of them.
+          ValueError: if one is not; the message names the first of them.
         """
         for variable in [*self.trainable, *self.state, *self.sums]:
             if not runtime.is_on_ps(_internals.tensors_of(variable).device):
@@ -79,11 +79,11 @@ class KerasVariables:
                 )
 
     def scope(self, values: Sequence[Tensor], seed: Tensor | None) -> _internals.ValuesScope:
-        """Returns a scope in which the model's variables have the given values.
+        """Return a scope in which the model's variables have the given values.
 
         Args:
-          values: of `read`. Sums are zero, so that they hold what is added.
-          seed: [2] int64, which every seed generator mixes with its own; None for no mixing.
+          values: values of `read`. Sums start at zero, so that they hold what is added.
+          seed: [2] int64, mixed into the state of every seed generator; None for no mixing.
         """
         mapping = list(zip(self.read, values, strict=True))
         mapping += [(v, tf.zeros(v.shape, v.dtype)) for v in self.sums]
@@ -93,12 +93,12 @@ class KerasVariables:
         return scope
 
     def add(self, sums: Sequence[Tensor]) -> None:
-        """Adds to the model's sums; called eagerly."""
+        """Add to the model's sums; to be called eagerly."""
         for variable, more in zip(self.sums, sums, strict=True):
             variable.assign(variable + more)
 
     def lookup(self, lookups: Lookups) -> Any:
-        """Returns a scope in which embedding layers look the rows of tables up."""
+        """Return a scope in which embedding layers look up the rows of tables."""
         tables = {id(table): _internals.tensors_of(table) for table in self.tables}
 
         def rows(variable: Any, ids: Tensor) -> Tensor | None:
@@ -116,24 +116,24 @@ class KerasVariables:
         element_spec: Any,
         jit_compile: bool = False,
     ) -> Objective:
-        """Returns the objective of a computation on these variables.
+        """Return the objective of a computation on these variables.
 
         Args:
           compute: see `Objective`; it is traced here.
-          optimizer: that the mean gradients are applied with, built.
+          optimizer: optimizer that applies the mean gradients, built.
           results: see `Objective`.
-          element_spec: of the batches.
+          element_spec: spec of the batches.
           jit_compile: whether workers compile the computation with XLA.
 
         Raises:
-          ValueError: if the computation uses what only the chief's process has.
+          ValueError: if the computation uses objects that only the chief's process has.
         """
 
         def apply(gradients: Sequence[Any]) -> None:
             with runtime.outside_strategy():
                 optimizer.apply(gradients, self.trainable)
 
-        computed = self.traced(compute, element_spec, jit_compile)  # First: it finds the tables.
+        computed = self.traced(compute, element_spec, jit_compile)  # First: finds the tables.
         return Objective(
             read=tensors_of(self.read),
             trainable=tensors_of(self.trainable),
@@ -146,10 +146,10 @@ class KerasVariables:
         )
 
     def traced(self, compute: Callable[..., Any], element_spec: Any, jit_compile: bool) -> Any:
-        """Returns a worker's computation as a concrete function; see `objective.traced`.
+        """Return a worker's computation as a concrete function; see `objective.traced`.
 
-        A table that the computation reads whole (for a regulariser, say) is no table to it. XLA
-        cannot look anything up elsewhere: for it there are no tables.
+        A table that the computation reads whole (for a regulariser, for example) is treated as an
+        ordinary variable. So are all tables with XLA, which cannot look up rows elsewhere.
         """
         if jit_compile:
             self.tables = []
@@ -176,23 +176,23 @@ class KerasVariables:
 
 
 def tensors_of(variables: Sequence[Any]) -> list[Any]:
-    """Returns the `tf.Variable`s of Keras variables."""
+    """Return the `tf.Variable`s of Keras variables."""
     return [_internals.tensors_of(variable) for variable in variables]
 
 
 def mixed(start: Any, seed: Tensor | None, dtype: str) -> Tensor:
-    """Returns a seed generator's state for one worker and step ([2], of `dtype`)."""
+    """Return the state of a seed generator for one worker and step, [2] of `dtype`."""
     if seed is None:
         return tf.cast(start, dtype)
     state = tf.cast(start, tf.int64)
     for part in tf.unstack(seed, 2):
         state = tf.random.experimental.stateless_fold_in(state, part)
-    # Keras counts on from here; keep it small, and the same in every integer dtype.
+    # Keras increments the state; keep it small, and the same in every integer dtype.
     return tf.cast(tf.bitwise.bitwise_and(state, 0x3FFFFFFF), dtype)
 
 
 def _loss_scales(optimizer: Any) -> list[Any]:
-    """Returns the scale of a LossScaleOptimizer, around the wrapped optimizer or inside it."""
+    """Return the scales of LossScaleOptimizers around or inside the wrapped optimizer."""
     scales = []
     while optimizer is not None:
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):

@@ -1,4 +1,4 @@
-"""`wrap`: from a Keras optimizer to one with backup workers."""
+"""`wrap`, which adds backup workers to a Keras optimizer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def wrap(
     stall_timeout_s: float = DEFAULT_STALL_TIMEOUT_S,
     max_staleness: int | None = 0,
 ) -> SyncReplicasWithBackup:
-    """Makes an optimizer update with the mean of the first N of N + b workers' gradients.
+    """Make an optimizer update with the mean of the first N of N + b workers' gradients.
 
     Call it in the scope of the strategy. Each update averages N gradients, so a learning rate
     tuned for one worker is usually multiplied by N.
@@ -39,23 +39,24 @@ def wrap(
         print(optimizer.contributions)
 
     Args:
-      optimizer: any Keras optimizer, with any option; or what `keras.optimizers.get` makes one of,
-        such as "adam".
-      replicas: N, gradients averaged in one update; at least 1.
-      backups: b, workers beyond N that nobody waits for.
-      stall_timeout_s: how long `fit` waits, with fewer than N workers alive, for one to come
-        back before it raises `WorkersLost`.
-      max_staleness: how many updates old a gradient may be when it is used: 0 for synchronous
-        SGD, None for any. With `replicas=1, max_staleness=None` every gradient is an update of
-        its own: asynchronous SGD; its learning rate is that of one worker, or lower.
+      optimizer: any Keras optimizer, with any option; or a name or config of one for
+        `keras.optimizers.get`, such as "adam".
+      replicas: N, the number of gradients averaged in one update; at least 1.
+      backups: b, the number of workers beyond N that nobody waits for.
+      stall_timeout_s: seconds that `fit` waits with fewer than N workers alive before it raises
+        `WorkersLost`.
+      max_staleness: maximum staleness of a gradient that is used, in updates: 0 for synchronous
+        SGD, None for no limit. `replicas=1, max_staleness=None` is asynchronous SGD, in which
+        every gradient makes an update; use the learning rate of one worker, or a lower one.
 
     Returns:
       An optimizer for `model.compile`.
 
     Raises:
-      TypeError: if `optimizer` is no Keras optimizer, or is wrapped already.
-      ValueError: if a number is out of range, outside a parameter-server strategy's scope, if
-        the strategy has a `variable_partitioner`, or if its cluster has fewer than N + b workers.
+      TypeError: if `optimizer` is not a Keras optimizer, or is wrapped already.
+      ValueError: if a number is out of range, if `wrap` is called or `optimizer` was created
+        outside a parameter-server strategy's scope, if the strategy has a `variable_partitioner`,
+        or if its cluster has fewer than N + b workers.
 
     Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 1 to 4.
     """

@@ -1,4 +1,4 @@
-"""Addresses, and whether the tasks behind them are there and answer.
+"""Addresses of tasks, and checks that the tasks are there and answer.
 
-Imports from `_tf` and from `tf_backup` itself.
+It imports from `_tf` and from `tf_backup` itself.
 """

@@ -1,4 +1,4 @@
-"""Where a task is: 'host:port', taken apart here and nowhere else."""
+"""Addresses of tasks ('host:port'), which only this module parses."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import ipaddress
 import re
 from typing import Any
 
-_LABEL = re.compile(r"[^\W_]([\w-]{0,61}[^\W_])?|_[\w-]{0,62}")  # Names in DNS may begin with _.
+_LABEL = re.compile(r"[^\W_]([\w-]{0,61}[^\W_])?|_[\w-]{0,62}")  # DNS names may begin with _.
 _LONGEST_NAME = 253
 
 
 def split(address: Any) -> tuple[str, int]:
-    """Returns the host, an IPv6 address without its brackets, and the port.
+    """Return the host and the port of an address; an IPv6 host comes without its brackets.
 
     Args:
-      address: 'host:port'; an IPv6 address is in brackets, as in '[::1]:2222'.
+      address: 'host:port', with an IPv6 address in brackets, as in '[::1]:2222'.
 
     Raises:
-      ValueError: saying which part is wrong.
+      ValueError: if a part is wrong; the message says which one.
     """
     if not isinstance(address, str):
         raise ValueError("it is not a string")
@@ -32,7 +32,7 @@ def split(address: Any) -> tuple[str, int]:
 
 
 def _host(host: str) -> str:
-    """Returns a host, checked to be a name or an IP address."""
+    """Check that a host is a name or an IP address, and return it."""
     if host.startswith("[") and host.endswith("]"):
         try:
             return str(ipaddress.IPv6Address(host[1:-1]))

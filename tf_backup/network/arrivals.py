@@ -1,4 +1,4 @@
-"""Waiting until the servers of a cluster are up, which may take as long as their machines do."""
+"""Waiting for the servers of a cluster to start, which may include starting their machines."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from tf_backup.network.watch import Watch
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
-TIMEOUT_S = 1800.0  # Images are pulled, nodes are made: minutes. Then somebody should look.
+TIMEOUT_S = 1800.0  # Enough to pull images and create nodes.
 PORT_TAKEN = "Cannot listen at port"
-NAMED = 5  # So many of those who are missing are named.
+NAMED = 5  # Number of missing servers that a message names.
 
 
 class _Door(socketserver.TCPServer):
-    """Accepts connections, and ends them: who does not accept is not seen after a hundred."""
+    """Server that accepts connections and closes them at once, so that its backlog never fills."""
 
     address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
     allow_reuse_address = True
     request_queue_size = 128
 
     def server_bind(self) -> None:
-        if self.address_family == socket.AF_INET6:  # Then IPv4 comes in there, too.
+        if self.address_family == socket.AF_INET6:  # Accept IPv4, too.
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
 
 
 def wait_for(servers: Sequence[str], timeout_s: float = TIMEOUT_S) -> None:
-    """Waits until every parameter server answers; says who is missing after 10 s, 20 s, 40 s ...
+    """Wait until every parameter server answers; log the missing ones after 10 s, 20 s, 40 s ...
 
-    TensorFlow would wait as well, but silently, and deaf to signals.
+    TensorFlow would also wait, but silently and without handling signals.
 
     Args:
-      servers: their `host:port`.
-      timeout_s: how long to wait.
+      servers: addresses (`host:port`) of the parameter servers.
+      timeout_s: how long to wait, in seconds.
 
     Raises:
-      ClusterError: if not all have come by then, naming those who have not, or if
-        another task answers in the place of one.
+      ClusterError: if servers are still missing after that time (the message names them), or if
+        another task answers at the address of one.
     """
     missing = dict(enumerate(servers))
     watch = Watch()
@@ -73,7 +73,7 @@ def wait_for(servers: Sequence[str], timeout_s: float = TIMEOUT_S) -> None:
 
 
 def _answers(index: int, address: str) -> bool:
-    """Returns whether a parameter server answers, and is ready for clients."""
+    """Return whether a parameter server answers and is ready for clients."""
     status = ask(address)
     if status is not None and status.task != f"ps {index}":
         raise ClusterError(
@@ -85,7 +85,7 @@ def _answers(index: int, address: str) -> bool:
 
 @contextlib.contextmanager
 def present(address: str) -> Iterator[None]:
-    """Accepts connections where a task is to serve later: so others see already that it lives.
+    """Accept connections at a task's port before its server starts, to show that it is alive.
 
     Args:
       address: the task's own `host:port`.
@@ -105,10 +105,10 @@ def present(address: str) -> Iterator[None]:
 
 
 def check_port(address: str) -> None:
-    """Refuses a port of this task that something else listens at.
+    """Check that nothing else listens at this task's port.
 
-    TensorFlow would say so with a trace of its C++; and where the other is a TensorFlow server
-    itself, Linux lets both of them listen, and gives each some of the connections.
+    TensorFlow would report that with a C++ stack trace. If the other process is a TensorFlow server
+    too, Linux even lets both of them listen, and gives each some of the connections.
 
     Args:
       address: the task's own `host:port`.
@@ -120,7 +120,7 @@ def check_port(address: str) -> None:
 
 
 def _listening(address: str) -> _Door:
-    """Returns a door that listens at the port of an address of this task."""
+    """Return a server that listens at the port of this task's address."""
     _, port = split(address)
     try:
         return _Door(("", port), socketserver.BaseRequestHandler)

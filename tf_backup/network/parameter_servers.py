@@ -1,8 +1,9 @@
-"""Watches over the parameter servers, so that no call to one of them waits for ever.
+"""Health checks of the parameter servers, so that no call to one of them waits forever.
 
-TensorFlow's calls have no deadline: one to a server that is frozen, or cut off, would never return,
-and Python sees no signal meanwhile. So a thread asks every server how it is. Of one that has not
-answered for `timeout_s` it cuts the connections: whatever waits for it fails at once.
+TensorFlow's calls have no deadline. A call to a server that is frozen or disconnected would never
+return, and Python would handle no signals meanwhile. So a thread for each server asks for its
+status. If the server has not answered for `timeout_s`, the thread shuts down the connections to it,
+and every call that waits for it fails at once.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ from tf_backup.network.status import Channel, Status, ask
 
 log = logging.getLogger(__name__)
 
-POLL_S = 1.0  # Between two questions to a server that is well.
-_ANSWER_S = 2.0  # How long an answer may take before it counts as none; not yet as a loss.
-_CUT_S = 0.2  # Between two cuts: TensorFlow connects again.
-_HURRY_S = 0.3  # The same after a signal: somebody wants this process to end.
-_SIGNAL_GRACE_S = 1.0  # For a signal's exception to reach those that it is for.
-_REPORT_S = 10.0  # A server that is silent for longer is talked about.
+POLL_S = 1.0  # Interval between status requests to a server that answers.
+_ANSWER_S = 2.0  # Deadline of a status request. A missed deadline alone is not yet a loss.
+_CUT_S = 0.2  # Interval between shutdowns of connections, since TensorFlow reconnects.
+_HURRY_S = 0.3  # Deadline of a status request after a signal asked this process to end.
+_SIGNAL_GRACE_S = 1.0  # Time for a signal's exception to take effect.
+_REPORT_S = 10.0  # A server that is silent for longer is logged.
 
 
 class Servers:
     """The parameter servers, as one of their clients sees them.
 
     Args:
-      addresses: their `host:port`.
-      timeout_s: how long one may be silent before it counts as lost.
-      watch_signals: whether to let go of a server that does not answer when a signal arrives for
-        this process; only in the main thread.
+      addresses: addresses (`host:port`) of the servers.
+      timeout_s: how long a server may be silent before it counts as lost, in seconds.
+      watch_signals: whether SIGINT or SIGTERM makes calls to unresponsive servers fail. Only takes
+        effect when constructed in the main thread.
     """
 
     def __init__(
@@ -54,8 +55,8 @@ class Servers:
         self._wake, self._waker = socket.socketpair()
         self._waker.setblocking(False)
         self._closed = False
-        self._interrupted = 0.0  # Until when a server that does not answer is let go of.
-        self._signal: tuple[int, float] | None = None  # The last one, and when it came.
+        self._interrupted = 0.0  # Until then, calls to unresponsive servers fail.
+        self._signal: tuple[int, float] | None = None  # The last signal, and its time.
         self._signals: int | None = None
         if watch_signals and threading.current_thread() is threading.main_thread():
             self._signals = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
@@ -69,11 +70,11 @@ class Servers:
 
     @property
     def lost(self) -> str | None:
-        """What has become of a server that is lost, in a sentence; None if all are there."""
+        """The loss of a server, described in a sentence; None if no server is lost."""
         return next(iter(self._lost.values()), None)
 
     def close(self) -> None:
-        """Ends watching. Connections that are cut stay so."""
+        """Stop watching. Connections that were shut down stay shut down."""
         if self._closed:
             return
         self._closed = True
@@ -90,9 +91,9 @@ class Servers:
         self._waker.close()
 
     def look(self) -> None:
-        """Asks every server how it is: one that does not answer at once is lost.
+        """Ask every server for its status; one that does not answer at once is lost.
 
-        For when a call has failed already.
+        Meant for use after a call has failed.
         """
         hurry = time.monotonic() < self._interrupted
         for index, address in enumerate(self.addresses):
@@ -107,11 +108,11 @@ class Servers:
                 self._restarted(index, status)
 
     def repeat_signal(self) -> None:
-        """Raises what a signal should have raised, if that went lost; in the main thread.
+        """Call the last signal's handler again if its exception was lost; in the main thread.
 
-        An exception that a signal raises while Python collects garbage, or C++ calls Python, is
-        ignored: one of twenty interrupts had no effect. Only handlers that raise are called again:
-        Python's own for Ctrl-C, and those with an attribute `raises`.
+        Python ignores an exception that a signal handler raises during garbage collection or in a
+        call from C++: one of twenty interrupts had no effect. Only handlers that raise are called
+        again: Python's own for Ctrl-C, and those with a true attribute `raises`.
         """
         if self._signal is None or time.monotonic() - self._signal[1] < _SIGNAL_GRACE_S:
             return
@@ -123,17 +124,17 @@ class Servers:
             handler(number, None)
 
     def forget_signal(self) -> None:
-        """Says that the last signal has had its effect."""
+        """Record that the last signal has taken effect."""
         self._signal = None
 
     def interrupt(self, seconds: float = 5.0) -> None:
-        """Lets calls fail, for so long, that wait for a server that does not answer now."""
+        """Make calls that wait for an unresponsive server fail, for the next `seconds`."""
         self._interrupted = time.monotonic() + seconds
 
     # ---- Threads ------------------------------------------------------------------------------
 
     def _watch(self, index: int) -> None:
-        """Asks one server how it is, and says so when it is not."""
+        """Ask one server for its status again and again, and report when it does not answer."""
         heard = reported = time.monotonic()
         address = self.addresses[index]
         while not self._closed:
@@ -170,7 +171,7 @@ class Servers:
             self._pause(_CUT_S)
 
     def _restarted(self, index: int, status: Status) -> bool:
-        """Notes which process answers; returns whether it is another one than before."""
+        """Return whether a status shows that the server has been restarted, and record its loss."""
         if self._known.setdefault(index, status.incarnation) == status.incarnation:
             return False
         self._lost.setdefault(
@@ -181,19 +182,19 @@ class Servers:
         return True
 
     def _pause(self, seconds: float) -> None:
-        """Waits, or until there is hurry or an end."""
+        """Sleep for `seconds`, or until `interrupt` or `close` is called."""
         end, hurry = time.monotonic() + seconds, self._interrupted
         while not self._closed and time.monotonic() < end and self._interrupted == hurry:
             time.sleep(_CUT_S)
 
     def _wait(self) -> None:
-        """Waits for signals of this process."""
+        """Wait for signals to this process."""
         while not self._closed:
             ready, _, _ = select.select([self._wake], [], [], POLL_S)
             if not ready:
                 continue
             numbers = self._wake.recv(64)
-            if self._signals is not None and self._signals >= 0:  # Somebody else listens, too.
+            if self._signals is not None and self._signals >= 0:  # There is another listener.
                 with contextlib.suppress(OSError):
                     os.write(self._signals, numbers)
             for number in set(numbers) & {signal.SIGINT, signal.SIGTERM}:
@@ -202,10 +203,10 @@ class Servers:
 
 
 class Connections:
-    """This process' connections to one server. Relies on Linux' /proc.
+    """This process's connections to one server. Relies on Linux's /proc.
 
     Args:
-      address: its `host:port`.
+      address: the server's `host:port`.
     """
 
     def __init__(self, address: str) -> None:
@@ -213,8 +214,8 @@ class Connections:
         self._hosts = self._resolve()
 
     def cut(self) -> int:
-        """Shuts them down, so that what waits for an answer fails; returns how many there were."""
-        self._hosts |= self._resolve()  # A pod that is started again has another address.
+        """Shut down the connections, so that calls on them fail, and return how many there were."""
+        self._hosts |= self._resolve()  # A restarted pod has a new address.
         count = 0
         for connection in self._find():
             with connection, contextlib.suppress(OSError):
@@ -223,7 +224,7 @@ class Connections:
         return count
 
     def _resolve(self) -> set[str]:
-        """Returns the addresses of the host."""
+        """Return the IP addresses of the host."""
         try:
             found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         except OSError:
@@ -231,7 +232,7 @@ class Connections:
         return {_plain(str(peer[0])) for *_, peer in found}
 
     def _find(self) -> Iterator[socket.socket]:
-        """Yields copies of the sockets."""
+        """Yield duplicates of the sockets that are connected to the server."""
         for name in os.listdir("/proc/self/fd"):
             try:
                 if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
@@ -250,6 +251,6 @@ class Connections:
 
 
 def _plain(host: str) -> str:
-    """Returns an IP address in the one form that it has here."""
+    """Return an IP address in canonical form, with a mapped IPv4 address as IPv4."""
     address = ipaddress.ip_address(host.partition("%")[0])
     return str(getattr(address, "ipv4_mapped", None) or address)

@@ -1,7 +1,7 @@
-"""What is asked of a TensorFlow server directly: whether it lives, is ready, or clears its memory.
+"""Direct requests to a TensorFlow server: its status, its readiness, and clearing its memory.
 
-That something accepts connections proves nothing. A frozen process does, and so does another
-program that has the port.
+An accepted connection does not prove that a server is alive. A frozen process accepts connections
+too, and so does another program at the same port.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Iterator
 
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # It talks when a process is started.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # It logs when a process is started.
 
 import grpc
 from tensorflow.core.framework import device_attributes_pb2, versions_pb2
@@ -20,21 +20,21 @@ from tensorflow.core.protobuf import tensorflow_server_pb2
 from tf_backup.network.address import split
 
 _METHOD = "/tensorflow.WorkerService/GetStatus"
-_CLEAR = "/tensorflow.WorkerService/CleanupAll"  # CleanupAllRequest: containers, as field 1.
-_KEEP_ALIVE = "/tensorflow.eager.EagerService/KeepAlive"  # KeepAliveRequest: context, as field 1.
-# CreateContextRequest: the cluster, as field 1; TensorFlow's version as 4; the context as 7.
+_CLEAR = "/tensorflow.WorkerService/CleanupAll"  # CleanupAllRequest: containers are field 1.
+_KEEP_ALIVE = "/tensorflow.eager.EagerService/KeepAlive"  # KeepAliveRequest: context is field 1.
+# CreateContextRequest: the cluster is field 1, TensorFlow's version 4, and the context 7.
 _CREATE = "/tensorflow.eager.EagerService/CreateContext"
-_CONTEXT = b"tfbackup"  # The number of the first context, as its eight bytes.
+_CONTEXT = b"tfbackup"  # ID of the first context, as 8 bytes.
 _OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms", 500))
 
 
 @dataclasses.dataclass(frozen=True)
 class Status:
-    """What a TensorFlow server says of itself.
+    """The status that a TensorFlow server reports.
 
     Attributes:
-      task: "ps 0", say.
-      incarnation: another number for each time that the server is started.
+      task: job and index, such as "ps 0".
+      incarnation: a number that changes each time the server is started.
     """
 
     task: str
@@ -42,10 +42,10 @@ class Status:
 
 
 class Channel:
-    """A connection for asking one server, again and again.
+    """A connection for repeated status requests to one server.
 
     Args:
-      address: its `host:port`.
+      address: the server's `host:port`.
     """
 
     def __init__(self, address: str) -> None:
@@ -54,7 +54,7 @@ class Channel:
         self._ask = self._channel.unary_unary(_METHOD)
 
     def ask(self, timeout_s: float) -> Status | None:
-        """Returns the server's status; None if there is no answer in time, or not TensorFlow's."""
+        """Return the server's status; None if no TensorFlow server answers in time."""
         try:
             answer = self._ask(b"", timeout=timeout_s)
         except grpc.RpcError:
@@ -62,12 +62,12 @@ class Channel:
         return _parse(answer)
 
     def close(self) -> None:
-        """Closes the connection."""
+        """Close the connection."""
         self._channel.close()
 
 
 def ask(address: str, timeout_s: float = 1.0) -> Status | None:
-    """Returns the status of the server at `host:port`; None if no TensorFlow server answers."""
+    """Return the status of the server at `host:port`; None if no TensorFlow server answers."""
     channel = Channel(address)
     try:
         return channel.ask(timeout_s)
@@ -76,19 +76,18 @@ def ask(address: str, timeout_s: float = 1.0) -> Status | None:
 
 
 def make_ready(address: str, job: str, index: int, timeout_s: float = 60.0) -> None:
-    """Opens a first context on a server, before its first client does: a server is ready then.
+    """Open the first context on a server before clients do, which makes it ready for them.
 
-    A client's context is the first if there is no other. For the first, TensorFlow's server
-    replaces an object (the manager of collectives), which the context then uses. Of two clients
-    that came at the same time, both were first, and the server died of a segmentation fault when
-    the one came to use what the other had replaced: one of fifteen starts with eight workers, on a
-    busy machine.
+    For the first context, TensorFlow's server replaces its manager of collectives, which the
+    context then uses. Of two clients that connected at the same time, both were treated as the
+    first, and the server crashed with a segmentation fault when one used the manager that the other
+    had replaced. That happened in one of fifteen starts with eight workers on a busy machine.
 
     Args:
       address: the server's `host:port`, as seen from this process.
-      job: of the server's task.
-      index: of the server's task.
-      timeout_s: how long to wait for the server.
+      job: job of the server's task.
+      index: index of the server's task.
+      timeout_s: how long to wait for the server, in seconds.
 
     Raises:
       grpc.RpcError: if the server does not answer.
@@ -106,7 +105,7 @@ def make_ready(address: str, job: str, index: int, timeout_s: float = 60.0) -> N
 
 
 def is_ready(address: str, timeout_s: float = 1.0) -> bool:
-    """Returns whether a server has its first context, and clients may come."""
+    """Return whether a server has its first context, so that clients may connect."""
     with grpc.insecure_channel(address, options=_OPTIONS) as channel:
         try:
             channel.unary_unary(_KEEP_ALIVE)(_number(1, _CONTEXT), timeout=timeout_s)
@@ -116,12 +115,12 @@ def is_ready(address: str, timeout_s: float = 1.0) -> bool:
 
 
 def clear(address: str, container: str, timeout_s: float = 10.0) -> bool:
-    """Deletes all named resources of a container on the server at `host:port`.
+    """Delete all named resources of a container on the server at `host:port`.
 
-    A session's `reset` does the same, but waits until every task of the cluster is there.
+    A session's `reset` does the same, but waits until every task of the cluster is up.
 
     Returns:
-      Whether the server has done it.
+      Whether the server has deleted them.
     """
     with grpc.insecure_channel(address, options=_OPTIONS) as channel:
         try:
@@ -132,7 +131,7 @@ def clear(address: str, container: str, timeout_s: float = 10.0) -> bool:
 
 
 def accepts(address: str, timeout_s: float = 1.0) -> bool:
-    """Returns whether anything accepts connections at `host:port`."""
+    """Return whether anything accepts connections at `host:port`."""
     try:
         with socket.create_connection(split(address), timeout_s):
             return True
@@ -141,18 +140,18 @@ def accepts(address: str, timeout_s: float = 1.0) -> bool:
 
 
 def _field(number: int, value: bytes) -> bytes:
-    """Returns a field of a message: bytes, of a length below 2 ** 14."""
+    """Return a protobuf field of bytes, whose length is below 2 ** 14."""
     assert len(value) < 2**14
     return bytes([number << 3 | 2, len(value) & 0x7F | 0x80, len(value) >> 7]) + value
 
 
 def _number(number: int, value: bytes) -> bytes:
-    """Returns a field of a message: a number of 64 bits."""
+    """Return a protobuf field of a 64-bit number."""
     return bytes([number << 3 | 1]) + value
 
 
 def _parse(answer: bytes) -> Status | None:
-    """Reads `GetStatusResponse`: device attributes, repeated, as field 1."""
+    """Parse a `GetStatusResponse`, whose field 1 is repeated device attributes."""
     for field in _fields(answer):
         device = device_attributes_pb2.DeviceAttributes.FromString(field)
         parts = dict(part.split(":", 1) for part in device.name.strip("/").split("/"))
@@ -162,7 +161,7 @@ def _parse(answer: bytes) -> Status | None:
 
 
 def _fields(message: bytes) -> Iterator[bytes]:
-    """Yields the fields of a message that has only field 1, of variable length."""
+    """Yield the values of a protobuf message whose only field is field 1, length-delimited."""
     place = 0
     while place < len(message):
         if message[place] != 0x0A:

@@ -1,4 +1,4 @@
-"""The algorithm as pure functions: which gradients are used, and who holds which place.
+"""The algorithm as pure functions: which gradients are used, and which worker holds which place.
 
-Nothing here imports TensorFlow. Imports only from `tf_backup` itself (errors, policy).
+Nothing here imports TensorFlow. It imports only from `tf_backup` itself (errors, policy).
 """

@@ -1,4 +1,4 @@
-"""Which workers live: those whose lease has not ended."""
+"""Workers of a cluster and their leases: which of them are alive."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 
 Numbers = np.ndarray[Any, Any]  # int64
 
-HEARTBEAT_S = 1.0  # Between two signs of life of a worker, also while it computes.
-_SILENCE_S = 4 * HEARTBEAT_S  # Then something is wrong with it.
+HEARTBEAT_S = 1.0  # Interval between heartbeats of a worker, also while it computes.
+_SILENCE_S = 4 * HEARTBEAT_S  # After this, something is wrong with the worker.
 
 
 class Members:
     """The workers of a cluster, as the chief sees them.
 
-    A worker counts up while it lives. Its lease lasts for `timeout_s` after the chief has last seen
-    it count, by the chief's own clock.
+    Each worker increments a counter while it is alive. Its lease lasts for `timeout_s` after the
+    chief last saw the counter change, by the chief's own clock.
 
     Args:
-      workers: how many there may be.
-      timeout_s: how long a lease lasts, in seconds.
-      clock: the time in seconds, never going back.
+      workers: number of workers in the cluster.
+      timeout_s: length of a lease, in seconds.
+      clock: returns a monotonic time in seconds.
     """
 
     def __init__(
@@ -36,39 +36,39 @@ class Members:
         self._seen = np.full([workers], -np.inf)
 
     def update(self, lives: Numbers, beats: Numbers) -> None:
-        """Takes note of the workers' lives and counts ([workers] each), as the board has them."""
+        """Record the workers' lives and heartbeat counts ([workers] each) from the board."""
         moved = (beats != self._beats) | (lives != self._lives)
         seen = np.where(moved, self._clock(), self._seen)
         self._lives, self._beats, self._seen = np.array(lives), np.array(beats), seen
 
     @property
     def lives(self) -> list[int]:
-        """The number of each worker's life if it lives, else 0."""
+        """The number of each worker's life if it is alive, else 0."""
         fresh = self._clock() - self._seen < self.timeout_s
         living = np.where(fresh & (self._lives > 0), self._lives, 0)
         return [int(life) for life in living]
 
     @property
     def living(self) -> int:
-        """How many workers live."""
+        """Number of workers that are alive."""
         return sum(life > 0 for life in self.lives)
 
     @property
     def missing(self) -> list[int]:
-        """The workers that do not live, or have not come yet."""
+        """The workers that are dead or have not started yet."""
         return [worker for worker, life in enumerate(self.lives) if not life]
 
     @property
     def silent(self) -> list[int]:
-        """The workers that have not been heard of lately, those that do not live among them."""
+        """The workers without a recent heartbeat, including those that are dead."""
         return [int(worker) for worker in np.flatnonzero(self._clock() - self._seen > _SILENCE_S)]
 
     @property
     def left(self) -> list[bool]:
-        """Which workers have said that they go."""
+        """Whether each worker has said that it is leaving."""
         return [bool(life < 0) for life in self._lives]
 
     @property
     def ever(self) -> list[bool]:
-        """Which workers have been there at some time."""
+        """Whether each worker has ever been alive."""
         return [bool(life != 0) for life in self._lives]

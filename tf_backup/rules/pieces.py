@@ -1,12 +1,12 @@
-"""The rules of handing out data in small pieces, as pure functions on a ledger.
+"""The rules for handing out data in small pieces, as pure functions on a ledger.
 
-The data of an evaluation come in lanes, one input pipeline each. A worker holds a lane and computes
-piece after piece of it, about a second's worth at a time. What a piece comes to counts when it is
-delivered; the lane has moved on by then, and whoever delivers the same piece later delivers it in
-vain. So a worker that dies, freezes or is slow costs the repetition of one piece: another one takes
-its lane over where the last delivery ended.
+The data of an evaluation is split into lanes, one input pipeline each. A worker holds a lane and
+computes one piece of it after another, about a second's worth at a time. The results of a piece
+count when the piece is delivered. The lane's position then moves on, and a second delivery of the
+same piece is ignored. So a worker that dies, freezes or is slow costs the repetition of one piece:
+another worker takes over its lane where the last delivery ended.
 
-Like `protocol`, with operators and a few array functions only, for NumPy and TensorFlow alike.
+Like `protocol`, this uses only operators and a few array functions, for both NumPy and TensorFlow.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ import numpy as np
 
 from tf_backup.rules.protocol import NUMPY, Array, Arrays
 
-# What a worker is to do next: a lane (>= 0) to read from, or one of these.
+# A worker's next action: a lane (>= 0) to read from, or one of these.
 WAIT, STOP = -1, -2
 
-PIECE_S = 1.0  # How long a piece takes a worker, one batch at least.
-SLOW_S = 3.0  # Of a piece that takes longer, a worker without work makes another one.
+PIECE_S = 1.0  # Target duration of a piece, which has at least one batch.
+SLOW_S = 3.0  # After this, an idle worker may compute the same piece.
 
 
 class Lanes(NamedTuple):
-    """How far each lane has been read. Scalars first, then one element per lane."""
+    """The ledger of an evaluation. Scalars first, then one element per lane."""
 
-    run: Array  # [] counts the evaluations; a worker of an older one is sent home
+    run: Array  # [] number of evaluations so far; a worker of an older one is told to stop
     open: Array  # [] 1 until all lanes are done
-    position: Array  # [lanes] batches whose results have been counted
-    holder: Array  # [lanes] number of the life of the worker that reads on from there; 0: nobody
-    since: Array  # [lanes] when it began with the piece at hand, in microseconds
-    done: Array  # [lanes] 1 once all is read
+    position: Array  # [lanes] number of batches whose results have been counted
+    holder: Array  # [lanes] life of the worker that reads on from there; 0: none
+    since: Array  # [lanes] time at which the holder started the current piece, in microseconds
+    done: Array  # [lanes] 1 once the whole lane is counted
 
 
 SCALARS, VECTORS = Lanes._fields[:2], Lanes._fields[2:]
@@ -41,28 +41,28 @@ SCALARS, VECTORS = Lanes._fields[:2], Lanes._fields[2:]
 class Piece(NamedTuple):
     """A piece of a lane that a worker has computed."""
 
-    run: Array  # [] the evaluation that it is for
+    run: Array  # [] number of the evaluation
     lane: Array  # []
-    start: Array  # [] the number of batches before it
-    batches: Array  # [] how many it has
-    ended: Array  # [] bool, whether there are none behind it
+    start: Array  # [] number of batches before the piece
+    batches: Array  # [] number of batches in the piece
+    ended: Array  # [] bool, whether the lane ends with the piece
 
 
 def new_lanes(lanes: int) -> Lanes:
-    """Returns the ledger, in NumPy, before the first evaluation."""
+    """Return the ledger before the first evaluation, in NumPy."""
     scalars = {name: np.int64(0) for name in SCALARS}
     vectors = {name: np.zeros([lanes], np.int64) for name in VECTORS}
     return Lanes(**scalars, **vectors)
 
 
 def begin(lanes: Lanes) -> Lanes:
-    """An evaluation begins."""
+    """Start an evaluation."""
     zero = lanes.position * 0
     return Lanes(lanes.run + 1, lanes.open * 0 + 1, zero, zero, zero, zero)
 
 
 def close(lanes: Lanes) -> Lanes:
-    """An evaluation is over."""
+    """End an evaluation."""
     return lanes._replace(open=lanes.open * 0)
 
 
@@ -75,19 +75,19 @@ def choose(
     now: Array,
     xp: Arrays = NUMPY,
 ) -> tuple[Lanes, Array, Array]:
-    """Gives a worker a lane: its own, one that nobody holds, or one whose holder is slow.
+    """Give a worker a lane: its own, one without a holder, or one whose holder is slow.
 
     Args:
-      lanes: the state before.
+      lanes: the ledger before the call.
       indices: [lanes] 0, 1, 2 ...
-      worker: [] the worker's index; so each begins with another lane.
+      worker: [] the worker's index, so that each worker starts with a different lane.
       life: [] the number of its life.
-      run: [] the evaluation that it works for.
-      now: [] the time in microseconds.
+      run: [] the evaluation that it works on.
+      now: [] the current time in microseconds.
       xp: the array functions.
 
     Returns:
-      The state after, the lane (or WAIT or STOP), and the batches of it to leave out.
+      The ledger after the call, the lane (or WAIT or STOP), and the number of its batches to skip.
     """
     none, count = np.int64(2**62), lanes.position.shape[0]
     todo = lanes.done == 0
@@ -114,11 +114,11 @@ def choose(
 def deliver(
     lanes: Lanes, indices: Array, piece: Piece, xp: Arrays = NUMPY
 ) -> tuple[Lanes, Array, Array]:
-    """A worker has computed a piece.
+    """Deliver a piece that a worker has computed.
 
     Returns:
-      The state after, whether the piece counts ([] bool), and whether it was the last that was
-      missing ([] bool): then the evaluation is over.
+      The ledger after the call, whether the piece counts ([] bool), and whether it was the last
+      missing one, which ends the evaluation ([] bool).
     """
     here = (indices == piece.lane) & (lanes.position == piece.start) & (lanes.done == 0)
     here = here & (piece.run == lanes.run) & (lanes.open == 1)
@@ -134,5 +134,5 @@ def deliver(
 
 
 def expire(lanes: Lanes, gone: Array, xp: Arrays = NUMPY) -> Lanes:
-    """The holders of some lanes are gone ([lanes] bool): others may go on with them."""
+    """Free the lanes whose holders are `gone` ([lanes] bool), so that others can take them."""
     return lanes._replace(holder=xp.where(gone, np.int64(0), lanes.holder))

@@ -1,9 +1,9 @@
-"""The rules of places: which worker may work where, as pure functions on the gate's ledger.
+"""The rules of places: which worker may work at which place, as pure functions on the ledger.
 
-There are N + b places. The first N + b workers that come take them, and read the part of the data
-that goes with the place. Who comes later is a spare worker: it waits, since more than b gradients
-would be thrown away otherwise, and takes over when a place becomes free. See `protocol` for what
-happens at a place.
+There are N + b places. The first N + b workers take them, and each reads the part of the data that
+belongs to its place. A later worker is a spare: it waits until a place becomes free and then takes
+it. If spares worked too, more than b gradients of each step would be discarded. See `protocol` for
+what happens at a place.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from tf_backup.rules.protocol import (
 def admit(
     ledger: Ledger, places: Array, worker: Array, life: Array, run: Array, xp: Arrays = NUMPY
 ) -> tuple[Ledger, Array]:
-    """Gives a worker a place: that of its earlier life, of its own index, or the first free one.
+    """Give a worker a place: that of its earlier life, of its own index, or the first free one.
 
     Args:
-      ledger: the state before.
+      ledger: the ledger before the call.
       places: [places] 0, 1, 2 ...
       worker: [] the worker's index in the cluster.
-      life: [] the number of the worker's life, above 0; no other life has it.
-      run: [] the run that it wants to work for.
+      life: [] the unique number of the worker's life, above 0.
+      run: [] the run that it wants to work in.
       xp: the array functions.
 
     Returns:
-      The state after, and the place; NO_PLACE if none is free, STOP if the run is over.
+      The ledger after the call, and the place: NO_PLACE if none is free, STOP if the run is over.
     """
     none = np.int64(2**62)
     free = ledger.life == 0
@@ -64,20 +64,21 @@ def admit(
 def enter(
     ledger: Ledger, me: Array, life: Array, run: Array, replicas: int, xp: Arrays = NUMPY
 ) -> tuple[Ledger, Array]:
-    """A worker starts its loop at its place, for the first time in a run or once more.
+    """Start a worker's loop at its place, for the first time in a run or again.
 
-    What was under way there is lost, unless it was delivered already.
+    A contribution that was under way there is lost, unless it was already delivered.
 
     Args:
-      ledger: the state before.
+      ledger: the ledger before the call.
       me: [places] bool, true for the worker's place.
       life: [] the number of the worker's life.
-      run: [] the run that it wants to work for.
+      run: [] the run that it wants to work in.
       replicas: N.
       xp: the array functions.
 
     Returns:
-      The state after, whose `entries` no other entry has, and what the worker is to do next.
+      The ledger after the call, whose `entries` is the number of this entry, and the worker's next
+      action.
     """
     mine = at(ledger.status, me, xp)
     current = (run == ledger.run) & (ledger.open == 1)
@@ -86,7 +87,7 @@ def enter(
     welcome = current & my_place
     go = welcome & (mine != DELIVERED) & ~full(ledger, replicas, xp)
     status = xp.where(welcome, np.int64(WAITING), np.int64(ABSENT))
-    # What is delivered stays so.
+    # A delivered contribution stays delivered.
     status = xp.where(mine == DELIVERED, np.int64(DELIVERED), status)
     status = xp.where(go, np.int64(COMPUTING), status)
     ledger = ledger._replace(
@@ -102,18 +103,19 @@ def enter(
 
 
 def expire(ledger: Ledger, gone: Array, xp: Arrays = NUMPY) -> tuple[Ledger, Array]:
-    """The leases of some workers have ended, or they were started again: their entries end.
+    """End the entries of workers whose leases have ended or that have been restarted.
 
-    What is delivered whole is still used. A place without more data in this run stays as it is.
+    Contributions already delivered are still used. A place without more data in this run stays as
+    it is.
 
     Args:
-      ledger: the state before.
+      ledger: the ledger before the call.
       gone: [places] bool, true where the holder is gone.
       xp: the array functions.
 
     Returns:
-      The state after, and [places] the token for each place: EXPELLED for who waits for one (should
-      it be frozen only, it finds out), else WAIT.
+      The ledger after the call, and [places] the token for each place: EXPELLED if its holder was
+      waiting for one, so that a worker that was only frozen finds out, else WAIT.
     """
     under_way = gone & (ledger.status == COMPUTING)
     idle = gone & (ledger.status == WAITING)

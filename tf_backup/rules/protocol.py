@@ -1,11 +1,11 @@
 """The rules of SGD with backup workers, synchronous or not, as pure functions on a ledger.
 
-Who contributes to step t, what a verdict is, who is told to go on: all that is decided here and
-nowhere else, with operators and the two array functions of `Arrays` only, so that the gate does
-it with tensors on a parameter server, and the tests run the very same lines on NumPy.
+All decisions are made here: which workers contribute to step t, what the verdicts are, and which
+workers continue. The rules use only operators and the functions in `Arrays`. So the gate runs them
+on tensors on a parameter server, and the tests run the same lines on NumPy arrays.
 
 There are N + b places. A worker process is admitted to one, and enters it once for each run that
-it works in (a run is one epoch's training): see `places`. What happens at a place in one run:
+it works in (usually an epoch): see `places`. The states of a place in one run:
 
     ABSENT --enter--> COMPUTING --offer: accepted--> DELIVERED --advance, when used--> COMPUTING
                        |  ^  |                                                            ^
@@ -14,29 +14,29 @@ it works in (a run is one epoch's training): see `places`. What happens at a pla
                        +------- late, or stale while t is full ---> WAITING ----advance---+
 
 A place belongs to one life of a worker, and everything that the worker sends names its entry.
-When its lease ends, so does the entry: what it had under way is lost, and what it sends afterwards,
-should it have been frozen only, is refused.
+When its lease ends, the entry ends too. Its contribution under way is lost, and anything that it
+sends later is refused, even if it was only frozen.
 
-A worker offers a gradient when it lies on every parameter server already. To be accepted is
-hence to be delivered: nothing can be admitted and then not come, and no admission is ever
-revoked.
+A worker offers a gradient only when all of it is on the parameter servers. So an accepted gradient
+is already delivered: it cannot fail to arrive, and an acceptance is never revoked.
 
-What is delivered waits in a queue, first come, first used; an update takes exactly N. With p in
-it, a newcomer is *due* at step t + p // N, so its *staleness*, how many updates old it is when it
-is used, is known when it is offered. It is accepted if that is at most `max_staleness`: 0 is
-synchronous SGD; N = 1 without a bound is asynchronous SGD. A worker waits until its own gradient
-is used: the queue holds at most one of each, and N different workers make an update.
+Delivered contributions wait in a first-in, first-out queue, and an update takes exactly N of them.
+With p contributions in the queue, a new one is *due* at step t + p // N. So its *staleness*, the
+number of updates made between its parameters and the update that uses it, is known when it is
+offered. It is accepted if its staleness is at most `max_staleness`: 0 is synchronous SGD, and N = 1
+without a bound is asynchronous SGD. A worker waits until its own gradient is used, so the queue
+holds at most one from each worker, and an update uses gradients of N different workers.
 
-Accounts: a contribution begins when its worker is told to work on a step, and ends as exactly
-one of accepted, late, stale, duplicate or lost. Hence, for every worker at every moment,
+Counts: a contribution begins when its worker is told to work on a step, and ends as exactly one of
+accepted, late, stale, duplicate or lost. Hence, for every worker at every moment,
 
     begun = accepted + late + stale + duplicate + lost + (1 if its contribution is under way).
 
-*accepted* is counted when the update is made, not when the gate says yes: accepted = N x updates
-also when training stops between the two.
+*accepted* is counted when the update is made, not when the gate accepts the gradient. So
+accepted = N x updates also holds when training stops between the two.
 
-Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 1 to 4; but with one
-decision for all parameter servers, and at most one contribution per worker and step.
+Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 1 to 4. Unlike there, one
+decision holds for all parameter servers, and each worker contributes at most once to a step.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-Array = Any  # a numpy.ndarray or tf.Tensor; int64 unless said otherwise
+Array = Any  # a numpy.ndarray or tf.Tensor; int64 unless stated otherwise
 
 # The state of a place.
 ABSENT, COMPUTING, DELIVERED, WAITING, LEFT = range(5)
 
-# What a worker is to do next: a step (>= 0) to work on, or one of these. EXPELLED: its lease has
-# ended, or its place was taken by a later life; it may ask for a place again.
+# A worker's next action: a step (>= 0) to work on, or one of these. EXPELLED: its lease has ended,
+# or a later life has taken its place. The worker may ask for a place again.
 WAIT, STOP, EXPELLED = -1, -2, -3
 
-NO_PLACE = -1  # All places are taken: the worker is a spare one for now.
+NO_PLACE = -1  # All places are taken: the worker is a spare for now.
 
 # Verdicts on an offered contribution.
 ACCEPTED, LATE, STALE, DUPLICATE = range(4)
 
-ANY_STALENESS = 2**62  # A bound that is none.
+ANY_STALENESS = 2**62  # No bound on staleness.
 
 
 class Arrays(NamedTuple):
@@ -75,21 +75,21 @@ NUMPY = Arrays(where=np.where, sum=np.sum, min=np.min)
 
 
 class Ledger(NamedTuple):
-    """All that the gate knows. Scalars first, then one element per place."""
+    """The state of the gate. Scalars first, then one element per place."""
 
-    run: Array  # [] counts the runs; a worker of an older run is sent home
-    step: Array  # [] t, the updates made so far
+    run: Array  # [] number of runs so far; a worker of an older run is told to stop
+    step: Array  # [] t, the number of updates made so far
     open: Array  # [] 1 while contributions are wanted
-    entries: Array  # [] how often a worker has entered; numbers them for all time
-    holder: Array  # [places] index of the worker whose place it is ...
-    life: Array  # [places] ... and the number of that worker's life; 0: nobody's
-    entry: Array  # [places] the number of its holder's entry; 0: none, or it has ended
+    entries: Array  # [] number of entries so far; the number of the latest entry
+    holder: Array  # [places] index of the worker that holds the place
+    life: Array  # [places] number of the holder's life; 0: the place is free
+    entry: Array  # [places] number of the holder's entry; 0: none, or it has ended
     status: Array  # [places] ABSENT ... LEFT
-    ticket: Array  # [places] under which the delivered contribution lies ...
-    due: Array  # [places] ... the step that it is for ...
-    staleness: Array  # [places] ... and how many updates old it is then
-    begun: Array  # [places] contributions ever begun ...
-    accepted: Array  # [places] ... and how they ended
+    ticket: Array  # [places] ticket of the delivered contribution
+    due: Array  # [places] step whose update uses the delivered contribution
+    staleness: Array  # [places] staleness of the delivered contribution at that update
+    begun: Array  # [places] number of contributions begun; the rest count how they ended
+    accepted: Array  # [places]
     late: Array  # [places]
     stale: Array  # [places]
     duplicate: Array  # [places]
@@ -100,7 +100,7 @@ SCALARS, VECTORS = Ledger._fields[:4], Ledger._fields[4:]
 
 
 def new_ledger(places: int) -> Ledger:
-    """Returns the ledger, in NumPy, of a gate that no worker has entered."""
+    """Return the ledger of a gate that no worker has entered, in NumPy."""
     scalars = {name: np.int64(0) for name in SCALARS}
     vectors = {name: np.zeros([places], np.int64) for name in VECTORS}
     return Ledger(**scalars, **vectors)
@@ -117,22 +117,22 @@ def offer(
     max_staleness: int = 0,
     xp: Arrays = NUMPY,
 ) -> tuple[Ledger, Array, Array, Array]:
-    """A worker's gradient lies on every parameter server; will it be part of an update?
+    """Offer a gradient that is on every parameter server, and decide whether it will be used.
 
     Args:
-      ledger: the state before.
-      me: [places] bool, true for the place of the worker that offers.
+      ledger: the ledger before the call.
+      me: [places] bool, true for the worker's place.
       entry: [] the number of its entry.
-      run: [] the run that it works for.
+      run: [] the run that it works in.
       step: [] the step that its gradient was computed at.
-      ticket: [] under which its gradient lies.
+      ticket: [] the ticket of its gradient.
       replicas: N.
-      max_staleness: how many updates old it may be when it is used, or ANY_STALENESS.
+      max_staleness: the greatest staleness that is accepted, or ANY_STALENESS.
       xp: the array functions.
 
     Returns:
-      The state after, the verdict, what the worker is to do next, and whether this completed
-      the step ([] bool): it is true exactly once per step.
+      The ledger after the call, the verdict, the worker's next action, and whether this completed
+      the step ([] bool), which is true exactly once per step.
     """
     mine = at(ledger.status, me, xp)
     valid = at(ledger.entry, me, xp) == entry
@@ -145,17 +145,17 @@ def offer(
     accept = under_way & wanted
     late = under_way & current & ~wanted
     stale = under_way & ~current & ~wanted
-    # What the accounts know as ended (or never saw begin) is told a second time: so is the gradient
-    # of a worker whose lease has ended, which counts as lost already. After the run there is
-    # nothing left to tell: it was counted when the accounts were closed.
+    # A contribution that was already counted as ended, or never counted as begun, is a duplicate.
+    # So is the gradient of a worker whose lease has ended: it already counts as lost. After the run
+    # such a gradient is not counted again: the settled accounts include it.
     duplicate = ~under_way & welcome
-    # A stale worker goes on at once with the current step, if that still wants gradients;
-    # if not, an update is about to be made.
+    # A stale worker continues at once with the current step if that still needs gradients.
+    # Otherwise an update is about to be made.
     again = stale & welcome & (queued < replicas)
     waits = xp.where(mine == ABSENT, np.int64(WAITING), mine)
     status = xp.where(under_way, np.int64(WAITING), waits)
     status = xp.where(welcome | (mine == DELIVERED), status, np.int64(ABSENT))
-    status = xp.where(valid, status, mine)  # Of an entry that has ended, nothing changes.
+    status = xp.where(valid, status, mine)  # An ended entry changes nothing.
     status = xp.where(again, np.int64(COMPUTING), status)
     status = xp.where(accept, np.int64(DELIVERED), status)
     ledger = ledger._replace(
@@ -180,10 +180,11 @@ def offer(
 def leave(
     ledger: Ledger, me: Array, entry: Array, run: Array, replicas: int, xp: Arrays = NUMPY
 ) -> tuple[Ledger, Array]:
-    """A worker has no more data in this run; what it had begun it never computed.
+    """Record that a worker has no more data in this run, and uncount the contribution it began.
 
     Returns:
-      The state after, and whether too few places have data now to complete a step ([] bool).
+      The ledger after the call, and whether too few places have data left to complete a step
+      ([] bool).
     """
     me = me & (ledger.entry == entry)
     begun = me & (ledger.status == COMPUTING)
@@ -196,25 +197,26 @@ def leave(
 
 
 def complete(ledger: Ledger, replicas: int, xp: Arrays = NUMPY) -> Array:
-    """Returns whether step t has its N contributions and awaits its update ([] bool)."""
+    """Return whether step t has its N contributions and waits for its update ([] bool)."""
     return (ledger.open == 1) & full(ledger, replicas, xp)
 
 
 def used(ledger: Ledger) -> Array:
-    """Returns whose contributions the update from step t takes ([places] bool)."""
+    """Return the places whose contributions the update from step t uses ([places] bool)."""
     return (ledger.status == DELIVERED) & (ledger.due == ledger.step)
 
 
 def exhausted(ledger: Ledger, replicas: int, xp: Arrays = NUMPY) -> Array:
-    """Returns whether too few places have data left to complete step t ([] bool)."""
+    """Return whether too few places have data left to complete step t ([] bool)."""
     remaining = xp.sum(one(ledger.status != LEFT, xp))
     return (remaining < replicas) & (ledger.open == 1)
 
 
 def open_run(ledger: Ledger, step: Array, xp: Arrays = NUMPY) -> Ledger:
-    """A new run begins at step t = `step`; the workers will enter one by one.
+    """Start a new run at step t = `step`, which the workers then enter one by one.
 
-    Who still computes for the last run stays under way: the offer will be stale.
+    A contribution to the last run that is still being computed stays under way. It will be stale
+    when it is offered.
     """
     under_way = ledger.status == COMPUTING
     return ledger._replace(
@@ -226,13 +228,13 @@ def open_run(ledger: Ledger, step: Array, xp: Arrays = NUMPY) -> Ledger:
 
 
 def advance(ledger: Ledger, xp: Arrays = NUMPY) -> tuple[Ledger, Array]:
-    """The update from step t is made and published: step t + 1 begins.
+    """Start step t + 1, after the update from step t is made and published.
 
-    Gradients that are due later stay in the queue, and may complete it already.
+    Gradients that are due later stay in the queue, and may already complete step t + 1.
 
     Returns:
-      The state after, and [places] the token for each worker: t + 1, or WAIT for who computes,
-      or has a gradient in the queue.
+      The ledger after the call, and [places] the token for each worker: t + 1, or WAIT for a worker
+      that is computing or has a gradient in the queue.
     """
     idle = used(ledger) | (ledger.status == WAITING)
     ledger = _make_update(ledger, xp)
@@ -244,14 +246,14 @@ def advance(ledger: Ledger, xp: Arrays = NUMPY) -> tuple[Ledger, Array]:
 
 
 def close_run(ledger: Ledger, updated: bool, xp: Arrays = NUMPY) -> tuple[Ledger, Array]:
-    """The run ends: after its last update (`updated`), or in the middle of step t.
+    """End the run: after its last update (`updated`), or in the middle of step t.
 
-    Gradients delivered to steps that will never be completed are stale. Workers that still
-    compute find out when they offer.
+    Gradients delivered to steps that will never be completed are stale. Workers that are still
+    computing find out when they offer.
 
     Returns:
-      The state after, and [places] the token for each worker: STOP, or WAIT for those who
-      are not waiting for one.
+      The ledger after the call, and [places] the token for each worker: STOP, or WAIT for a worker
+      that is not waiting for one.
     """
     delivered = ledger.status == DELIVERED
     in_vain = delivered & ~(used(ledger) & updated)
@@ -268,7 +270,7 @@ def close_run(ledger: Ledger, updated: bool, xp: Arrays = NUMPY) -> tuple[Ledger
 
 
 def settle(ledger: Ledger, xp: Arrays = NUMPY) -> Ledger:
-    """Closes the accounts: what is still under way will not come home, and is lost."""
+    """Settle the accounts: count contributions that are still under way as lost."""
     under_way = ledger.status == COMPUTING
     return ledger._replace(
         status=xp.where(under_way, np.int64(ABSENT), ledger.status),
@@ -277,7 +279,7 @@ def settle(ledger: Ledger, xp: Arrays = NUMPY) -> Ledger:
 
 
 def _make_update(ledger: Ledger, xp: Arrays) -> Ledger:
-    """Counts the contributions that are used as accepted and advances t by one."""
+    """Count the contributions that are used as accepted, and increment t."""
     return ledger._replace(
         step=ledger.step + 1,
         accepted=ledger.accepted + one(used(ledger), xp),
@@ -285,20 +287,20 @@ def _make_update(ledger: Ledger, xp: Arrays) -> Ledger:
 
 
 def full(ledger: Ledger, replicas: int, xp: Arrays) -> Array:
-    """Returns whether step t has its N contributions ([] bool)."""
+    """Return whether step t has its N contributions ([] bool)."""
     return inside(ledger, xp) >= replicas
 
 
 def inside(ledger: Ledger, xp: Arrays) -> Array:
-    """Returns how many contributions wait to be used ([])."""
+    """Return the number of contributions that wait to be used ([])."""
     return xp.sum(one(ledger.status == DELIVERED, xp))
 
 
 def at(vector: Array, me: Array, xp: Arrays) -> Array:
-    """Returns the entry of `vector` where the mask `me` is true (it is true once)."""
+    """Return the element of `vector` at the single place where the mask `me` is true."""
     return xp.sum(xp.where(me, vector, vector * 0))
 
 
 def one(mask: Array, xp: Arrays) -> Array:
-    """Turns a boolean array into int64 zeros and ones."""
+    """Convert a boolean array to int64 zeros and ones."""
     return xp.where(mask, np.int64(1), np.int64(0))

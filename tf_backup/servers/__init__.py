@@ -1,5 +1,5 @@
 """State on the parameter servers, and the functions that run there.
 
-Follow a gradient: `tokens`, `contribution`, `accumulator`, `gate`, `snapshot`. Imports from `rules`
-and `_tf`.
+A gradient passes through `tokens`, `contribution`, `accumulator`, `gate` and `snapshot`, in this
+order. The package imports from `rules` and `_tf`.
 """

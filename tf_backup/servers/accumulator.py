@@ -1,15 +1,15 @@
-"""Where contributions wait on their parameter server until the chief takes N of them.
+"""Store of contributions on each parameter server, which wait until the chief takes N of them.
 
 A contribution is kept whole, under its ticket, until the chief asks for the tickets of step t.
-TensorFlow's own accumulators keep a running sum instead, which cannot be undone: of a worker
-that died after it had reached one server and not the next, the update would hold one half. The
-price is memory for up to N + b contributions (a worker has one at most, since it waits until that
-is used or refused), and in a queue also for those that workers sent to an earlier run or died
-over, until the next run; the sum is one pass over them.
+TensorFlow's own accumulators keep a running sum instead, which cannot be undone: if a worker died
+after reaching one server but not the next, an update would contain half of its gradient. The price
+is memory for up to N + b contributions: a worker has at most one, since it waits until that is used
+or refused. If contributions are queued, those to an earlier run and those of dead workers also
+stay until the next run. The sum is a single pass over the N contributions.
 
-Gradients are sent before the gate is asked, so that asking and delivering are one call: on a
-machine where every tensor that crosses costs 0.15 ms, asking first took three times as long for
-a step of a small model, and spared the b late gradients of N + b on the wire.
+Gradients are sent before the gate is asked, so that asking and delivering are one call. Asking
+first would keep the b late gradients of N + b off the network. But on a machine where each tensor
+sent costs 0.15 ms, it took three times as long for a step of a small model.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Accumulator:
     """Contributions by ticket, on every parameter server that gets a part of them.
 
     Args:
-      specs: of the buffers of a contribution, for each server.
+      specs: for each server, the specs of the buffers of a contribution.
       queued: whether contributions to later steps wait beside those to step t.
-      name: of the map on each server.
+      name: name of the map on each server.
     """
 
     def __init__(
@@ -42,17 +42,17 @@ class Accumulator:
         self._name = name
 
     def put(self, ticket: Tensor, buffers: Sequence[Tensor]) -> Any:
-        """Keeps a contribution's part; call it on the server that it is for, in a graph.
+        """Store a contribution's part; called in a graph, on the part's server.
 
-        Where contributions are queued, it throws away the one before, if that is there still:
-        its worker was told to go on without its being used.
+        If contributions are queued, this discards the worker's previous one if it is still there:
+        the worker was told to continue although that one was not used.
 
         Args:
-          ticket: [] int64, that no other contribution has; of the worker's next one, 1 more.
-          buffers: of that server.
+          ticket: [] int64, unique to the contribution. The worker's next ticket is 1 higher.
+          buffers: the contribution's buffers for the server.
 
         Returns:
-          The operation that does it.
+          The operation that stores the part.
         """
         if not buffers:
             return tf.no_op()
@@ -62,15 +62,15 @@ class Accumulator:
             return graphs.stage(self._name, ticket, buffers)
 
     def discard(self, ticket: Tensor, ps: int) -> Any:
-        """Throws away a contribution's part, if it is there; call it on its server, in a graph."""
+        """Discard a contribution's part if it is there; called in a graph, on the part's server."""
         return self._discard(ticket, [spec.dtype for spec in self._specs[ps]])
 
     def take(self, tickets: Sequence[Tensor], ps: int) -> list[list[Tensor]]:
-        """Returns the parts of the contributions of `tickets` on one server, there.
+        """Take the parts of the contributions of `tickets` on one server, and return them there.
 
-        They must all have arrived. Unless contributions are queued, what else is there (late and
-        stale ones, and those of workers that died before they could offer them) is thrown away:
-        no contribution to step t + 1 can be there before the update from step t is made.
+        All of them must have arrived. Unless contributions are queued, all others are discarded:
+        late and stale ones, and those of workers that died before offering them. No contribution to
+        step t + 1 can be there before the update from step t is made.
         """
         specs = self._specs[ps]
         dtypes = [spec.dtype for spec in specs]
@@ -87,13 +87,13 @@ class Accumulator:
                 return [[tf.identity(tensor) for tensor in part] for part in parts]
 
     def clear(self) -> None:
-        """Throws away all contributions."""
+        """Discard all contributions."""
         for ps, specs in self._specs.items():
             with tf.device(runtime.ps_device(ps)):
                 graphs.clear_stage(self._name, [spec.dtype for spec in specs])
 
     def _discard(self, ticket: Tensor, dtypes: Sequence[tf.DType]) -> Any:
-        # To take what is not there would block: so first there is something.
+        # Taking a missing key would block, so this first stores a value if there is none.
         nothing = [tf.zeros([0], dtype) for dtype in dtypes]
         with tf.control_dependencies([graphs.stage(self._name, ticket, nothing)]):
             return graphs.unstage(self._name, ticket, dtypes)[0].op

@@ -1,4 +1,4 @@
-"""Batches on the first parameter server: the chief puts them in, the next worker takes one out."""
+"""Queue of batches on the first parameter server: the chief puts them in, workers take them out."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Tensor = Any
 
 log = logging.getLogger(__name__)
 
-# What ends a loop: no more batches, whoever cut it off, and a server that is gone, which others
-# tell of.
+# Errors that end a loop: no more batches, cancellation, or a lost server, which is reported
+# elsewhere.
 _ENDS = (
     tf.errors.OutOfRangeError,
     tf.errors.CancelledError,
@@ -29,18 +29,19 @@ _ENDS = (
 
 
 class BatchQueue:
-    """The chief's end. It is traced when it is made, and gone from the server when it is collected.
+    """The chief's end of the queue.
 
-    One function puts all batches in, in a thread of its own: to call one for each batch took
-    several times as long.
+    Its functions are traced at construction, and the queue is deleted from the server when this
+    object is collected. A single function, in a thread of its own, puts all batches in: one call
+    for each batch took several times as long.
 
     Args:
-      name: on the server.
-      element_spec: of the batches.
-      capacity: batches that may wait for a worker.
+      name: name of the queue on the server.
+      element_spec: spec of the batches.
+      capacity: number of batches that may wait for workers.
 
     Attributes:
-      error: why a batch could not be sent; None if all could.
+      error: the error that stopped the sending of batches; None if there was none.
     """
 
     def __init__(self, name: Name, element_spec: Any, capacity: int) -> None:
@@ -56,40 +57,40 @@ class BatchQueue:
         self._thread.start()
 
     def spec(self) -> dict[str, Any]:
-        """Returns what a `BatchReader` needs, as JSON can hold it."""
+        """Return the JSON-serializable spec of the queue, for `BatchReader`."""
         return {"queue": self._queue.spec(), "element": datasets.write_spec(self._element_spec)}
 
     def put(self, batch: Any) -> None:
-        """Puts a batch in; waits while the queue is full.
+        """Put a batch in, waiting while the queue is full.
 
         Raises:
-          tf.errors.CancelledError: if it is cut off meanwhile, or the server is lost.
+          tf.errors.CancelledError: if `cut_off` is called meanwhile, or the server is lost.
         """
         self._here.enqueue(datasets.components(batch))
 
     def close(self) -> None:
-        """Says that no batch will follow: workers take what there is, and come to an end."""
+        """Declare that no batch will follow: workers take the remaining ones, and then finish."""
         _close_here(self._here)
 
     def cut_off(self) -> None:
-        """Closes it at once, also for a `put` that waits; from any thread."""
+        """Close the queue at once, also for a `put` that waits; called from any thread."""
         _close_here(self._here, cancel=True)
         self._calls.cancel()
 
     def join(self, timeout_s: float) -> bool:
-        """Waits until all that was put in is on the server; returns whether it is."""
+        """Wait until all batches are on the server, and return whether they are."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def _work(self) -> None:
-        """Puts batches in until there are no more, or it is cut off."""
+        """Put batches in until there are no more, or `cut_off` is called."""
         try:
             self._calls(self._loop)
         except _ENDS:
             pass
         except tf.errors.OpError as error:
             self.error = error
-        with contextlib.suppress(tf.errors.OpError):  # A lost server is others' to tell of.
+        with contextlib.suppress(tf.errors.OpError):  # A lost server is reported elsewhere.
             self._close()
         _close_here(self._here, cancel=True)
 
@@ -106,7 +107,7 @@ class BatchQueue:
 
 
 def _again_and_again(turn: Callable[[], Any]) -> Tensor:
-    """Loops until an operation of a turn fails; a turn begins when the one before it is done."""
+    """Loop until an operation of a turn fails; each turn starts when the last one is done."""
 
     def body(number: Tensor) -> Tensor:
         with tf.control_dependencies([number]):
@@ -119,13 +120,13 @@ def _again_and_again(turn: Callable[[], Any]) -> Tensor:
 
 
 def _close_here(queue: Any, cancel: bool = False) -> None:
-    """Closes a queue of this process, if it is not closed."""
+    """Close a queue of this process, unless it is already closed."""
     with contextlib.suppress(tf.errors.CancelledError):
         queue.close(cancel_pending_enqueues=cancel)
 
 
 def _after(method: Callable[..., Any]) -> Callable[..., Tensor]:
-    """Returns a function for a server that returns a tensor when an operation is done."""
+    """Return a function that calls `method` and returns a tensor when its operation is done."""
 
     def call(*args: Tensor) -> Tensor:
         with tf.control_dependencies([method(*args)]):
@@ -135,14 +136,14 @@ def _after(method: Callable[..., Any]) -> Callable[..., Tensor]:
 
 
 class BatchReader:
-    """A worker's end.
+    """A worker's end of the queue.
 
-    A batch is taken when it is asked for and not before: a worker that is lost takes no more than
-    one along, and with b = 0 an update uses N batches that follow each other. One function takes
-    them all, in a thread of its own: to call one for each batch took several times as long.
+    A batch is taken only when it is requested. So at most one batch is lost with a worker, and with
+    b = 0 an update uses N consecutive batches. A single function, in a thread of its own, takes all
+    batches: one call for each batch took several times as long.
 
     Args:
-      spec: as `BatchQueue.spec` has it.
+      spec: spec that `BatchQueue.spec` returned.
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
@@ -156,15 +157,15 @@ class BatchReader:
         threading.Thread(target=self._take, args=(loop,), name="batches", daemon=True).start()
 
     def dataset(self) -> Any:
-        """Returns the batches that this worker takes, until the queue is closed and empty."""
+        """Return a dataset of this worker's batches, until the queue is closed and empty."""
         return datasets.from_queues(self._wanted, self._got, self._element_spec)
 
     def close(self) -> None:
-        """Ends a take that waits, and what waits for it."""
+        """Cancel a take that waits, and end the dataset."""
         self._calls.cancel()
 
     def _take(self, loop: Any) -> None:
-        """Takes batches until it is cut off, or there are no more."""
+        """Take batches until there are no more, or `close` is called."""
         try:
             self._calls(loop)
         except _ENDS:

@@ -1,7 +1,7 @@
-"""What all tasks of a cluster know of each other: a few named resources on the first server.
+"""Board through which the tasks of a cluster communicate: named resources on the first server.
 
-Nobody but the parameter servers is called. The chief writes what is to be done, and workers come
-and read it. Who lives is told by counters that each task keeps moving; so no clocks are compared.
+The chief and the workers call only the parameter servers. The chief writes what is to be done, and
+workers read it. Each task increments a counter while it is alive, so no clocks are compared.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ Tensor = Any
 
 _NAME = Name("tf-backup", "board")
 
-FREE = -1  # In the place of a chief's beats: there is none.
+FREE = -1  # In `Lease.beats`: there is no chief.
 _ERRORS, _CALLS = 256, 64
 
-# Where workers stand. A life is above 0.
+# Instead of the number of a life, which is above 0.
 NEVER, LEFT = 0, -1
 
 
 class Lease(NamedTuple):
-    """Which chief has the servers."""
+    """The chief's lease on the servers."""
 
-    generation: int  # counts the chiefs; 0: there never was one
-    beats: int  # counts while it lives; FREE: it has gone
+    generation: int  # number of chiefs so far
+    beats: int  # heartbeats of the current chief; FREE: it has left
 
 
 class Look(NamedTuple):
-    """What the chief sees of the others."""
+    """The state of the other tasks, as the chief sees it."""
 
     lease: Lease
     lives: np.ndarray[Any, Any]  # [workers] the number of each worker's life, NEVER or LEFT
-    beats: np.ndarray[Any, Any]  # [workers] counts while the worker lives
-    errors: list[dict[str, Any]]  # that workers have met
+    beats: np.ndarray[Any, Any]  # [workers] heartbeats of each worker
+    errors: list[dict[str, Any]]  # errors that workers have reported
 
 
 class Board:
     """The board of one cluster, as any of its tasks sees it.
 
     Args:
-      workers: how many workers the cluster has.
+      workers: number of workers in the cluster.
     """
 
     def __init__(self, workers: int) -> None:
@@ -57,7 +57,7 @@ class Board:
 
         self.workers = workers
         self._lock = NamedLock(GATE_SERVER, _NAME / "lock", owner=False)
-        self._lease = variable("lease", tf.int64, [3])  # Generation, beats, lives given so far.
+        self._lease = variable("lease", tf.int64, [3])  # Generation, beats, latest life.
         self._members = variable(f"members/{workers}", tf.int64, [2, workers])  # Lives, beats.
         self._notice = variable("notice", tf.string, [])
         self._errors = NamedQueue(
@@ -70,7 +70,7 @@ class Board:
         for name in ("_take", "_free", "_look", "_call", "_register", "_beat", "_await", "_tell"):
             setattr(self, name, graphs.function(getattr(self, name)))
 
-    # ---- For everybody ------------------------------------------------------------------------
+    # ---- For all tasks ------------------------------------------------------------------------
 
     @property
     def exists(self) -> bool:
@@ -78,63 +78,63 @@ class Board:
         return bool(self._notice.exists())
 
     def notice(self) -> dict[str, Any]:
-        """Returns what the chief has written."""
+        """Return the chief's notice."""
         notice: dict[str, Any] = json.loads(self._notice.numpy())
         return notice
 
     # ---- For the chief ------------------------------------------------------------------------
 
     def lease(self) -> Lease:
-        """Returns the chief's lease."""
+        """Return the chief's lease."""
         if not self._lease.exists():
             return Lease(0, FREE)
         generation, beats, _ = self._lease.numpy()
         return Lease(int(generation), int(beats))
 
     def take(self, seen: Lease, notice: dict[str, Any]) -> int:
-        """Takes the servers if nothing has happened since `seen`, and writes the notice.
+        """Take the chief's lease if it is unchanged since `seen`, and write the notice.
 
         Returns:
-          The generation of the new chief; 0 if another one came first.
+          The generation of the new chief; 0 if another chief came first.
         """
         return int(self._take(tf.constant(seen, tf.int64), tf.constant(json.dumps(notice))))
 
     def write(self, notice: dict[str, Any]) -> None:
-        """Writes what all are to know, and calls the workers to read it."""
+        """Write the notice, and call the workers to read it."""
         self._notice.assign(json.dumps(notice))
         self._call()
 
     def look(self, generation: int) -> Look:
-        """Shows that this chief lives, and returns how the others are."""
+        """Send a heartbeat of this chief, and return the state of the other tasks."""
         lease, members, errors = self._look(tf.constant(generation, tf.int64))
         told = [json.loads(error) for error in errors.numpy()]
         lives, beats = members.numpy()
         return Look(Lease(*map(int, lease.numpy()[:2])), lives, beats, told)
 
     def free(self, generation: int) -> None:
-        """Says that this chief has gone."""
+        """Release the lease of this chief."""
         self._free(tf.constant(generation, tf.int64))
 
     # ---- For a worker -------------------------------------------------------------------------
 
     def register(self, worker: int) -> int:
-        """Begins a life of a worker; returns its number."""
+        """Start a life of a worker, and return its number."""
         return int(self._register(tf.constant(worker, tf.int64)))
 
     def beat(self, worker: int, life: int) -> bool:
-        """Shows that a worker lives; returns False if its life is over, as far as others know."""
+        """Send a heartbeat of a worker, and return whether the board still lists its life."""
         return bool(self._beat(tf.constant([worker, life], tf.int64)))
 
     def wait(self, worker: int, life: int) -> None:
-        """Waits until the chief calls; then there may be something new to read."""
+        """Wait until the chief calls, after which there may be a new notice."""
         self._await(tf.constant([worker, life], tf.int64))
 
     def tell(self, error: dict[str, Any]) -> None:
-        """Tells the chief of an error, if it still hears."""
+        """Report an error to the chief, unless many reports are still unread."""
         self._tell(tf.constant(json.dumps(error)))
 
     def leave(self, worker: int, life: int) -> None:
-        """Says that a worker has gone, after the chief has dismissed it."""
+        """Record that a worker has left, after the chief has dismissed it."""
         self._beat(tf.constant([worker, life], tf.int64), tf.constant(True))
 
     # ---- On the server ------------------------------------------------------------------------
@@ -182,7 +182,7 @@ class Board:
         return self._locked(body)
 
     def _call(self) -> Tensor:
-        """Calls every worker whose queue has room: who has not heard a call will hear that one."""
+        """Call every worker whose queue has room; the others have unread calls anyway."""
         with tf.device(DEVICE):
             lives = self._members.read_value()[0]
             done = []
@@ -227,7 +227,7 @@ class Board:
             with tf.device(DEVICE):
                 queue = graphs.select([each.handle for each in self._calls], me[0])
                 call = graphs.take_until(queue, lambda call: call[0] >= me[1])
-                # Of a dead client: what it waited for is a later life's.
+                # A dead client's dequeue has taken a later life's call: put it back.
                 back = tf.boolean_mask(call[None], (call[0] > me[1])[None])
                 with tf.control_dependencies([graphs.put_many(queue, back)]):
                     return tf.constant(True)

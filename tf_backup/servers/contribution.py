@@ -1,4 +1,4 @@
-"""One worker's results on one batch, in the form in which they travel."""
+"""Packing of a worker's results on one batch for sending, and their mean over N workers."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ Tensor = Any
 
 
 class Rows(NamedTuple):
-    """A table's gradient among the results: its target, its server, and its table."""
+    """A table's gradient among the results."""
 
-    target: int
-    ps: int
-    shape: tuple[int, ...]  # of the table
+    target: int  # index among the results
+    ps: int  # server of the table
+    shape: tuple[int, ...]  # shape of the table
     dtype: tf.DType
 
 
 class Contribution:
-    """Which results there are, and the parameter server and dtype that each belongs to.
+    """Format of contributions: the results, and the parameter server and dtype of each.
 
-    Each result travels to the server of the variable that it is for, metric sums included:
-    these are then exact over the accepted batches, once each, for free. Dense results of one
-    server and dtype are one buffer; a table's gradient is two more, its ids and its rows.
+    Each result travels to the server of its variable. That includes metric sums, which so count
+    each accepted batch exactly once, at no extra cost. Dense results of one server and dtype form
+    one buffer. A table's gradient forms two more: its ids and its rows.
 
     Args:
-      objective: whose variables the results are for.
-      results: as a traced computation returns them; what is None there does not travel.
+      objective: objective with the variables that the results are for.
+      results: results that a traced computation returns; those that are None are not sent.
       replicas: N.
     """
 
@@ -60,11 +60,11 @@ class Contribution:
 
     @property
     def servers(self) -> list[int]:
-        """The parameter servers that get a part of every contribution."""
+        """The parameter servers that receive a part of every contribution."""
         return sorted({*self.layout.servers, *(rows.ps for rows in self._rows)})
 
     def specs(self, ps: int) -> list[tf.TensorSpec]:
-        """Returns the specs of the buffers that one server gets."""
+        """Return the specs of the buffers that one server receives."""
         specs = [tf.TensorSpec([self.layout.size(k)], k.dtype) for k in self.layout.keys_on(ps)]
         for rows in self._rows_on(ps):
             specs.append(tf.TensorSpec([None], tf.int64))
@@ -72,9 +72,9 @@ class Contribution:
         return specs
 
     def buffers(self, results: Results) -> list[Tensor]:
-        """Returns a worker's results as they are sent: the buffers of each server in turn.
+        """Pack a worker's results into the buffers to send, one server after the other.
 
-        The chief divides everything by N; what is to be added up is multiplied by N here.
+        The chief divides everything by N, so results that are to be summed are multiplied by N.
         """
         flat = _flat(results)
         dense = [flat[i] * self._replicas if i in self._sums else flat[i] for i in self._dense]
@@ -88,7 +88,7 @@ class Contribution:
         return sent
 
     def nothing(self) -> list[Tensor]:
-        """Returns buffers in the place of those of a worker that has no data."""
+        """Return placeholder buffers for a worker that has no data."""
         return [
             tf.zeros([size or 0 for size in spec.shape], spec.dtype)
             for ps in self.servers
@@ -96,7 +96,7 @@ class Contribution:
         ]
 
     def part(self, buffers: Sequence[Tensor], ps: int) -> list[Tensor]:
-        """Returns those of a contribution's buffers that are for one server."""
+        """Return the buffers of a contribution that are for one server."""
         start = 0
         for server in self.servers:
             size = len(self.specs(server))
@@ -106,13 +106,13 @@ class Contribution:
         return []
 
     def combine(self, parts: Sequence[Sequence[Tensor]], ps: int) -> dict[int, Any]:
-        """Returns the mean (for a sum variable the sum) of N contributions, by target.
+        """Return the mean of N contributions (for a sum variable, their sum), by target.
 
-        Call it on the server, in a graph.
+        Called in a graph, on the server.
 
         Args:
-          parts: of each of the N contributions, the buffers for this server.
-          ps: which server.
+          parts: for each of the N contributions, its buffers for this server.
+          ps: index of the server.
         """
         columns = iter(zip(*parts, strict=True))
         found: dict[int, Any] = {}
@@ -125,15 +125,15 @@ class Contribution:
         return found
 
     def _mean(self, parts: Sequence[Tensor], dtype: tf.DType) -> Tensor:
-        """Returns the mean of N buffers; those of 16 bits are summed in float32."""
+        """Return the mean of N buffers, summing 16-bit ones in float32."""
         if dtype.is_integer:
             return tf.add_n(list(parts)) // self._replicas
-        if dtype.size < 4:  # float16 overflows, bfloat16 loses a percent at N = 50.
+        if dtype.size < 4:  # float16 overflows; bfloat16 loses 1% at N = 50.
             parts = [tf.cast(part, tf.float32) for part in parts]
         return tf.cast(tf.add_n(list(parts)) / self._replicas, dtype)
 
     def totals(self, found: dict[int, Any]) -> list[Any]:
-        """Returns what `combine` has found on all servers, one (or None) per target."""
+        """Return the merged results of `combine` as a list: one (or None) per target."""
         return [found.get(target) for target in range(self._targets)]
 
     def _rows_on(self, ps: int) -> list[Rows]:

@@ -1,4 +1,4 @@
-"""Hands out the pieces of an evaluation, and adds up what they come to; on the first server."""
+"""Dispenser of the pieces of an evaluation, which sums their results on the first server."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _TENSORS = protocol.Arrays(where=tf.where, sum=tf.reduce_sum, min=tf.reduce_min)
 
 
 class Dispenser:
-    """Lanes, and the sums over all pieces that count.
+    """The lanes of an evaluation, and the sums over all counted pieces.
 
     Args:
-      lanes: how many.
-      specs: of the tensors that are added up.
-      name: of the resources on the server.
+      lanes: number of lanes.
+      specs: specs of the tensors that are summed.
+      name: name of the resources on the server.
     """
 
     def __init__(self, lanes: int, specs: Sequence[tf.TensorSpec], name: Name) -> None:
@@ -49,13 +49,13 @@ class Dispenser:
 
     @property
     def resources(self) -> list[Any]:
-        """What workers find by name."""
+        """The resources that workers find by name."""
         return [self._lock, self._lanes, self._over, *self._totals.values()]
 
     # ---- For workers, in a graph --------------------------------------------------------------
 
     def next(self, worker: Tensor, life: Tensor, run: Tensor) -> Tensor:
-        """Returns the lane to read (or WAIT or STOP) and the batches to leave out ([2])."""
+        """Return the lane to read (or WAIT or STOP), and how many batches to skip ([2])."""
 
         def body() -> Tensor:
             lanes, lane, start = self._choose(self._read(), worker, life, run)
@@ -65,13 +65,13 @@ class Dispenser:
         return self._locked(body)
 
     def deliver(self, worker: Tensor, life: Tensor, piece: Piece, sums: Sequence[Tensor]) -> Tensor:
-        """Counts a piece if nobody has yet; returns what `next` would.
+        """Count a piece unless it is already counted, and return what `next` would.
 
         Args:
-          worker: [] its index.
+          worker: [] the worker's index.
           life: [] the number of its life.
-          piece: which one.
-          sums: what it comes to, in the buffers of `layout`.
+          piece: the piece.
+          sums: the results of the piece, in the buffers of `layout`.
         """
 
         def body() -> Tensor:
@@ -91,7 +91,7 @@ class Dispenser:
     # ---- For the coordinator, eagerly ---------------------------------------------------------
 
     def begin(self) -> Tensor:
-        """Begins an evaluation; returns its number."""
+        """Start an evaluation, and return its number."""
 
         def body() -> Tensor:
             lanes = pieces.begin(self._read())
@@ -102,7 +102,7 @@ class Dispenser:
         return self._locked(body)
 
     def close(self) -> Tensor:
-        """Ends the evaluation, if it has not ended."""
+        """End the evaluation, if it has not ended."""
 
         def body() -> Tensor:
             lanes = pieces.close(self._read())
@@ -112,7 +112,7 @@ class Dispenser:
         return self._locked(body)
 
     def expire(self, gone: Tensor) -> Tensor:
-        """Frees the lanes whose holder's life ([lanes] int64, 0 for none) is over."""
+        """Free the lanes held by the lives in `gone` ([lanes] int64; 0 for none)."""
 
         def body() -> Tensor:
             lanes = self._read()
@@ -123,16 +123,16 @@ class Dispenser:
         return self._locked(body)
 
     def await_end(self) -> Tensor:
-        """Waits until all pieces have been counted."""
+        """Wait until all pieces have been counted."""
         with tf.device(DEVICE):
             return self._over.take()[0]
 
     def lanes(self) -> Lanes:
-        """Returns the lanes as they are now, in NumPy."""
+        """Return the current lanes, in NumPy."""
         return _unpack(self._lanes.numpy())
 
     def sums(self) -> list[Tensor]:
-        """Returns the sums over all pieces, of the specs that were given."""
+        """Return the sums over all counted pieces, one per spec."""
         return self.layout.unpack_all(
             {key: tf.constant(total.numpy()) for key, total in self._totals.items()}
         )
@@ -160,13 +160,13 @@ class Dispenser:
 
 
 def _pack(lanes: Lanes, stack: Any = np.stack) -> Any:
-    """Returns lanes as one array ([scalars + vectors, lanes]; scalars are repeated)."""
+    """Pack lanes into one array ([scalars + vectors, lanes]), with scalars repeated."""
     scalars = [getattr(lanes, name) + lanes.position * 0 for name in pieces.SCALARS]
     return stack(scalars + [getattr(lanes, name) for name in pieces.VECTORS])
 
 
 def _unpack(array: Any) -> Lanes:
-    """Returns the lanes that `_pack` has packed."""
+    """Return the lanes that `_pack` has packed."""
     scalars = {name: array[row, 0] for row, name in enumerate(pieces.SCALARS)}
     vectors = {
         name: array[row] for row, name in enumerate(pieces.VECTORS, start=len(pieces.SCALARS))

@@ -1,9 +1,9 @@
-"""Decides, once and for all parameter servers, which contributions make up an update.
+"""Gate that decides, for all parameter servers together, which contributions make an update.
 
-The gate is a ledger (`protocol.Ledger`) on the first parameter server, and calls that workers
-and chief make on it one at a time. It decides nothing itself: each call reads the ledger, applies
-a rule (`rules`), and writes the ledger back in one assignment, so that a call that is cut off (its
-worker died) has happened whole or not at all.
+The gate is a ledger (`protocol.Ledger`) on the first parameter server, and calls on it by the
+workers and the chief, which run one at a time. Each call reads the ledger, applies a rule from
+`gate_rules`, and writes the ledger back in one assignment. So a call that is interrupted, because
+its worker died, has taken effect fully or not at all.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ Tensor = Any
 
 __all__ = ["EXHAUSTED", "GATE_SERVER", "STOPPED", "Gate"]
 
-_EVENTS = 1024  # More than ever wait; one is told again only while less than half of them do.
+_EVENTS = 1024  # More than ever wait, as events are repeated only while fewer than half wait.
 
 
 class Gate:
     """The ledger on the first parameter server, and the queue of events for the chief's loop.
 
-    All int64. Methods for workers and for the chief's loop are called in a graph; those for the
-    coordinator eagerly.
+    All tensors are int64. Methods for workers and for the chief's loop are called in a graph, those
+    for the coordinator eagerly.
 
     Args:
       policy: N, b, and the bound on staleness.
-      name: of its resources on the server.
+      name: name of its resources on the server.
     """
 
     def __init__(self, policy: BackupPolicy, name: Name) -> None:
@@ -56,20 +56,20 @@ class Gate:
 
     @property
     def resources(self) -> list[Any]:
-        """What workers find by name."""
+        """The resources that workers find by name."""
         return [self._lock, self._ledger, self._events, *self.tokens.resources]
 
     # ---- For workers --------------------------------------------------------------------------
 
     def admit(self, worker: Tensor, life: Tensor, run: Tensor) -> Tensor:
-        """Returns the place of a worker ([]), `protocol.NO_PLACE` or `STOP`."""
+        """Admit a worker, and return its place ([]), `protocol.NO_PLACE` or `STOP`."""
         return self._changed(self._rules.admit, worker, life, run)
 
     def enter(self, place: Tensor, life: Tensor, run: Tensor) -> tuple[Tensor, Tensor]:
-        """A worker's loop starts at its place; waits until there is something to do.
+        """Start a worker's loop at its place, and wait for its next action.
 
         Returns:
-          What to do next, and a number that no other entry has.
+          The next action, and the unique number of the entry.
         """
         then, entry = tf.unstack(self._changed(self._rules.enter, place, life, run), 2)
         return self.tokens.resolve(place, entry, then), entry
@@ -77,25 +77,25 @@ class Gate:
     def offer(
         self, place: Tensor, entry: Tensor, run: Tensor, step: Tensor, ticket: Tensor
     ) -> Tensor:
-        """A worker's gradient lies on every server; waits until there is something to do.
+        """Offer a worker's gradient that is on every server, and wait for the next action.
 
         Args:
           place: [], the worker's place.
           entry: [], the number of its entry.
-          run: [], that it works for.
-          step: [], that the gradient was computed at; `protocol.STOP` from a worker that has no
-            more data, and hence no gradient.
-          ticket: [], under which the gradient lies.
+          run: [], the run that it works in.
+          step: [], the step that the gradient was computed at; `protocol.STOP` from a worker that
+            has no more data, and hence no gradient.
+          ticket: [], the ticket of the gradient.
 
         Returns:
-          What to do next ([]).
+          The worker's next action ([]).
         """
 
         def body() -> Tensor:
             ledger, then, events = self._rules.offer(
                 self._ledger.read_value(), place, entry, run, step, ticket
             )
-            # Were this call cut off between the two, the next tick would tell the chief.
+            # If this call is interrupted between the two, the next tick repeats the events.
             with tf.control_dependencies([self._write(ledger)]):
                 told = self._events.put_many(events)
             with tf.control_dependencies([told]):
@@ -106,10 +106,10 @@ class Gate:
     # ---- For the chief's loop -----------------------------------------------------------------
 
     def next_event(self, step: Tensor) -> Tensor:
-        """Waits until step t = `step` is complete, or for a sign; returns the event ([4, N])."""
+        """Wait for the event of step t = `step` or one without a step; return it ([4, N])."""
 
         def wanted(event: Tensor) -> Tensor:
-            # A tick may have told of an earlier step a second time.
+            # A tick may have repeated the event of an earlier step.
             return tf.equal(event[0, 0], step) | (event[0, 0] < 0)
 
         with tf.device(DEVICE):
@@ -120,14 +120,14 @@ class Gate:
             )[0]
 
     def sign(self, code: int) -> Tensor:
-        """Returns an event ([4, N]) that is only a sign."""
+        """Return an event ([4, N]) without a step, such as STOPPED."""
         return tf.fill([4, self.policy.replicas], np.int64(code))
 
     def complete_step(self, last: Tensor) -> Tensor:
-        """Step t is updated and published: releases the workers into step t + 1.
+        """Hand out tokens for step t + 1, after the update from step t is made and published.
 
         Args:
-          last: [] bool, whether to end the run instead and send the workers home.
+          last: [] bool, whether to end the run instead and tell the workers to stop.
 
         Returns:
           [], the number of updates made.
@@ -137,7 +137,7 @@ class Gate:
     # ---- For the coordinator ------------------------------------------------------------------
 
     def open_run(self, step: Tensor) -> Tensor:
-        """Begins a run at step t = `step`; returns its number."""
+        """Start a run at step t = `step`, and return its number."""
 
         def body() -> Tensor:
             ledger, run = self._rules.open_run(self._ledger.read_value(), step)
@@ -147,31 +147,31 @@ class Gate:
         return self._locked(body)
 
     def stop(self) -> Tensor:
-        """Ends the chief's loop, if it waits for a step to be complete."""
+        """End the chief's loop, if it waits for a step to be complete."""
         with tf.device(DEVICE), tf.control_dependencies([self._events.put(self.sign(STOPPED))]):
             return tf.constant(True)
 
     def close_run(self) -> Tensor:
-        """Ends the run in the middle of a step, if it has not ended. The chief's loop is over."""
+        """End the run in the middle of a step, if it has not ended, after the chief's loop has."""
         return self._release(self._rules.close_run)
 
     def settle(self) -> Tensor:
-        """Counts as lost what will not come back."""
+        """Count contributions that are still under way as lost."""
         return self._changed(self._rules.settle)
 
     def expire(self, gone: Tensor) -> Tensor:
-        """Ends the entries of workers that are gone.
+        """End the entries of workers whose lives have ended.
 
         Args:
-          gone: [places] int64: the number of the life that is gone, 0 for none.
+          gone: [places] int64: the number of the life that has ended at each place, or 0.
         """
         return self._release(self._rules.expire, gone)
 
     def tick(self) -> Tensor:
-        """Tells the chief's loop once more what a call that was cut off may not have.
+        """Repeat the current events to the chief's loop, in case a call was interrupted.
 
         Returns:
-          The ledger, as `unpacked` reads it.
+          The packed ledger, which `unpacked` reads.
         """
 
         def body() -> Tensor:
@@ -184,18 +184,18 @@ class Gate:
         return self._locked(body)
 
     def ledger(self) -> Ledger:
-        """Returns the ledger as it is now, in NumPy."""
+        """Return the current ledger, in NumPy."""
         return unpacked(self._ledger.numpy())
 
     # ---- Plumbing -----------------------------------------------------------------------------
 
     def _locked(self, body: Callable[[], Tensor]) -> Tensor:
-        """Runs `body` on the parameter server, when nobody else runs one."""
+        """Run `body` on the parameter server, one call at a time."""
         with tf.device(DEVICE):
             return self._lock.holding(body)
 
     def _changed(self, rule: Callable[..., Any], *args: Tensor) -> Tensor:
-        """Applies a rule, and returns what it returns beside the ledger."""
+        """Apply a rule, and return its result besides the ledger."""
 
         def body() -> Tensor:
             ledger, answer = rule(self._ledger.read_value(), *args)
@@ -205,7 +205,7 @@ class Gate:
         return self._locked(body)
 
     def _release(self, rule: Callable[..., Any], *args: Tensor) -> Tensor:
-        """Applies a rule that hands out tokens; returns the number of updates made."""
+        """Apply a rule that hands out tokens, and return the number of updates made."""
 
         def body() -> Tensor:
             ledger, step, tokens, sizes, events = rule(self._ledger.read_value(), *args)

@@ -1,8 +1,8 @@
 """The gate's rules as TensorFlow functions.
 
 `protocol` and `places` define the rules. Here they work on a ledger packed into one array. Tracing
-a rule takes a tenth of a second, so a process traces each once per N, b and bound on staleness,
-and all engines share it.
+a rule takes a tenth of a second. So a process traces each rule once per N, b and bound on
+staleness, and all engines share it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ Tensor = Any
 _TENSORS = protocol.Arrays(where=tf.where, sum=tf.reduce_sum, min=tf.reduce_min)
 _FIELDS = [*protocol.SCALARS, *protocol.VECTORS]
 
-# Events that the chief's loop waits for: that a step t >= 0 is complete, or one of these.
-# [4, N]: the step (or sign) in all places, the tickets, their places, and their staleness.
+# Codes of events without a step. The chief's loop waits for events ([4, N]). The first row holds N
+# times the step t >= 0 that is complete, or one of these codes. The other rows hold the tickets of
+# the N contributions, their places, and their staleness.
 EXHAUSTED, STOPPED = -1, -2
 
 
 @functools.cache
 def of_policy(policy: BackupPolicy) -> Rules:
-    """Returns the rules of a policy, the same object each time."""
+    """Return the rules of a policy; the same object for the same policy."""
     return Rules(policy)
 
 
@@ -38,12 +39,12 @@ class Rules:
     """The rules, each a `tf.function` of int64 tensors.
 
     Each takes the packed ledger ([fields, places]), then scalars unless its docstring says
-    otherwise. Each returns the packed ledger after the call, then what its docstring says. Of that,
+    otherwise. Each returns the packed ledger after the call, then the values that its docstring
+    names. Among them,
 
     * `events` ([n, 4, N], where n is 0, 1 or 2) are for the chief's loop;
     * `tokens` ([places, 2]) are pairs of an entry and the token for it;
-    * `sizes` ([places, 2]) are [1, 2] for a place that gets its token, and [0, 2] for one that gets
-      none.
+    * `sizes` ([places, 2]) are [1, 2] for a place that gets its token, else [0, 2].
 
     Args:
       policy: N, b, and the bound on staleness.
@@ -67,13 +68,13 @@ class Rules:
     # ---- For workers --------------------------------------------------------------------------
 
     def _admit(self, packed: Tensor, worker: Tensor, life: Tensor, run: Tensor) -> Any:
-        """Returns the worker's place."""
+        """Return the worker's place."""
         indices = tf.range(self._places, dtype=tf.int64)
         ledger, place = places.admit(unpacked(packed), indices, worker, life, run, _TENSORS)
         return pack(ledger), place
 
     def _enter(self, packed: Tensor, place: Tensor, life: Tensor, run: Tensor) -> Any:
-        """Returns what the worker is to do next, and the number of its entry ([2])."""
+        """Return the worker's next action, and the number of its entry ([2])."""
         ledger, then = places.enter(
             unpacked(packed), self._me(place), life, run, self._replicas, _TENSORS
         )
@@ -88,7 +89,7 @@ class Rules:
         step: Tensor,
         ticket: Tensor,
     ) -> Any:
-        """Returns what the worker is to do next, and events.
+        """Return the worker's next action, and events.
 
         A worker without more data offers `protocol.STOP` as its step.
         """
@@ -115,9 +116,9 @@ class Rules:
     # ---- For the chief's loop -----------------------------------------------------------------
 
     def _advance(self, packed: Tensor, last: Tensor) -> Any:
-        """Returns the number of updates made, tokens, sizes and events.
+        """Return the number of updates made, tokens, sizes and events.
 
-        If this was the `last` update (1, else 0), the run ends.
+        The run ends if this was the `last` update (1, else 0).
         """
         before = unpacked(packed)
         go_on, tokens = protocol.advance(before, _TENSORS)
@@ -131,31 +132,31 @@ class Rules:
     # ---- For the coordinator ------------------------------------------------------------------
 
     def _open_run(self, packed: Tensor, step: Tensor) -> Any:
-        """Returns the number of the run."""
+        """Return the number of the run."""
         ledger = protocol.open_run(unpacked(packed), step, _TENSORS)
         return pack(ledger), ledger.run
 
     def _close_run(self, packed: Tensor) -> Any:
-        """Returns the number of updates made, tokens, sizes and events."""
+        """Return the number of updates made, tokens, sizes and events."""
         before = unpacked(packed)
         return self._released(before, *protocol.close_run(before, False, _TENSORS))
 
     def _settle(self, packed: Tensor) -> Any:
-        """Returns the number of updates made."""
+        """Return the number of updates made."""
         ledger = protocol.settle(unpacked(packed), _TENSORS)
         return pack(ledger), ledger.step
 
     def _expire(self, packed: Tensor, gone: Tensor) -> Any:
-        """Returns the number of updates made, tokens, sizes and events.
+        """Return the number of updates made, tokens, sizes and events.
 
-        `gone` ([places]) are the numbers of the lives that are over, 0 for none.
+        `gone` ([places]) has the number of the life that has ended at each place, or 0.
         """
         before = unpacked(packed)
-        mask = (gone > 0) & tf.equal(gone, before.life)  # Meanwhile another life may have come.
+        mask = (gone > 0) & tf.equal(gone, before.life)  # A new life may be there by now.
         return self._released(before, *places.expire(before, mask, _TENSORS))
 
     def _tick(self, packed: Tensor, room: Tensor) -> Any:
-        """Returns the events of the present state once more, if there is `room` (1, else 0)."""
+        """Return the events of the current state again, if there is `room` (1, else 0)."""
         ledger = unpacked(packed)
         complete = protocol.complete(ledger, self._replicas, _TENSORS)
         exhausted = protocol.exhausted(ledger, self._replicas, _TENSORS)
@@ -165,19 +166,19 @@ class Rules:
     # ---- Parts --------------------------------------------------------------------------------
 
     def _traced(self, rule: Callable[..., Any], scalars: int, *shapes: list[int]) -> Any:
-        """Returns a rule that takes so many scalars, and then vectors of these shapes."""
+        """Return a traced rule that takes `scalars` scalars, and then vectors of `shapes`."""
         specs = [tf.TensorSpec([len(_FIELDS), self._places], tf.int64)]
         specs += [tf.TensorSpec([], tf.int64)] * scalars
         specs += [tf.TensorSpec(shape, tf.int64) for shape in shapes]
         return tf.function(rule, input_signature=specs, autograph=False)
 
     def _me(self, place: Tensor) -> Tensor:
-        """Returns the mask of one place ([places] bool)."""
+        """Return the mask of one place ([places] bool)."""
         return tf.equal(tf.range(self._places, dtype=tf.int64), place)
 
     def _released(self, before: Ledger, ledger: Ledger, tokens: Tensor) -> Any:
-        """Returns what a rule that hands out tokens returns."""
-        # What waits in the queue may be enough for the next update.
+        """Return the results of a rule that hands out tokens."""
+        # The queue may already hold enough contributions for the next update.
         complete = protocol.complete(ledger, self._replicas, _TENSORS) if self._queues else None
         events = self._events(ledger, complete)
         wanted = tf.cast(tf.not_equal(tokens, protocol.WAIT), tf.int64)
@@ -185,12 +186,12 @@ class Rules:
         return pack(ledger), ledger.step, tf.stack([before.entry, tokens], axis=1), sizes, events
 
     def _events(self, ledger: Ledger, complete: Any, exhausted: Any = None) -> Tensor:
-        """Returns the events ([n, 4, N]) that step t is complete, and that it cannot be completed.
+        """Return the events ([n, 4, N]) that step t is complete, and that it cannot be completed.
 
         Args:
-          ledger: the state after the call.
-          complete: [] bool, whether to return the first; None for never.
-          exhausted: [] bool, whether to return the second; None for never.
+          ledger: the ledger after the call.
+          complete: [] bool, whether to return the first event; None for never.
+          exhausted: [] bool, whether to return the second event; None for never.
         """
         shape = [4, self._replicas]
         told = []
@@ -211,12 +212,12 @@ class Rules:
 
 
 def _if(condition: Tensor, event: Tensor) -> Tensor:
-    """Returns the event ([1, 4, N]) if the condition is true, else none ([0, 4, N])."""
+    """Return the event ([1, 4, N]) if the condition is true, else no event ([0, 4, N])."""
     return tf.tile(event[None], tf.stack([tf.cast(condition, tf.int32), 1, 1]))
 
 
 def pack(ledger: Ledger) -> Any:
-    """Returns a ledger of tensors or NumPy arrays as one ([fields, places]); repeats scalars."""
+    """Pack a ledger (TensorFlow or NumPy) into [fields, places], with scalars repeated."""
     if isinstance(ledger.status, np.ndarray):
         return np.stack([field + ledger.status * 0 for field in ledger])
     scalars = tf.stack([getattr(ledger, name) for name in protocol.SCALARS])
@@ -226,7 +227,7 @@ def pack(ledger: Ledger) -> Any:
 
 
 def unpacked(packed: Any) -> Ledger:
-    """Returns the ledger in an array that `pack` has made, in TensorFlow or NumPy."""
+    """Return the ledger that `pack` has packed, in TensorFlow or NumPy."""
     count = len(protocol.SCALARS)
     if isinstance(packed, np.ndarray):
         return Ledger(*packed[:count, 0], *packed[count:])

@@ -1,7 +1,7 @@
-"""Many tensors as few: one flat tensor per parameter server and dtype.
+"""Packing of many tensors into a few: one flat tensor per parameter server and dtype.
 
-Every tensor that crosses between a worker and a server costs a remote call of its own, so all
-that goes to (or comes from) one server travels as one buffer per dtype.
+Each tensor sent between a worker and a server costs a remote call of its own. So all tensors to or
+from one server travel as one buffer per dtype.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Tensor = Any
 
 
 class Key(NamedTuple):
-    """Names a buffer: a parameter server and a dtype."""
+    """Key of a buffer: its parameter server and dtype."""
 
     ps: int
     dtype: tf.DType
@@ -25,7 +25,7 @@ class Key(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A tensor in a layout: its static shape, and the buffer that it travels in."""
+    """A tensor in a layout: its static shape, and the key of its buffer."""
 
     shape: tuple[int, ...]
     key: Key
@@ -37,7 +37,7 @@ class Entry:
 
 
 class Layout:
-    """Where each of a list of tensors lies in the buffers.
+    """Layout of a list of tensors in buffers.
 
     Args:
       entries: the tensors' shapes and buffers, in the order of the list.
@@ -60,24 +60,24 @@ class Layout:
         return sorted({key.ps for key in self.members})
 
     def keys_on(self, ps: int) -> list[Key]:
-        """Returns the buffers of one parameter server, in a fixed order."""
+        """Return the buffers of one parameter server, in a fixed order."""
         return [key for key in self.members if key.ps == ps]
 
     def size(self, key: Key) -> int:
-        """Returns the number of elements of a buffer."""
+        """Return the number of elements of a buffer."""
         return sum(self.entries[index].size for index in self.members[key])
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all buffers together: what one reading or one contribution moves."""
+        """Total bytes of all buffers, which is the traffic of one read or one contribution."""
         return sum(entry.size * entry.key.dtype.size for entry in self.entries)
 
     def pack(self, tensors: Sequence[Tensor] | Mapping[int, Tensor], key: Key) -> Tensor:
-        """Returns the buffer `key`: [size(key)], of the key's dtype.
+        """Pack tensors into the buffer `key`: [size(key)], of the key's dtype.
 
         Args:
-          tensors: one per entry, or by index; those of other buffers are not looked at.
-          key: which buffer.
+          tensors: one tensor per entry, or tensors by index; those of other buffers are ignored.
+          key: key of the buffer.
         """
         parts = [
             tf.reshape(tf.cast(tensors[index], key.dtype), [-1]) for index in self.members[key]
@@ -85,7 +85,7 @@ class Layout:
         return tf.concat(parts, axis=0) if len(parts) > 1 else parts[0]
 
     def unpack(self, buffer: Tensor, key: Key) -> dict[int, Tensor]:
-        """Returns the tensors in a buffer, by their index in the list."""
+        """Return the tensors in a buffer, by their index in the list."""
         indices = self.members[key]
         pieces = tf.split(buffer, [self.entries[index].size for index in indices])
         return {
@@ -94,7 +94,7 @@ class Layout:
         }
 
     def unpack_all(self, buffers: dict[Key, Tensor]) -> list[Tensor]:
-        """Returns all tensors, in the order of the list."""
+        """Return all tensors, in the order of the list."""
         tensors: dict[int, Tensor] = {}
         for key in self.members:
             tensors.update(self.unpack(buffers[key], key))

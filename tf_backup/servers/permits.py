@@ -1,8 +1,8 @@
-"""Permissions for the chief's loop to make one more update: how far it may run ahead.
+"""Permits for the chief's loop to make one more update, which limit how far it runs ahead.
 
-The loop runs on the servers, and the coordinator only watches it. It takes a permit before each
-update, so that it never makes more than the coordinator has asked for: one, where a callback may
-change something between two updates, or many.
+The loop runs on the servers, and the coordinator only watches it. The loop takes a permit before
+each update, so it never makes more updates than the coordinator has permitted: one if a callback
+may change something between two updates, else many.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tf_backup.servers.tokens import DEVICE, GATE_SERVER
 
 Tensor = Any
 
-GO, LAST, HALT = 0, 1, 2  # Make an update; make the run's last one; end the loop.
+GO, LAST, HALT = 0, 1, 2  # Make an update; make the run's last update; end the loop.
 
 _CAPACITY = 1024
 
@@ -26,7 +26,7 @@ class Permits:
     """The queue of permits on the gate's server.
 
     Args:
-      name: of the queue on the server.
+      name: name of the queue on the server.
     """
 
     def __init__(self, name: Name) -> None:
@@ -35,15 +35,15 @@ class Permits:
         self.revoke = graphs.function(self._revoke)
 
     def take(self) -> Tensor:
-        """Waits for a permit, in a graph on the gate's server; returns it ([] int64)."""
+        """Wait for a permit, in a graph on the gate's server, and return it ([] int64)."""
         return self._queue.take()[0]
 
     def _grant(self, permits: Tensor) -> Tensor:
-        """Gives permits ([n] int64); called, as `grant`, eagerly."""
+        """Grant permits ([n] int64); called eagerly, as `grant`."""
         with tf.device(DEVICE), tf.control_dependencies([self._queue.put_many(permits)]):
             return tf.constant(True)
 
     def _revoke(self) -> Tensor:
-        """Takes back what has not been used yet; returns how many; called eagerly, as `revoke`."""
+        """Take back unused permits, and return their number; called eagerly, as `revoke`."""
         with tf.device(DEVICE):
             return tf.size(self._queue.take_many(self._queue.size())[0])

@@ -1,4 +1,4 @@
-"""Where operations run that do not say so: where their data lie."""
+"""Placement of unplaced operations on the device of their largest input."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Tensor = Any
 
 @contextlib.contextmanager
 def with_its_inputs() -> Iterator[None]:
-    """Places every operation that says nothing of its device where its largest input lies.
+    """Place each operation without a device on the device of its largest input, in a graph.
 
-    TensorFlow would place it on the coordinator, and send it the parameters. Only in a graph.
-    Relies on device functions, on `FuncGraph.captures` and on the resource handles' devices.
+    TensorFlow would place it on the coordinator, and send the parameters there. Relies on device
+    functions, on `FuncGraph.captures` and on the devices of resource handles.
     """
     graph = tf.compat.v1.get_default_graph()
 
@@ -33,7 +33,7 @@ def with_its_inputs() -> Iterator[None]:
 
 
 def _size(tensor: Tensor) -> float:
-    """Returns a tensor's number of elements; handles and unknown shapes count as largest."""
+    """Return a tensor's number of elements; infinity for handles and unknown shapes."""
     if tensor.dtype == tf.resource:
         return float("inf")
     elements = tensor.shape.num_elements()
@@ -41,7 +41,7 @@ def _size(tensor: Tensor) -> float:
 
 
 def _device_of(tensor: Tensor) -> str:
-    """Returns where a graph's tensor lies, looking through the arguments of inner graphs."""
+    """Return the device of a graph's tensor, following the captures of inner graphs."""
     if isinstance(tensor, tf.__internal__.EagerTensor):
         return str(tensor.device)
     if tensor.op.device:
@@ -50,6 +50,6 @@ def _device_of(tensor: Tensor) -> str:
         captures = getattr(tensor.graph, "captures", ())
         outside = [external for external, inside in captures if inside.name == tensor.name]
         return _device_of(outside[0]) if outside else ""
-    # A variable is read where it is, though the reading does not say so.
+    # A variable is read on its own device, though the read operation does not name it.
     resources = [each for each in tensor.op.inputs if each.dtype == tf.resource]
     return _device_of(resources[0]) if resources else ""

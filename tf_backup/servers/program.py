@@ -1,4 +1,4 @@
-"""What workers are to run, as data on the first parameter server."""
+"""Programs for workers, stored on the first parameter server."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Program:
     """Functions that the chief has traced and that workers fetch and run, and their data.
 
     Args:
-      functions: concrete functions, by name. What they capture is among the resources.
-      resources: that workers find on the servers.
-      name: of the variables that hold it.
+      functions: concrete functions, by name. The resources that they capture are in `resources`.
+      resources: resources that workers find on the servers.
+      name: name of the variables that hold the program.
     """
 
     def __init__(self, functions: Mapping[str, Any], resources: Sequence[Any], name: Name) -> None:
@@ -38,7 +38,7 @@ class Program:
         _programs.add(self)
 
     def job(self, kind: str, data: Pipelines, **more: Any) -> dict[str, Any]:
-        """Returns what the board is to say, so that workers run this; writes the data for it."""
+        """Write the data to the server, and return the job to announce on the board."""
         for box in self._boxes:
             box.fill()
         if self._data is not data:
@@ -53,13 +53,13 @@ class Program:
         }
 
     def forget_data(self) -> None:
-        """Deletes the data from the server, and what the program holds on to there."""
+        """Delete the data from the server, and empty the program's boxes there."""
         self._graphs = self._data = None
         for box in self._boxes:
             box.empty()
 
     def _write(self, data: Pipelines) -> None:
-        self._graphs = None  # Before the next one: they may be large.
+        self._graphs = None  # Free the old graphs first: they may be large.
         graphs = NamedVariable(
             GATE_SERVER, self._name / f"data/{data.number}", tf.string, [len(data.graphs)]
         )

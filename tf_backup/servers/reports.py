@@ -1,4 +1,4 @@
-"""What each update reports, on its way from the chief's loop to the coordinator."""
+"""Queue of the reports on updates, from the chief's loop to the coordinator."""
 
 from __future__ import annotations
 
@@ -15,33 +15,32 @@ from tf_backup.servers.tokens import DEVICE, GATE_SERVER
 
 Tensor = Any
 
-CAPACITY = (
-    256  # More than the updates that are ever permitted ahead; the loop never waits for room.
-)
+# More than the number of updates ever permitted ahead, so the loop never waits for room.
+CAPACITY = 256
 
 
 class Report(NamedTuple):
-    """One update, or (with a step below 0) the sign that the loop has ended."""
+    """Report on one update; with a step below 0, the report that the loop has ended."""
 
     step: int  # t, before the update
-    places: np.ndarray[Any, Any]  # [N] whose gradients it is made of ...
-    staleness: np.ndarray[Any, Any]  # [N] ... and how many updates old each is
+    places: np.ndarray[Any, Any]  # [N] places whose gradients it uses
+    staleness: np.ndarray[Any, Any]  # [N] staleness of each gradient
     results: Any  # the objective's results, in NumPy
 
 
 class Reports:
     """A queue of reports on the gate's server.
 
-    A report is two vectors, whatever the objective's results are: integers, among them what the
-    update was made of, and numbers of float64.
+    A report is two vectors, for any structure of results: one of int64, which includes the event
+    of the update, and one of float64.
 
     Args:
       results: the objective's results as a traced function returns them.
       replicas: N.
-      name: of the queue on the server.
+      name: name of the queue on the server.
 
     Raises:
-      TypeError: if a result is no number, or its shape is not known before it is computed.
+      TypeError: if a result is not a number, or its shape is not static.
     """
 
     def __init__(self, results: Any, replicas: int, name: Name) -> None:
@@ -63,11 +62,11 @@ class Reports:
         self._take = graphs.function(self._take_all)
 
     def put(self, event: Tensor, results: Any) -> Any:
-        """Reports an update, in a graph on the gate's server; returns the operation.
+        """Report an update, in a graph on the gate's server, and return the operation.
 
         Args:
-          event: [4, N], that the update was made of.
-          results: the objective's results, of the structure that was given.
+          event: [4, N], the event of the update's step.
+          results: the objective's results, in the structure given at construction.
         """
         flat = tf.nest.flatten(results)
         whole = [tf.cast(tf.reshape(value, [-1]), tf.int64) for value in flat if _is_whole(value)]
@@ -80,7 +79,7 @@ class Reports:
         )
 
     def put_end(self, event: Tensor) -> Any:
-        """Reports that the loop has ended, with the sign that ended it."""
+        """Report that the loop has ended, with the event that ended it."""
         return self._queue.put(
             tf.concat(
                 [
@@ -93,7 +92,7 @@ class Reports:
         )
 
     def read(self) -> list[Report]:
-        """Waits for a report, and returns all that are there; called eagerly."""
+        """Wait for a report, and return all that are there; called eagerly."""
         whole, rest = self._take()
         return [self._report(*pair) for pair in zip(whole.numpy(), rest.numpy(), strict=True)]
 
@@ -141,6 +140,6 @@ def _check(value: Any) -> None:
 
 
 def structure_of(function: Any, reports: Sequence[Any]) -> Any:
-    """Returns the structure of what a function of tensors returns, without running it."""
+    """Return the structure of the results of a function of tensors, without running it."""
     traced = tf.function(function, autograph=False).get_concrete_function(list(reports))
     return traced.structured_outputs

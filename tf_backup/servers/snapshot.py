@@ -1,4 +1,4 @@
-"""theta(t) as the workers read it: one flat buffer per parameter server and dtype."""
+"""Snapshot of theta(t) that workers read: one flat buffer per parameter server and dtype."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Variable = Any  # a tf.Variable on a parameter server
 
 
 class Snapshot:
-    """Copies of variables, each beside the variables that it copies.
+    """Copies of variables, each on the server of its variable.
 
-    Only the chief writes it, between the last delivery of step t and the release of the
-    tokens of step t + 1. A worker that is so slow as to read while the chief writes sees a
-    mixture, but its contribution is late then by the gate's rule, and never used. Where old
-    gradients are used, it may be: what a server sends is then of step t or newer, as a whole.
+    Only the chief writes the snapshot, after the last delivery of step t and before it hands out
+    tokens of step t + 1. A worker so slow that it reads during the write sees a mixture, but its
+    contribution is then late by the gate's rules, and never used. With `max_staleness` above 0 it
+    may be used: what a server sends is then entirely of step t or newer.
 
     Args:
       variables: `tf.Variable`s with static shapes, each on a parameter server.
-      name: of the buffers on the servers.
+      name: name of the buffers on the servers.
     """
 
     def __init__(self, variables: Sequence[Variable], name: Name) -> None:
@@ -46,11 +46,11 @@ class Snapshot:
 
     @property
     def resources(self) -> list[Any]:
-        """What workers find by name."""
+        """The resources that workers find by name."""
         return list(self._buffers.values())
 
     def write(self, ps: int) -> list[Any]:
-        """Copies one server's variables into its buffers, in a graph; returns the operations."""
+        """Copy one server's variables into its buffers, in a graph; return the operations."""
         done = []
         with tf.device(runtime.ps_device(ps)):
             for key in self.layout.keys_on(ps):
@@ -60,17 +60,17 @@ class Snapshot:
         return done
 
     def _publish(self) -> None:
-        """Copies all variables into the buffers; called, as `publish`, eagerly."""
+        """Copy all variables into the buffers; called eagerly, as `publish`."""
         for ps in self.layout.servers:
             self.write(ps)
 
     def read(self, ps: int) -> dict[Key, Tensor]:
-        """Returns the buffers of one parameter server, there; `layout` unpacks them."""
+        """Return the buffers of one parameter server, on that server; `layout` unpacks them."""
         with tf.device(runtime.ps_device(ps)):
             return {key: self._buffers[key].read_value() for key in self.layout.keys_on(ps)}
 
     def read_all(self) -> list[Tensor]:
-        """Returns the values of all variables, split where this is called."""
+        """Return the values of all variables, unpacked on the caller's device."""
         buffers: dict[Key, Tensor] = {}
         for ps in self.layout.servers:
             buffers.update(self.read(ps))

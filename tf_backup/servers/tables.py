@@ -1,13 +1,13 @@
-"""Tables of which workers look rows up, and which are never read whole: embeddings.
+"""Embedding tables, in which workers look up rows, and which are never read whole.
 
-A table stays on its parameter server. A worker sends the ids of the rows that it needs there
-and gets the rows; its gradient travels as (ids, rows), each id once. So what crosses the network
-grows with the batch, and not with the table.
+A table stays on its parameter server. A worker sends the ids of the rows that it needs and receives
+the rows. Its gradient travels as (ids, rows), with each id once. So network traffic grows with the
+batch, not with the table.
 
-Only the chief writes a table, when step t has its N gradients and before it hands out tokens of
-step t + 1. A worker so slow as to look rows up meanwhile sees a mixture, but its contribution
-is late then by the gate's rule, and never used: as with the snapshot. Where old gradients are
-used, it may be: rows are of step t or newer.
+Only the chief writes a table, after step t has its N gradients and before it hands out tokens of
+step t + 1. A worker so slow that it looks up rows during the write sees a mixture. As with the
+snapshot, its contribution is then late by the gate's rules, and never used. With `max_staleness`
+above 0 it may be used: its rows are of step t or newer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Lookups:
     """The rows that one computation looks up, and their gradients.
 
     Args:
-      tape: watches the rows of tables that are trained; None if nothing is differentiated.
+      tape: tape that watches the rows of trainable tables; None if nothing is differentiated.
     """
 
     def __init__(self, tape: tf.GradientTape | None = None) -> None:
@@ -37,14 +37,14 @@ class Lookups:
 
     @property
     def possible(self) -> bool:
-        """Whether rows can be looked up here: not in a loop or branch of the computation.
+        """Whether rows can be looked up here, outside of loops and branches of the computation.
 
-        What is made there cannot be differentiated from outside.
+        Rows that are looked up inside of a loop or branch cannot be differentiated from outside.
         """
         return tf.compat.v1.get_default_graph() is self._graph
 
     def rows(self, table: Variable, ids: Tensor) -> Tensor:
-        """Returns the rows of `table` for `ids`, of any shape; negative ids count from the end.
+        """Return the rows of `table` for `ids`, of any shape; negative ids count from the end.
 
         Args:
           table: [rows, ...], on a parameter server.
@@ -69,11 +69,11 @@ class Lookups:
         return found
 
     def looked_up(self, table: Variable) -> list[Tensor]:
-        """Returns what was looked up in a table, to be differentiated for."""
+        """Return the rows that were looked up in a table, to compute gradients for."""
         return [rows for _, rows in self._found.get(id(table), ())]
 
     def gradient(self, table: Variable, gradients: Sequence[Tensor | None]) -> Any:
-        """Returns a table's gradient (tf.IndexedSlices, or None) from those of its rows."""
+        """Return a table's gradient (tf.IndexedSlices or None) from the gradients of its rows."""
         parts = [
             (ids, tf.convert_to_tensor(gradient))
             for (ids, _), gradient in zip(self._found.get(id(table), ()), gradients, strict=True)
@@ -87,20 +87,20 @@ class Lookups:
 
 
 def mean(ids: Sequence[Tensor], rows: Sequence[Tensor], shape: Sequence[int]) -> tf.IndexedSlices:
-    """Returns the mean of N gradients of a table, every row once.
+    """Return the mean of N gradients of a table, with every row once.
 
-    A row that fewer than N workers touched is divided by N all the same: the others' gradient
-    of it is zero.
+    The sum of a row is divided by N even if fewer than N workers used the row, since the gradients
+    of the other workers are zero there.
 
     Args:
       ids: N tensors, [n] int64 each.
       rows: N tensors, [n, ...] each.
-      shape: of the table.
+      shape: shape of the table.
     """
     unique, place = tf.unique(tf.concat(ids, axis=0))
     values = tf.concat(rows, axis=0)
     dtype = values.dtype
-    if dtype.size < 4:  # As for dense gradients.
+    if dtype.size < 4:  # As for dense gradients, see `contribution`.
         values = tf.cast(values, tf.float32)
     total = tf.math.unsorted_segment_sum(values, place, tf.size(unique))
     return tf.IndexedSlices(

@@ -1,8 +1,8 @@
-"""Permissions to work on a step: one queue per place, on the first parameter server.
+"""Tokens, which permit work on a step: one queue per place, on the first parameter server.
 
-A token names the entry that it is for, and an entry throws older ones away. What a dead client
-waits for on a server is not undone: its dequeue stays, and takes the next token. Then it finds that
-the token is a later entry's, puts it back, and is gone.
+A token names its entry, and a worker discards tokens of older entries. The dequeue of a dead client
+is not cancelled: it stays on the server and takes the next token. It then finds that the token is
+for a later entry, puts it back, and ends.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Tensor = Any
 GATE_SERVER = 0  # The parameter server that holds gate and tokens.
 DEVICE = runtime.ps_device(GATE_SERVER)
 
-# A worker is never handed a second token before it took the first, except when it died; the next
-# one throws it away. Few would do.
+# A place gets a second token before its first is taken only if its worker died, and the next worker
+# discards the first. So a small capacity would do.
 _CAPACITY = 1024
 
 
@@ -29,8 +29,8 @@ class TokenQueues:
     """A queue of tokens for each place.
 
     Args:
-      places: how many.
-      name: of the queues on the server.
+      places: number of places.
+      name: name of the queues on the server.
     """
 
     def __init__(self, places: int, name: Name) -> None:
@@ -40,15 +40,15 @@ class TokenQueues:
         ]
 
     def put(self, tokens: Tensor, sizes: Tensor) -> list[Any]:
-        """Hands out tokens, in a graph.
+        """Put tokens into the queues, in a graph.
 
         Args:
-          tokens: [places, 2] int64: the entry that each is for, and a step, `protocol.STOP` or
+          tokens: [places, 2] int64: for each place an entry, and a step, `protocol.STOP` or
             `EXPELLED`.
-          sizes: [places, 2] int64: [1, 2] where there is a token, [0, 2] where there is none.
+          sizes: [places, 2] int64: [1, 2] for a place that gets its token, else [0, 2].
 
         Returns:
-          The operations that do it.
+          The enqueue operations.
         """
         done = []
         with tf.device(DEVICE):
@@ -58,19 +58,19 @@ class TokenQueues:
         return done
 
     def resolve(self, place: Tensor, entry: Tensor, then: Tensor) -> Tensor:
-        """Returns what a worker is to do next: `then`, or if that is WAIT, its next token.
+        """Return a worker's next action: `then`, or its next token if `then` is WAIT.
 
         Args:
           place: [] int64, the worker's place.
           entry: [] int64, the number of its entry.
-          then: [] int64, what the gate told it.
+          then: [] int64, the gate's answer to the worker.
         """
 
         def wait() -> Tensor:
             queue = graphs.select([each.handle for each in self.resources], place)
             token = graphs.take_until(queue, lambda token: token[0] >= entry)
             later = token[0] > entry
-            # Of no tokens or one.
+            # Puts back one token, or none.
             back = graphs.put_many(queue, tf.boolean_mask(token[None], later[None]))
             with tf.control_dependencies([back]):
                 return tf.where(later, tf.constant(protocol.EXPELLED, tf.int64), token[1])
