@@ -38,7 +38,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Should an error have to import TensorFlow.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # In case `exits` imports TensorFlow.
 
 from scripts import early  # noqa: F401, I001
 

@@ -35,7 +35,7 @@ WORKERS = 4
 
 
 def measure(optimizer: str, width: int) -> dict[str, Any]:
-    """Trains a model; returns a row of the table."""
+    """Train a model, and return a row of the table."""
     import keras
     import tensorflow as tf
 
@@ -58,7 +58,7 @@ def measure(optimizer: str, width: int) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measures, prints and writes the table."""
+    """Measure, print and write the table."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}.")
     console.set_up()

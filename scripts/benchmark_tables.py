@@ -1,8 +1,8 @@
-"""What an embedding table costs: bytes on the network per step, and memory of its server.
+"""Measures the cost of an embedding table: network bytes per step, and its server's memory.
 
-Trains a small model of one table on a local cluster of two workers and one parameter server, for
-each number of rows and optimizer. Bytes are those of the loopback interface, all that travels
-included, so nothing else should use it meanwhile. Linux only.
+A small model with one table trains on a local cluster of two workers and one parameter server, for
+each number of rows and optimizer. The bytes are all those of the loopback interface, so nothing
+else should use it meanwhile. Linux only.
 
 Example:
 
@@ -38,7 +38,7 @@ COLUMNS = ("rows", "columns", "optimizer", "ids", "bytes_per_step", "s_per_step"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measures, prints and writes the table."""
+    """Measure, print and write the table."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}.")
     console.set_up()
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def measure(rows: int, name: str) -> dict[str, Any]:
-    """Trains on a cluster of its own; returns a line of the table."""
+    """Train on a new cluster, and return a row of the table."""
     import keras
 
     import tf_backup
@@ -93,7 +93,7 @@ def measure(rows: int, name: str) -> dict[str, Any]:
 
 
 def optimizer(name: str) -> Any:
-    """Returns a Keras optimizer by its name in the table."""
+    """Return a Keras optimizer by its name in the table."""
     import keras
 
     if name in ("SGD", "momentum"):
@@ -102,7 +102,7 @@ def optimizer(name: str) -> Any:
 
 
 def batches(rows: int) -> Any:
-    """Returns a function that gives each worker random ids: [32, ids / 32] a batch."""
+    """Return a function that gives each worker random ids, [32, ids / 32] in a batch."""
     import numpy as np
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""What a command says, and what it keeps the libraries from saying."""
+"""Console output of a command: messages of this project, without those of libraries."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import warnings
 
 
 def set_up() -> None:
-    """Logs to standard error in plain lines, of this project only."""
+    """Log this project's messages to standard error, as plain lines."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     for noisy in ("tensorflow", "absl", "h5py", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    # Keras says so whenever data of unknown length ends.
+    # Keras warns of this whenever data of unknown length ends.
     warnings.filterwarnings("ignore", "Your input ran out of data; interrupting training")

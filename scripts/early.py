@@ -1,4 +1,4 @@
-"""Ends a command that is interrupted while it still imports; to be imported first."""
+"""Signal handlers that end a command while it still imports; to be imported first."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def _end(signum: int, frame: FrameType | None) -> None:
 
 signal.signal(signal.SIGINT, _end)
 signal.signal(signal.SIGTERM, _end)
-# A worker that began anew has kept them waiting.
+# A worker that restarts itself blocks these signals until then.
 signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGINT])

@@ -1,7 +1,7 @@
-"""Evaluates the checkpoints of a training, when it has ended or beside it while it runs.
+"""Evaluates the checkpoints of a training run, after it has ended or while it runs.
 
 It reads what scripts/train.py writes to --log_dir, needs no cluster, and evaluates the averaged
-weights if the training keeps an average.
+weights if training keeps an average.
 
 Examples:
 
@@ -33,7 +33,7 @@ from absl import app, flags
 from scripts import console, exits
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string(  # absl has a flag of this name that does nothing here.
+flags.DEFINE_string(  # Replaces absl's flag of this name, which does nothing here.
     "log_dir", None, "The --log_dir of the training.", allow_override=True
 )
 flags.DEFINE_string("data_dir", None, "The --data_dir of the training.")
@@ -57,11 +57,11 @@ log = logging.getLogger("evaluate")
 
 
 class Evaluation:
-    """The model of a training, and what it is evaluated on.
+    """The model of a training run, and the data to evaluate it on.
 
     Raises:
-      ValueError: if the data has no such split.
-      FileNotFoundError: if there is no such training, or no data.
+      ValueError: if the data has no such split, or the model cannot generate.
+      FileNotFoundError: if there is no such training run, or no data.
     """
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class Evaluation:
         self.checkpoints = resumable.checkpoints_of(FLAGS.log_dir)
 
     def run(self, step: int) -> None:
-        """Evaluates the checkpoint after `step` updates, and writes down what comes out."""
+        """Evaluate the checkpoint after `step` updates, and write the results."""
         from scripts.training.progress import described
 
         try:
@@ -100,7 +100,7 @@ class Evaluation:
         except OSError as error:
             if not FLAGS.watch:
                 raise
-            if not isinstance(error, FileNotFoundError):  # Removed: there are newer ones.
+            if not isinstance(error, FileNotFoundError):  # Removed, since there are newer ones.
                 log.warning("%s Going on with the next one.", error)
             return
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
@@ -112,7 +112,7 @@ class Evaluation:
             self._generate(step)
 
     def _write_down(self, step: int, logs: dict[str, float]) -> None:
-        """Adds a line to a CSV file, and points to TensorBoard's curves."""
+        """Add a row to a CSV file, and points to TensorBoard's curves."""
         import tensorflow as tf
 
         path = os.path.join(FLAGS.log_dir, f"evaluation-{self.split}.csv")
@@ -129,7 +129,7 @@ class Evaluation:
         writer.close()
 
     def _generate(self, step: int) -> None:
-        """Lets the model draw or write."""
+        """Let the model draw images into a file, or print text."""
         from models import language_model
         from scripts.training import picture
 
@@ -147,7 +147,7 @@ class Evaluation:
 
 
 def steps(evaluation: Evaluation) -> Any:
-    """Yields the numbers of updates whose checkpoints are to be evaluated."""
+    """Yield the numbers of updates whose checkpoints to evaluate."""
     checkpoints = evaluation.checkpoints
     if not FLAGS.watch:
         known = checkpoints.steps()
@@ -164,17 +164,17 @@ def steps(evaluation: Evaluation) -> Any:
     from scripts.training import resumable
 
     done = -1
-    while done < resumable.plan_of(FLAGS.log_dir).updates:  # Raised, perhaps, in the meantime.
+    while done < resumable.plan_of(FLAGS.log_dir).updates:  # It may be raised in the meantime.
         new = [step for step in checkpoints.steps() if step > done]
         if not new:
             time.sleep(FLAGS.poll_seconds)
             continue
-        done = new[-1]  # Those before it have had their time.
+        done = new[-1]  # Older ones are skipped.
         yield done
 
 
 def wait_for_training() -> None:
-    """Waits until a training has begun to write to --log_dir."""
+    """Wait until a training run has started to write to --log_dir."""
     from scripts.training import resumable
 
     if not resumable.is_claimed(FLAGS.log_dir):
@@ -184,10 +184,10 @@ def wait_for_training() -> None:
 
 
 def check_flags() -> None:
-    """Refuses flags that make no sense.
+    """Check the flags.
 
     Raises:
-      ValueError: naming the flag, its value, the rule and the remedy.
+      ValueError: if a flag is wrong; says the flag, its value, the rule and the remedy.
     """
     if not FLAGS.log_dir:
         raise ValueError("--log_dir is not given; it must be that of a training.")
@@ -200,7 +200,7 @@ def check_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command."""
+    """Run the command."""
     if len(argv) > 1:
         exits.end(f"evaluate.py takes flags only, not {argv[1]!r}; see --help.", exits.WRONG)
     console.set_up()

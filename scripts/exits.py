@@ -1,4 +1,4 @@
-"""How a command ends: a line for people, and a code for who might start it again."""
+"""Exit of a command: a message for people, and a code for what might start it again."""
 
 from __future__ import annotations
 
@@ -17,31 +17,32 @@ from tf_backup import quiet
 from tf_backup.errors import ClusterError, TfBackupError, WorkerFailed
 
 FAILED = 1
-WRONG = 2  # Flags, data or TF_CONFIG: wrong the next time, too. The manifests' Jobs end with it.
-LOST = 138  # The cluster: try again. Kubeflow's operator does so after codes above 127 only.
-TOLD_TO_END = 143  # As of a process that ends at SIGTERM.
+WRONG = 2  # Flags, data or TF_CONFIG are wrong for good. The manifests' Jobs fail on this code.
+LOST = 138  # The cluster is lost: retry. Kubeflow's operator retries after codes above 127 only.
+TOLD_TO_END = 143  # As if SIGTERM had killed the process.
 
 log = logging.getLogger(__name__)
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a training as Ctrl-C does."""
+    """SIGTERM, which ends training as Ctrl-C does."""
 
 
-_told: list[type[KeyboardInterrupt]] = []  # By signals, so far.
+_told: list[type[KeyboardInterrupt]] = []  # Exceptions of the signals so far.
 
-_CALLERS = {"keras", "models", "scripts", "tf_backup", "__main__"}  # Of TensorFlow.
-_AGAIN_S = 0.02  # Until a signal that came within TensorFlow is looked at again,
-_WITHIN_S = 1.0  # and for so long.
+_CALLERS = {"keras", "models", "scripts", "tf_backup", "__main__"}  # Callers of TensorFlow.
+_AGAIN_S = 0.02  # Time between two tries to raise when a signal came inside TensorFlow.
+_WITHIN_S = 1.0  # Longest time that such a signal is put off.
 
 
 def at_signals() -> None:
-    """Lets SIGTERM raise `Terminated` from here on, and Ctrl-C `KeyboardInterrupt`.
+    """Make SIGTERM raise `Terminated` from here on, and Ctrl-C `KeyboardInterrupt`.
 
-    Raises after TensorFlow's own code, not within it, unless that takes longer than a second: its
-    C++ calls Python, and prints or replaces what is raised there. What Python cannot raise, in the
-    call of a destructor for instance, is raised again a moment later. Whatever else is raised after
-    a signal comes of it, too: one of twenty interrupts ended as if a flag were wrong.
+    They are raised after TensorFlow's own code, not inside it, unless that takes longer than a
+    second: its C++ calls Python, and prints or replaces exceptions raised there. An exception that
+    Python cannot raise, for instance in a destructor, is raised again a moment later. Any other
+    error after a signal counts as the signal's: one of twenty interrupts had ended as if a flag
+    were wrong.
     """
 
     def tell(kind: type[KeyboardInterrupt]) -> Any:
@@ -50,7 +51,7 @@ def at_signals() -> None:
             _told.append(kind)
             _raise_after_tensorflow(frame, time.monotonic() + _WITHIN_S)
 
-        handler.raises = True  # type: ignore[attr-defined]  # It may be called again.
+        handler.raises = True  # type: ignore[attr-defined]  # `repeat_signal` may call it again.
         return handler
 
     signal.signal(signal.SIGTERM, tell(Terminated))
@@ -67,7 +68,7 @@ def at_signals() -> None:
 
 
 def _raise_after_tensorflow(frame: FrameType | None, deadline: float) -> None:
-    """Raises what the first signal is to raise; later, by an alarm, if TensorFlow runs now."""
+    """Raise the first signal's exception; if TensorFlow is running, try again by an alarm."""
     if _within_tensorflow(frame) and time.monotonic() < deadline:
         _raise_later(deadline)
         return
@@ -76,7 +77,7 @@ def _raise_after_tensorflow(frame: FrameType | None, deadline: float) -> None:
 
 
 def _raise_later(deadline: float) -> None:
-    """Tries again in a moment."""
+    """Set an alarm that tries again in a moment."""
 
     def again(signum: int, frame: FrameType | None) -> None:
         del signum
@@ -87,7 +88,7 @@ def _raise_later(deadline: float) -> None:
 
 
 def _within_tensorflow(frame: FrameType | None) -> bool:
-    """Returns whether TensorFlow runs, or what it has called of Python's own library."""
+    """Return whether TensorFlow is running, or a library that it has called."""
     while frame is not None:
         package = str(frame.f_globals.get("__name__")).partition(".")[0]
         if package == "tensorflow" or package in _CALLERS:
@@ -97,7 +98,7 @@ def _within_tensorflow(frame: FrameType | None) -> bool:
 
 
 def end(message: str, code: int) -> NoReturn:
-    """Ends this process."""
+    """End this process with a message and an exit code."""
     print(message, file=sys.stderr)
     if code == LOST:
         quiet.silence_stderr()
@@ -105,7 +106,7 @@ def end(message: str, code: int) -> NoReturn:
 
 
 def parse(argv: Sequence[str]) -> list[str]:
-    """Reads the flags; for `absl.app.run`, which would end with the code of what is worth a try."""
+    """Parse the flags for `absl.app.run`, whose own exit code on errors, 1, invites a retry."""
     try:
         return list(flags.FLAGS(argv))
     except flags.Error as error:
@@ -114,9 +115,9 @@ def parse(argv: Sequence[str]) -> list[str]:
 
 @contextlib.contextmanager
 def preparing(command: str = "train.py") -> Iterator[None]:
-    """Ends this process where a file or directory is not as it should be, or no package is there.
+    """End this process with WRONG if a file or directory is unusable, or a package is missing.
 
-    After the beginning that is another matter: disks fill, and networks come back.
+    This is for preparations only: later errors may pass, since disks fill and networks come back.
     """
     try:
         yield
@@ -130,11 +131,11 @@ def preparing(command: str = "train.py") -> Iterator[None]:
 
 @contextlib.contextmanager
 def told(go_on: str, command: str = "train.py") -> Iterator[None]:
-    """Ends this process with a line and a code where an error would end it.
+    """End this process with a message and an exit code if an error would end it.
 
     Args:
-      go_on: what to say of going on after an interruption.
-      command: whose errors these are.
+      go_on: sentence about resuming, for messages about interruptions.
+      command: name of the command, for error messages.
     """
     try:
         yield
@@ -149,7 +150,7 @@ def told(go_on: str, command: str = "train.py") -> Iterator[None]:
 
 
 def _end_with(error: BaseException, go_on: str, command: str) -> NoReturn:
-    """Ends this process with a line and a code; raises what is a mistake of the program's."""
+    """End this process with a message and an exit code; reraise errors that are bugs."""
     if isinstance(error, (TfBackupError, ValueError, OSError)):
         log.debug("", exc_info=error)
         end(f"{command}: {error}", _code(error))
@@ -168,16 +169,16 @@ def _end_with(error: BaseException, go_on: str, command: str) -> NoReturn:
 
 
 def _is_tensorflows(error: BaseException) -> bool:
-    """Returns whether TensorFlow raised an error; does not import it, which takes seconds."""
+    """Return whether an error is TensorFlow's, without the import, which takes seconds."""
     tf = sys.modules.get("tensorflow")
     return tf is not None and isinstance(error, tf.errors.OpError)
 
 
 def _code(error: BaseException) -> int:
-    """Returns whether to try again after an error, as the code to end with."""
+    """Return the exit code for an error, which says whether to try again."""
     if isinstance(error, ClusterError):
         return LOST
-    # What a worker or an evaluation reads or computes does not get better: a corrupt record.
+    # Bad input to a worker or an evaluation, such as a corrupt record, stays bad.
     cause = error.__cause__ if isinstance(error, WorkerFailed) else error
     if isinstance(cause, ValueError):
         return WRONG

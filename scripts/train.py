@@ -1,11 +1,11 @@
 """Trains one of the paper's models, or a small one, with synchronous SGD and backup workers.
 
-Without TF_CONFIG it starts a cluster of its own on this machine: N + b worker processes and
-parameter servers. With TF_CONFIG the same command is one task of a job: the chief trains, the
+Without TF_CONFIG, it starts its own cluster on this machine: N + b worker processes and the
+parameter servers. With TF_CONFIG, the same command is one task of a job: the chief trains, and the
 others serve it until it tells them that training is done, or until they get SIGTERM.
 
-A recipe is a set of settings. `small` is what two cores train in a few minutes, `paper` is what
-the paper says, for a cluster; both are below. Flags override what a recipe sets.
+A recipe is a set of settings. `small` trains on two cores in a few minutes; `paper` has the paper's
+settings, for a cluster. Both are listed below. Flags override the settings of a recipe.
 
 Examples:
 
@@ -18,9 +18,9 @@ Examples:
   python scripts/train.py --model=mnist_cnn --data_dir=$HOME/tensorflow_datasets --download
   python scripts/train.py --model=inception_v3 --recipe=paper --show_recipe
 
-Exit codes: 0 when training is done; 2 when flags, data or TF_CONFIG are wrong, and will be the next
-time; 138 when the cluster (of a worker or ps: its chief) is lost, and the same command goes on from
-the last checkpoint, if it has a --log_dir; 143 after SIGTERM; 1 for all else.
+Exit codes: 0 if training is done; 2 if flags, data or TF_CONFIG are wrong, so that a retry would
+fail, too; 138 if the cluster (in a worker or ps: the chief) is lost, so that the same command
+resumes from the last checkpoint, if it has a --log_dir; 143 after SIGTERM; 1 otherwise.
 """
 
 from __future__ import annotations
@@ -53,18 +53,18 @@ from tf_backup.records import Contributions, WorkerRecord
 log = logging.getLogger("train")
 
 __doc__ = f"{__doc__}\n{presets.overview()}\n"
-flags.adopt_module_key_flags(sys.modules[Settings.__module__])  # Else --help would not list them.
+flags.adopt_module_key_flags(sys.modules[Settings.__module__])  # So that --help lists them.
 
 
 class Training:
-    """One training as the flags say.
+    """Training run that the flags describe.
 
     Args:
-      settings: the flags.
+      settings: settings from the flags.
 
     Raises:
-      ValueError: if model, data and what is in --log_dir do not fit each other.
-      FileNotFoundError: if the data is not there.
+      ValueError: if the model, the data and the contents of --log_dir do not fit each other.
+      FileNotFoundError: if the data is missing.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -92,17 +92,17 @@ class Training:
 
     @property
     def is_complete(self) -> bool:
-        """Whether this is the chief of a job that has nothing left to do."""
+        """Whether this is the chief of a job with nothing left to do."""
         from scripts.training import resumable
 
         known = self.settings.in_job and FLAGS.log_dir
         return bool(known and resumable.is_complete(FLAGS.log_dir, self.plan))
 
     def run(self) -> tuple[dict[str, Any], Contributions]:
-        """Trains; returns what `--summary_json` writes, and the accounts.
+        """Train, and return what `--summary_json` writes, and the accounts.
 
         Raises:
-          KeyboardInterrupt: if told to end; what there is has been saved then.
+          KeyboardInterrupt: if told to end; the current state has then been saved.
         """
         import keras
 
@@ -130,7 +130,7 @@ class Training:
         return summary(self.settings, self.plan.updates, made, run, contributions), contributions
 
     def _model(self) -> Any:
-        """Returns the compiled model, on the cluster if there is one."""
+        """Return the compiled model, on the cluster if there is one."""
         policy = self.settings.policy
         if not self.settings.distributed:
             return self.task.compile(self.plan.optimizer())
@@ -145,7 +145,7 @@ class Training:
             return self.task.compile(optimizer)
 
     def _metrics(self) -> list[Any]:
-        """Returns the callback that serves numbers, if there is to be one."""
+        """Return the callback that serves metrics, if a port is given."""
         if FLAGS.metrics_port is None:
             return []
         from scripts.training.metrics import Metrics
@@ -153,7 +153,7 @@ class Training:
         return [Metrics(FLAGS.metrics_port)]
 
     def _batches(self, start: int) -> Any:
-        """Returns what to train on after `start` updates: in another order than at first."""
+        """Return the training data after `start` updates, in another order for each start."""
         size, seed = self.plan.recipe.batch_size, FLAGS.seed + start
         if not self.settings.distributed:
             return self.task.batches(size, seed)
@@ -166,7 +166,7 @@ class Training:
         return of_worker
 
     def _held_out(self) -> Any:
-        """Returns what to validate on."""
+        """Return the validation data."""
         size = self.plan.recipe.held_out_batch_size
         if not self.settings.distributed:
             return self.task.held_out(size)
@@ -179,7 +179,7 @@ class Training:
 
 
 def _contributions(optimizer: Any, updates: int) -> Contributions:
-    """Returns the accounts; of the plain optimizer, those of one worker that is never late."""
+    """Return the accounts; those of a plain optimizer are of one worker that is never late."""
     if hasattr(optimizer, "contributions"):
         accounts: Contributions = optimizer.contributions
         return accounts
@@ -189,7 +189,7 @@ def _contributions(optimizer: Any, updates: int) -> Contributions:
 def summary(
     settings: Settings, updates: int, made: int, run: Any, contributions: Contributions
 ) -> dict[str, Any]:
-    """Returns what happened, as `--summary_json` writes it."""
+    """Return the results, as `--summary_json` writes them."""
     prefix = "val_"
     logs = {name: value for name, value in run.logs.items() if name not in ("updates", "seconds")}
     return {
@@ -216,7 +216,7 @@ def summary(
 
 
 def report(result: dict[str, Any], contributions: Contributions) -> None:
-    """Prints what happened."""
+    """Print the results."""
     from scripts.training.progress import described
 
     print(
@@ -228,19 +228,19 @@ def report(result: dict[str, Any], contributions: Contributions) -> None:
 
 
 def show(recipe: Recipe) -> None:
-    """Prints what a recipe sets."""
+    """Print the settings of a recipe."""
     print(f"--model={FLAGS.model} --recipe={FLAGS.recipe}")
     for name, value, source in recipe.describe():
         print(f"  {name:<14} {value}" + (f"\n  {'':<14}   [{source}]" if source else ""))
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command."""
+    """Run the command."""
     if len(argv) > 1:
         exits.end(f"train.py takes flags only, not {argv[1]!r}; see --help.", exits.WRONG)
     console.set_up()
     with exits.told(_how_to_go_on()):
-        exits.at_signals()  # Before TensorFlow's import: process 1 of a pod ignores it otherwise.
+        exits.at_signals()  # Before TensorFlow's import: process 1 of a pod would ignore SIGTERM.
         if FLAGS.show_recipe:
             show(presets.find(FLAGS.model, FLAGS.recipe))
             return
@@ -248,7 +248,7 @@ def main(argv: Sequence[str]) -> None:
         _begin(settings)
         with exits.preparing():
             training = Training(settings)
-        if training.is_complete:  # By a chief that ended before it could say so.
+        if training.is_complete:  # By a chief that ended before it could dismiss the others.
             log.info("All %d updates have been made.", training.plan.updates)
             _dismiss()
             return
@@ -263,7 +263,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _dismiss() -> None:
-    """Ends the other tasks of a job. Told to end meanwhile, another chief would not find them."""
+    """End the other tasks of a job; ignore SIGTERM, since a new chief would not find them."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     tf_backup.dismiss()
     quiet.silence_stderr()
@@ -274,7 +274,7 @@ def _how_to_go_on() -> str:
 
 
 def _begin(settings: Settings) -> None:
-    """In a worker or ps task of a job, serves to the end; elsewhere looks whether all fits."""
+    """Serve to the end in a worker or ps task of a job; elsewhere, check that all fits."""
     from tf_backup.cluster import tf_config
 
     if not settings.distributed:
@@ -285,10 +285,10 @@ def _begin(settings: Settings) -> None:
     else:
         config = tf_config.from_tf_config()
         if not config.is_chief:
-            os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # Else TensorFlow imports Keras 3.
+            os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # Or TensorFlow imports Keras 3.
             from tf_backup.cluster import server
 
-            # 0 tells a Job that this task need not come back: only where training is done.
+            # 0 tells a Job not to start this task again, which is right only if training is done.
             server.serve(status=exits.TOLD_TO_END, abandoned=exits.LOST)
         policy, workers = settings.policy, len(config.addresses["worker"])
         policy.check_cluster(workers)

@@ -30,7 +30,7 @@ def loopback_bytes() -> int:
 
 
 def machine_cpu_seconds() -> float:
-    """Return the CPU time of all processes, and what a virtual machine's host took away."""
+    """Return the CPU time of all processes, including time stolen by a virtual machine's host."""
     user, nice, system, _, _, irq, softirq, steal, *_ = map(
         int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
     )

@@ -16,7 +16,7 @@ from scripts.benchmarks.stage import Stage
 
 _FIRST_STEPS = 3
 _TRIES = 5
-_QUIET_CORES = 0.2  # That other processes may use.
+_QUIET_CORES = 0.2  # Cores that other processes may use.
 _PATIENCE_S = 600.0  # Tracing a large model takes minutes on a busy machine.
 
 
@@ -190,7 +190,7 @@ class _Setting:
 
 
 def _await_quiet(deadline: float) -> None:
-    """Wait until the machine does little, while no system is measured."""
+    """Wait until the machine is nearly idle, while no system is measured."""
     while time.monotonic() < deadline:
         before = counters.machine_cpu_seconds()
         time.sleep(1.0)

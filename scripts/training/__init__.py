@@ -1,4 +1,4 @@
-"""A training that may be interrupted: presets, plans, checkpoints, progress.
+"""Training that can be interrupted: presets, plans, checkpoints, progress.
 
 Imports from `models` and `tf_backup`, and from nothing else in `scripts`.
 """

@@ -1,4 +1,4 @@
-"""Files of a training that may be interrupted: whole ones only, by the number of updates made."""
+"""Checkpoints of training that can be interrupted, named by the number of updates made."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ import numpy as np
 log = logging.getLogger(__name__)
 
 _NAME = "{:09d}-{}.weights.h5"
-# The number of updates, and the beginning of the SHA-256 of the contents. (Version 0.1.0 had none.)
+# The number of updates, and the first digits of the contents' SHA-256 (none in version 0.1.0).
 _PATTERN = re.compile(r"(\d{9})(?:-([0-9a-f]{16}))?\.weights\.h5")
 _DIGITS = 16
 
 
 class Checkpoints:
-    """Weights and optimizer state of a compiled Keras model, in a directory.
+    """Checkpoints in a directory: weights and optimizer state of a compiled Keras model.
 
-    A file has its name only once it is whole, so that a reader beside a running job, and the one
-    who starts it again, never see a part of one. The name has a checksum of the contents, which is
-    verified before they are used: HDF5 reads damaged numbers without complaint.
+    A file gets its name only once it is complete, so that neither a reader beside a running job nor
+    a restarted job sees part of one. The name has a checksum of the contents, which is verified
+    before they are used: HDF5 reads damaged numbers without complaint.
 
     Args:
-      directory: made when something is saved.
-      keep: how many to keep, the newest.
+      directory: path of the directory, which is created by the first save.
+      keep: number of checkpoints to keep, the newest ones.
     """
 
     def __init__(self, directory: str, keep: int = 3) -> None:
@@ -39,11 +39,11 @@ class Checkpoints:
         self._keep = keep
 
     def steps(self) -> list[int]:
-        """Returns the numbers of updates of which there is a file, in order."""
+        """Return the numbers of updates that have a checkpoint, in order."""
         return sorted(self._files())
 
     def path(self, step: int) -> str:
-        """Returns the path of the file after `step` updates.
+        """Return the path of the checkpoint after `step` updates.
 
         Raises:
           FileNotFoundError: if there is none.
@@ -53,10 +53,10 @@ class Checkpoints:
         return os.path.join(self.directory, self._files()[step])
 
     def save(self, model: Any) -> str:
-        """Saves a model under its optimizer's number of updates; returns the path.
+        """Save a model under its optimizer's number of updates, and return the path.
 
         Raises:
-          OSError: if there is no room for it, or it cannot be written. What there was is kept.
+          OSError: if there is no room, or the file cannot be written. Older files are kept.
         """
         step = int(model.optimizer.iterations)
         partial = os.path.join(self.directory, "partial.weights.h5")
@@ -65,7 +65,7 @@ class Checkpoints:
             _reserve(partial, _size(model))
             model.save_weights(partial, overwrite=True)
             name = _NAME.format(step, _checksum(partial))
-            _sync(partial)  # Else a machine that fails could leave an empty file.
+            _sync(partial)  # Otherwise a crash of the machine could leave an empty file.
             os.replace(partial, os.path.join(self.directory, name))
             _sync(self.directory)
         except OSError:
@@ -76,14 +76,14 @@ class Checkpoints:
         return os.path.join(self.directory, name)
 
     def _files(self) -> dict[int, str]:
-        """Returns the names of the files by their number of updates."""
+        """Return the file names by number of updates."""
         if not os.path.isdir(self.directory):
             return {}
         names = map(_PATTERN.fullmatch, sorted(os.listdir(self.directory)))
         return {int(name[1]): name[0] for name in names if name}
 
     def _forget_others(self, step: int, name: str) -> None:
-        """Removes other files of the same number of updates, and those that are too many."""
+        """Remove other files of the same number of updates, and those beyond `keep`."""
         kept = self.steps()[-self._keep :]
         for other in os.listdir(self.directory):
             known = _PATTERN.fullmatch(other)
@@ -91,12 +91,13 @@ class Checkpoints:
                 os.remove(os.path.join(self.directory, other))
 
     def restore(self, model: Any) -> int:
-        """Loads the newest file that can be read; returns its number of updates, 0 without one.
+        """Load the newest readable checkpoint; return its number of updates, or 0 without any.
 
-        Newer ones get another name.
+        Unreadable newer ones are renamed.
 
         Raises:
-          ValueError: if there are files, but none that can be read fits the model.
+          ValueError: if there are checkpoints but none is readable, or if the newest readable one
+            does not fit the model.
         """
         errors: dict[int, OSError] = {}
         for step in reversed(self.steps()):
@@ -106,7 +107,7 @@ class Checkpoints:
                 log.warning("%s Trying an older one.", error)
                 errors[step] = error
                 continue
-            for bad in errors:  # Else they would count among the newest.
+            for bad in errors:  # Otherwise they would count among the newest.
                 path = self.path(bad)
                 os.replace(path, f"{path}.unreadable")
             return step
@@ -118,15 +119,15 @@ class Checkpoints:
         return 0
 
     def load(self, model: Any, step: int) -> None:
-        """Loads the file after `step` updates.
+        """Load the checkpoint after `step` updates.
 
         Raises:
-          OSError: if it cannot be read, or is not what was saved.
-          ValueError: if it is of another model.
+          OSError: if the file cannot be read, or is damaged.
+          ValueError: if it belongs to another model.
         """
         self._verify(step)
         if not model.optimizer.built:
-            with model.distribute_strategy.scope():  # Where the model's variables are.
+            with model.distribute_strategy.scope():  # On the devices of the model's variables.
                 model.optimizer.build(model.trainable_variables)
         try:
             model.load_weights(self.path(step))
@@ -141,7 +142,7 @@ class Checkpoints:
             ) from error
 
     def _verify(self, step: int) -> None:
-        """Raises OSError if a file's contents are not those that were saved."""
+        """Raise OSError if a file's contents do not match the checksum in its name."""
         path = self.path(step)
         known = _PATTERN.fullmatch(os.path.basename(path))
         assert known is not None
@@ -153,7 +154,7 @@ class Checkpoints:
 
 
 def _size(model: Any) -> int:
-    """Returns how many bytes a model's file has, or some more."""
+    """Return an upper bound on the size of a model's file, in bytes."""
     variables = [*model.variables, *model.optimizer.variables]
     numbers: int = sum(
         int(np.prod(each.shape)) * np.dtype(each.dtype).itemsize for each in variables
@@ -162,21 +163,21 @@ def _size(model: Any) -> int:
 
 
 def _reserve(path: str, size: int) -> None:
-    """Makes sure that a file has room: HDF5 may crash where a disk fills up while it writes.
+    """Reserve room for a file, since HDF5 may crash if the disk fills up while it writes.
 
     Raises:
-      OSError: if there is none.
+      OSError: if there is no room.
     """
     with open(path, "wb") as file:
         try:
             os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # Not of this file system.
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # Not supported here.
                 raise OSError(error.errno, error.strerror, path) from error
 
 
 def _checksum(path: str) -> str:
-    """Returns the beginning of the SHA-256 of a file."""
+    """Return the first digits of a file's SHA-256."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(2**20):
@@ -185,7 +186,7 @@ def _checksum(path: str) -> str:
 
 
 def _sync(path: str) -> None:
-    """Waits until a file, or the names in a directory, are on the disk."""
+    """Wait until a file's contents, or a directory's entries, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -194,29 +195,29 @@ def _sync(path: str) -> None:
 
 
 def _settle(optimizer: Any) -> None:
-    """Waits until the model is that of the optimizer's `iterations`, where updates run ahead."""
+    """Wait until the model is that after `iterations` updates, in case updates run ahead."""
     while optimizer is not None:
         getattr(optimizer, "settle", lambda: None)()
         optimizer = vars(optimizer).get("inner_optimizer")
 
 
 class Saving(keras.callbacks.Callback):
-    """Saves after every epoch's last update, from time to time in between, and on interruption.
+    """Callback that saves after every epoch's last update, at intervals, and on interruption.
 
     Place it before callbacks that exchange weights for validation: from the last update of an
-    epoch, which it saves, to the next one, the weights are perhaps not the trained ones. A full
-    disk costs a checkpoint, and not the training.
+    epoch, which it saves, to the next one, the weights may not be the trained ones. A full disk
+    costs a checkpoint, not the training run.
 
     Args:
-      checkpoints: where to.
-      every_s: seconds between two in the middle of an epoch.
-      start: updates whose weights the model has.
+      checkpoints: checkpoints to add to.
+      every_s: seconds between two checkpoints in the middle of an epoch.
+      start: number of updates that the model has already made.
 
     Attributes:
-      error: why the last one could not be saved; None if it was.
+      error: why the last checkpoint could not be saved; None if it was saved.
     """
 
-    runs_behind = True  # Between two savings, training need not wait for this.
+    runs_behind = True  # Between two checkpoints, training need not wait for it.
 
     def __init__(self, checkpoints: Checkpoints, every_s: float, start: int) -> None:
         super().__init__()
@@ -226,14 +227,14 @@ class Saving(keras.callbacks.Callback):
         self.error: OSError | None = None
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Saves if it is time."""
+        """Save if it is time."""
         del logs
         ends = batch + 1 == self.params["steps"]
         if ends or time.monotonic() - self._saved_at > self._every_s:
             self._save()
 
     def interrupted(self) -> None:
-        """Saves what there is, after `fit` has been cut off, if there is something new."""
+        """Save the current state after `fit` has been cut off, unless it is saved already."""
         begun = self.model is not None
         if begun and int(self.model.optimizer.iterations) != self._saved:
             self._save()

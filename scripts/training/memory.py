@@ -1,15 +1,15 @@
-"""Whether the processes of a local cluster fit into this machine's memory."""
+"""Memory of this machine, and the memory that a local cluster needs."""
 
 from __future__ import annotations
 
 GIB = 2**30
-PROCESS_GIB = 0.35  # TensorFlow itself, in a worker or ps that has hardly begun.
+PROCESS_GIB = 0.35  # TensorFlow alone, in a worker or ps that has just started.
 
 _MEMINFO = "/proc/meminfo"
 
 
 def available_gib(path: str = _MEMINFO) -> float | None:
-    """Returns how much memory is free or can be made so; None where Linux does not say it."""
+    """Return the memory that is free or can be freed, in GiB; None if Linux does not say."""
     try:
         with open(path, encoding="ascii") as file:
             fields = dict(line.split(":", 1) for line in file)
@@ -20,15 +20,15 @@ def available_gib(path: str = _MEMINFO) -> float | None:
 
 
 def check(workers: int, ps: int, available: float | None) -> None:
-    """Refuses a local cluster that is too large.
+    """Check that a local cluster fits into memory.
 
     Args:
-      workers: processes, N + b.
-      ps: processes.
-      available: memory in GiB; None if nobody knows.
+      workers: number of worker processes, N + b.
+      ps: number of parameter servers.
+      available: available memory in GiB; None if unknown.
 
     Raises:
-      ValueError: if they cannot even start in it.
+      ValueError: if the processes need more than that just to start.
     """
     needed = (workers + ps) * PROCESS_GIB
     if available is not None and needed > available:

@@ -1,4 +1,4 @@
-"""Numbers of a training for Prometheus, at http://HOST:PORT/metrics of the chief."""
+"""Metrics of training for Prometheus, at http://HOST:PORT/metrics of the chief."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import keras
 import prometheus_client
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-REFRESH_S = 5.0  # The accounts are on a parameter server: asked for so often at most.
+REFRESH_S = 5.0  # Minimum between reads of the accounts, which are on a parameter server.
 VERDICTS = ("accepted", "late", "stale", "duplicate", "lost")
 
 
 class Metrics(keras.callbacks.Callback):
-    """Tells what became of every gradient, how many updates were made, and who lives.
+    """Callback that serves the verdicts on gradients, and the numbers of updates and workers.
 
     Args:
-      port: to serve at, on all interfaces; 0 for a free one.
-      refresh_s: seconds between two looks at the accounts.
+      port: port to serve at, on all interfaces; 0 for a free one.
+      refresh_s: least number of seconds between two reads of the accounts.
 
     Attributes:
-      port: that is served at.
+      port: port that is served at.
     """
 
-    runs_behind = True  # What it tells need not be exact to the update.
+    runs_behind = True  # Its metrics need not be exact to the update.
 
     def __init__(self, port: int, refresh_s: float = REFRESH_S) -> None:
         super().__init__()
@@ -39,13 +39,13 @@ class Metrics(keras.callbacks.Callback):
         self.port = self._server.server_port
 
     def close(self) -> None:
-        """Ends serving."""
+        """Stop serving."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Looks at the accounts if it is time."""
+        """Read the accounts if it is time."""
         del batch, logs
         now = time.monotonic()
         if self._looked_at is None or now - self._looked_at >= self._refresh_s:
@@ -53,17 +53,17 @@ class Metrics(keras.callbacks.Callback):
             self._looked_at = now
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Looks at the accounts, since a long validation may follow."""
+        """Read the accounts, since a long validation may follow."""
         del epoch, logs
         self._look()
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Looks at the accounts for the last time."""
+        """Read the accounts for the last time."""
         del logs
         self._look()
 
     def collect(self) -> Iterator[Any]:
-        """Yields the numbers; called by the server's threads, and asks nothing of the cluster."""
+        """Yield the metrics, in the server's threads, without asking the cluster for anything."""
         updates = CounterMetricFamily("tf_backup_updates", "Updates made, of the whole training.")
         updates.add_metric([], self._updates)
         yield updates

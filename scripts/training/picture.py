@@ -1,4 +1,4 @@
-"""Many small images as one PNG picture."""
+"""Picture of many small images, as a PNG file."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import tensorflow as tf
 
 
 def write(path: str, images: Any) -> None:
-    """Writes images side by side, in about as many rows as columns.
+    """Write images side by side, in about as many rows as columns.
 
     Args:
-      path: of the PNG file.
+      path: path of the PNG file.
       images: [count, height, width, 1 or 3] float32 in [0, 1].
 
     Raises:
-      ValueError: if these are no images.
+      ValueError: if the images have another shape, or there are none.
     """
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or not len(images):
@@ -28,7 +28,7 @@ def write(path: str, images: Any) -> None:
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
     _, height, width, channels = images.shape
-    # A dark line between, and dark where an image is missing.
+    # Dark lines separate the images, and missing images are dark.
     sheet = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), np.uint8)
     for index, image in enumerate(images):
         top, left = index // columns * (height + 1), index % columns * (width + 1)

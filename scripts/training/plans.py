@@ -1,4 +1,4 @@
-"""A training as it will be made: a recipe with what flags have changed, on data of known size."""
+"""Plan of a training run: a recipe, as changed by flags, for data of known size."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from scripts.training.recipe import Recipe
 
 
 class Span(NamedTuple):
-    """Epochs of equal length, as one call of `fit` makes them."""
+    """Consecutive epochs of equal length, which one call of `fit` makes."""
 
-    initial_epoch: int  # where it begins
-    epochs: int  # where it ends
-    updates: int  # in each of them
+    initial_epoch: int  # index of the first epoch
+    epochs: int  # index after the last epoch
+    updates: int  # number of updates in each epoch
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is trained, how, and for how long.
+    """Model, settings and length of a training run.
 
     Attributes:
-      model: by name.
-      recipe: with what flags have changed.
-      replicas: N, gradients averaged in an update.
-      updates: of the whole training.
-      updates_per_pass: that make one pass over the data; seldom a whole number.
-      updates_per_epoch: between two validations.
+      model: name of the model.
+      recipe: settings, as changed by flags.
+      replicas: N, the number of gradients averaged in an update.
+      updates: number of updates in the whole training run.
+      updates_per_pass: number of updates in one pass over the data; seldom a whole number.
+      updates_per_epoch: number of updates between two validations.
     """
 
     model: str
@@ -48,14 +48,15 @@ class Plan:
         examples: int,
         updates_per_epoch: int | None = None,
     ) -> Plan:
-        """Returns the plan for a data set of so many training examples.
+        """Return the plan for a data set.
 
         Args:
-          model: by name.
-          recipe: with what flags have changed.
+          model: name of the model.
+          recipe: settings, as changed by flags.
           replicas: N.
-          examples: of one pass over the data.
-          updates_per_epoch: between two validations; None for a pass over the data.
+          examples: number of examples in one pass over the data.
+          updates_per_epoch: number of updates between two validations; None for those of one pass
+            over the data.
         """
         a_pass = recipe.updates_per_pass(examples, replicas)
         updates = recipe.total_updates(examples, replicas)
@@ -63,9 +64,9 @@ class Plan:
         return cls(model, recipe, replicas, updates, a_pass, per_epoch)
 
     def spans(self, start: int) -> list[Span]:
-        """Returns what is left to do after `start` updates.
+        """Return the epochs that are left after `start` updates.
 
-        The first epoch may have begun already, and the last may be shorter than the others.
+        The first epoch may have started already, and the last may be shorter than the others.
         """
         found = []
         while start < self.updates:
@@ -79,7 +80,7 @@ class Plan:
         return found
 
     def optimizer(self, asynchronous: bool = False) -> Any:
-        """Returns a new plain Keras optimizer."""
+        """Return a new plain Keras optimizer."""
         import keras
 
         from scripts.training.schedules import schedule
@@ -96,7 +97,7 @@ class Plan:
         return getattr(keras.optimizers, recipe.optimizer)(rate, **config)
 
     def to_json(self) -> str:
-        """Returns the plan as a text that `from_json` reads."""
+        """Return the plan as text that `from_json` reads."""
         fields = dataclasses.asdict(self)
         recipe = fields["recipe"]
         recipe["decay"] = {type(self.recipe.decay).__name__: recipe["decay"]}
@@ -105,7 +106,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Returns the plan that `to_json` has written."""
+        """Return the plan that `to_json` wrote."""
         fields = json.loads(text)
         recipe = fields.pop("recipe")
         ((name, arguments),) = recipe.pop("decay").items()
@@ -113,9 +114,9 @@ class Plan:
         return cls(recipe=Recipe(decay=decay, **recipe), **fields)
 
     def kept(self) -> dict[str, Any]:
-        """Returns what a training must keep when it goes on, by name.
+        """Return the settings that must stay the same when training is resumed, by name.
 
-        With other gradients in an update, the number of updates would not tell how far it is.
+        N is one of them: with another N, the number of updates would not measure the progress.
         """
         recipe = json.loads(self.to_json())["recipe"]
         ours = ("dataset", "data", "sizes", "optimizer", "options", "ema", "batch_size")

@@ -1,8 +1,8 @@
-"""The settings of a training under a name: the paper's own, and small ones for two cores.
+"""Recipes by name: the paper's settings, and small ones for two cores.
 
-Every setting of a paper's recipe says where it comes from: the paper (Chen et al., Revisiting
-Distributed Synchronous SGD, arXiv 1604.00981v3, and its workshop version v1), a source that it
-cites or shares code with, or, where none of them says it, a choice of ours.
+Every setting of a paper recipe states its source: the paper (Chen et al., Revisiting Distributed
+Synchronous SGD, arXiv 1604.00981v3, and its workshop version v1), a source that it cites or shares
+code with, or, if none of them gives the setting, a choice of ours.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ _SMALL: dict[str, Recipe] = {
         replicas=2,
         backups=1,
         updates=1200,
-        # A quarter of the channels, one module on each grid, a stem that halves once.
+        # A quarter of the channels, one module on each grid, a stem that halves the image once.
         sizes={
             "width": 0.25,
             "modules": [1, 1, 1],
@@ -235,7 +235,7 @@ MODELS = tuple(_SMALL)
 
 
 def find(model: str, name: str) -> Recipe:
-    """Returns a model's recipe by its name.
+    """Return a model's recipe by name.
 
     Raises:
       ValueError: if there is no such model, or it has no such recipe.
@@ -257,7 +257,7 @@ def find(model: str, name: str) -> Recipe:
 
 
 def overview() -> str:
-    """Returns what all recipes set, in lines, for `--help`."""
+    """Return the settings of all recipes as text, for `--help`."""
     lines = ["What the recipes set (where it comes from: --show_recipe):"]
     for model in MODELS:
         lines.append("")

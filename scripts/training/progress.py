@@ -1,4 +1,4 @@
-"""How far a training is, and how fast: for people who read logs, and for files."""
+"""Progress and speed of training, in log lines and in a CSV file."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ log = logging.getLogger(__name__)
 
 
 class Clock(keras.callbacks.Callback):
-    """Measures the time that updates take, without validation; adds both to an epoch's logs.
+    """Callback that adds the number of updates, and their time, to an epoch's logs.
 
     Attributes:
-      seconds: spent on updates.
+      seconds: time spent on updates, without validation.
     """
 
-    runs_behind = True  # It looks at its watch, and at nothing else.
+    runs_behind = True  # It reads the clock, and nothing else.
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,33 +28,33 @@ class Clock(keras.callbacks.Callback):
         self._since = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Starts."""
+        """Start the clock."""
         del epoch, logs
         self._since = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Counts an update."""
+        """Add the time of an update."""
         del batch, logs
         now = time.monotonic()
         self.seconds += now - self._since
         self._since = now
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Tells the callbacks behind it, and the history."""
+        """Add updates and seconds to the logs, for later callbacks and the history."""
         del epoch
         if logs is not None:
             logs.update(updates=int(self.model.optimizer.iterations), seconds=self.seconds)
 
 
 class History(keras.callbacks.Callback):
-    """Keeps a CSV file with a row for each epoch; of those before this start, too.
+    """Callback that keeps a CSV file with a row for each epoch, including those before a restart.
 
-    The file is written anew each time, whole or not at all: columns may be added, and what a
-    training makes again, going on from an older checkpoint, is in it once.
+    The file is rewritten each time, completely or not at all: columns may be added, and an epoch
+    that is repeated after resuming from an older checkpoint has one row.
 
     Args:
-      path: of the file.
-      start: updates that were made before; what the file says of later ones is dropped.
+      path: path of the file.
+      start: number of updates made before; rows of later updates are dropped.
     """
 
     def __init__(self, path: str, start: int) -> None:
@@ -75,11 +75,11 @@ class History(keras.callbacks.Callback):
                 )
 
     def has(self, updates: int) -> bool:
-        """Returns whether there is a row of an epoch that ended after `updates` updates."""
+        """Return whether there is a row for an epoch that ended after `updates` updates."""
         return any(int(row["updates"]) == updates for row in self._rows)
 
     def add(self, epoch: int, logs: dict[str, Any]) -> None:
-        """Adds what an epoch came to, with its "updates"."""
+        """Add a row of an epoch's logs, which have "updates"."""
         self._rows.append({"epoch": epoch, **logs})
         columns = list(dict.fromkeys(name for row in self._rows for name in row))
         partial = f"{self._path}.partial"
@@ -89,21 +89,21 @@ class History(keras.callbacks.Callback):
                 writer.writeheader()
                 writer.writerows(self._rows)
             os.replace(partial, self._path)
-        except OSError as error:  # With the next epoch, this one is written, too.
+        except OSError as error:  # The next epoch writes this row, too.
             log.warning("%s could not be written: %s.", self._path, error)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Adds a row."""
+        """Add a row for the epoch."""
         self.add(epoch, logs or {})
 
 
 def _read(path: str) -> tuple[list[dict[str, Any]], bool]:
-    """Returns the rows of a history up to the first that is damaged; whether none is."""
+    """Return the rows before the first damaged one, and whether the whole file is intact."""
     rows: list[dict[str, Any]] = []
     try:
         with open(path, encoding="utf-8", newline="") as file:
             text = file.read()
-        whole = not text or text.endswith("\n")  # Else the last row has been cut off.
+        whole = not text or text.endswith("\n")  # Otherwise the last row is cut off.
         lines = text.splitlines(keepends=True)
         for row in csv.DictReader(lines if whole else lines[:-1], strict=True):
             if None in row or None in row.values():
@@ -118,14 +118,14 @@ def _read(path: str) -> tuple[list[dict[str, Any]], bool]:
 
 
 class Lines(keras.callbacks.Callback):
-    """Logs a line from time to time, where a progress bar would only make a mess.
+    """Callback that logs a line at intervals, for output that cannot show a progress bar.
 
     Args:
-      updates: of the whole training.
+      updates: number of updates in the whole training run.
       every_s: seconds between two lines.
     """
 
-    runs_behind = True  # What it says of progress need not be exact to the update.
+    runs_behind = True  # The progress that it logs need not be exact to the update.
 
     def __init__(self, updates: int, every_s: float = 10.0) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class Lines(keras.callbacks.Callback):
         self._at = 0.0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Logs a line if it is time."""
+        """Log a line if it is time."""
         del batch
         now = time.monotonic()
         if self._made is None:
@@ -156,12 +156,12 @@ class Lines(keras.callbacks.Callback):
         self._made, self._at = made, now
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Logs what the epoch came to."""
+        """Log the epoch's results."""
         log.info("epoch %d: %s", epoch + 1, described(logs or {}))
 
 
 def described(logs: dict[str, Any]) -> str:
-    """Returns metrics in words: accuracies in percent, the rest as numbers."""
+    """Return metrics as text: accuracies in percent, others as numbers."""
     parts = []
     for name, value in logs.items():
         form = ".2%" if name.endswith("accuracy") else ".0f" if name == "updates" else ".4f"

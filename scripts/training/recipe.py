@@ -1,4 +1,4 @@
-"""What a training is made with, and how long it is: one set of settings."""
+"""Recipe: the settings of a training run, including its length."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Constant:
-    """The learning rate does not fall."""
+    """Constant learning rate."""
 
     def __str__(self) -> str:
         return "constant"
@@ -18,7 +18,7 @@ class Constant:
 
 @dataclasses.dataclass(frozen=True)
 class ByPasses:
-    """initial x factor^(t / T), where T updates are `passes` passes over the data."""
+    """Decay to initial x factor^(t / T), where T updates are `passes` passes over the data."""
 
     factor: float
     passes: float
@@ -29,7 +29,7 @@ class ByPasses:
 
 @dataclasses.dataclass(frozen=True)
 class ByTraining:
-    """initial x factor^(t / T), where T updates are the whole training."""
+    """Decay to initial x factor^(t / T), where T updates are the whole training run."""
 
     factor: float
 
@@ -39,7 +39,7 @@ class ByTraining:
 
 @dataclasses.dataclass(frozen=True)
 class LinearAtEnd:
-    """Constant at first, then linear to 0 in the last `part` (0 to 1) of the training."""
+    """Constant at first, then linear to 0 in the last `part` (0 to 1) of training."""
 
     part: float
 
@@ -60,28 +60,28 @@ Decay = Constant | ByPasses | ByTraining | LinearAtEnd | Cosine
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What a training is made with, unless flags say otherwise.
+    """Settings of a training run, unless flags change them.
 
     Attributes:
-      dataset: by name.
+      dataset: name of the data set.
       optimizer: name of a Keras optimizer.
       options: its arguments, other than the learning rate.
-      learning_rate: before the first update.
-      per_replica: whether that is times N.
-      decay: how it falls.
-      batch_size: examples in one worker's batch.
-      held_out_batch_size: examples in a batch of what is held out.
+      learning_rate: learning rate before the first update.
+      per_replica: whether to multiply the learning rate by N.
+      decay: how the learning rate decreases.
+      batch_size: number of examples in one worker's batch.
+      held_out_batch_size: number of examples in a batch of held-out data.
       replicas: N.
       backups: b.
-      ps: parameter servers.
-      passes: over the data; None if the updates are given.
-      updates: with N = `replicas`; with another N as many as make the same passes.
-      ema: decay of the average of the weights that is evaluated; None for no average.
-      clip: largest norm of all gradients together; None not to clip.
+      ps: number of parameter servers.
+      passes: number of passes over the data; None if `updates` is given.
+      updates: number of updates with N = `replicas`; another N makes as many passes.
+      ema: decay of the moving average of the weights, which is evaluated; None for no average.
+      clip: global norm to clip gradients to; None for no clipping.
       clip_async: the same, for asynchronous training.
       sizes: arguments of the model's `build`.
       data: arguments of `models.data.loading.load`.
-      sources: where settings come from, by their names.
+      sources: sources of settings, by setting.
     """
 
     dataset: str
@@ -105,27 +105,27 @@ class Recipe:
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def updates_per_pass(self, examples: int, replicas: int) -> float:
-        """Returns how many updates of `replicas` gradients make a pass over the data."""
+        """Return the number of updates of `replicas` gradients in one pass over the data."""
         return examples / (self.batch_size * replicas)
 
     def total_updates(self, examples: int, replicas: int) -> int:
-        """Returns how many updates of `replicas` gradients make the whole training.
+        """Return the number of updates of `replicas` gradients in the whole training run.
 
-        With half as many gradients in an update there are twice as many updates: the passes over
-        the data are the recipe's.
+        Half as many gradients in an update give twice as many updates: the number of passes over
+        the data is the recipe's.
         """
         if self.updates is not None:
             return math.ceil(self.updates * self.replicas / replicas)
         assert self.passes is not None
-        # Rounded, lest 0.07 x 100 be 8.
+        # Rounded first, or 0.07 x 100 would be 8.
         return math.ceil(round(self.passes * self.updates_per_pass(examples, replicas), 6))
 
     def initial_learning_rate(self, replicas: int) -> float:
-        """Returns the learning rate before the first update of `replicas` gradients."""
+        """Return the learning rate before the first update of `replicas` gradients."""
         return self.learning_rate * (replicas if self.per_replica else 1)
 
     def describe(self) -> list[tuple[str, str, str]]:
-        """Returns what it sets, as rows of a setting, its value, and where that comes from."""
+        """Return the settings as rows of name, value and source."""
         length = f"{self.updates} updates" if self.updates else f"{self.passes:g} passes"
         times = " x N" if self.per_replica else ""
         rows = {

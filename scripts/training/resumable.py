@@ -1,4 +1,4 @@
-"""A training that may be interrupted: Keras' own `fit`, and what it needs to go on later."""
+"""Training that can be interrupted and resumed, with Keras' own `fit`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HISTORY = "history.csv"
 
 
 def claim(directory: str, plan: Plan) -> None:
-    """Makes a directory that of a plan, or checks that a training in it can go on so.
+    """Claim a directory for a plan, or check that the training in it can be resumed by the plan.
 
     Raises:
       ValueError: if it cannot.
@@ -46,16 +46,16 @@ def claim(directory: str, plan: Plan) -> None:
 
 
 def is_claimed(directory: str) -> bool:
-    """Returns whether a training has made a directory its own."""
+    """Return whether a training run has claimed a directory."""
     return os.path.exists(os.path.join(directory, _PLAN))
 
 
 def plan_of(directory: str) -> Plan:
-    """Returns the plan of a directory.
+    """Return the plan of a directory.
 
     Raises:
-      FileNotFoundError: if no training has claimed it.
-      ValueError: if what it has is no plan.
+      FileNotFoundError: if no training run has claimed it.
+      ValueError: if its plan cannot be read.
     """
     path = os.path.join(directory, _PLAN)
     if not is_claimed(directory):
@@ -74,32 +74,32 @@ def plan_of(directory: str) -> Plan:
 
 
 def checkpoints_of(directory: str) -> Checkpoints:
-    """Returns the checkpoints of a directory."""
+    """Return the checkpoints of a directory."""
     return Checkpoints(os.path.join(directory, _CHECKPOINTS))
 
 
 def is_complete(directory: str, plan: Plan) -> bool:
-    """Returns whether all updates of a plan have been made in a directory, and validated."""
+    """Return whether all updates of a plan have been made and validated in a directory."""
     steps = checkpoints_of(directory).steps()
     known = History(os.path.join(directory, _HISTORY), plan.updates)
     return bool(steps) and steps[-1] >= plan.updates and known.has(plan.updates)
 
 
 class Run:
-    """Trains a compiled model as a plan says, from where it was left.
+    """Training of a compiled model by a plan, from the newest checkpoint on.
 
     Args:
-      model: a compiled Keras model; its optimizer is the plan's, perhaps wrapped.
-      plan: how long to train.
-      directory: for checkpoints and logs; None to write none.
+      model: a compiled Keras model; its optimizer is the plan's, which may be wrapped.
+      plan: plan of the training run.
+      directory: directory for checkpoints and logs; None to write none.
       bar: whether to show Keras' progress bar; otherwise lines are logged.
       every_s: seconds between checkpoints in the middle of an epoch.
-      callbacks: more of Keras' callbacks.
+      callbacks: further Keras callbacks.
 
     Attributes:
-      start: updates that were made before.
-      seconds: that updates have taken since.
-      logs: what the last epoch came to.
+      start: number of updates made before.
+      seconds: time of the updates made since.
+      logs: results of the last epoch.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Run:
         self._history: History | None = None
         self.logs: dict[str, float] = {}
         self.start = 0
-        # In their order: saved before the averages take the weights' place for validation.
+        # The order matters: weights are saved before averages replace them for validation.
         own: list[Any] = []
         averages = [] if plan.recipe.ema is None else [keras.callbacks.SwapEMAWeights()]
         if directory is not None:
@@ -136,15 +136,15 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Time that updates have taken, without validation."""
+        """Time of the updates, without validation."""
         return self._clock.seconds
 
     def train(self, data: Callable[[int], Any], held_out: Any) -> None:
-        """Trains to the end of the plan; the weights are then the averaged ones, if it has any.
+        """Train to the end of the plan; the weights are then the averages, if the plan has any.
 
         Args:
-          data: from the number of updates made to what `fit` trains on.
-          held_out: what it validates on after every epoch.
+          data: function from the number of updates made to the data that `fit` trains on.
+          held_out: data to validate on after every epoch.
         """
         spans = self.plan.spans(self.start)
         made = self.start
@@ -176,12 +176,12 @@ class Run:
             self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
 
     def save(self) -> None:
-        """Saves what there is, after training has been cut off."""
+        """Save the current state after training has been cut off."""
         if self._saving is not None:
             self._saving.interrupted()
 
     def _validate(self, held_out: Any) -> None:
-        """Makes up for a validation that was cut off, or repeats that of the last update."""
+        """Make up for a validation that was cut off, or repeat that of the last update."""
         assert self._history is not None
         ended = self.start >= self.plan.updates
         known = self._history.has(self.start)
@@ -199,7 +199,7 @@ class Run:
 
 @contextlib.contextmanager
 def _unfinished(optimizer: Any) -> Iterator[None]:
-    """Keeps `fit` from ending the training: it would put the averages in the weights' place."""
+    """Keep `fit` from finalizing the weights, which would replace them with the averages."""
     optimizer.finalize_variable_values = lambda variables: None
     try:
         yield

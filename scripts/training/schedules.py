@@ -1,4 +1,4 @@
-"""Learning rates that fall, by the number of updates made."""
+"""Learning-rate schedules, by the number of updates made."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from scripts.training.recipe import ByPasses, ByTraining, Cosine, Decay, LinearA
 
 
 def schedule(decay: Decay, initial: float, updates: int, updates_per_pass: float) -> Any:
-    """Returns a learning rate as an optimizer takes it.
+    """Return a learning rate in the form that optimizers take.
 
     Args:
-      decay: how it falls.
-      initial: what it is before the first update.
-      updates: of the whole training.
-      updates_per_pass: how many make one pass over the data.
+      decay: how it decreases.
+      initial: learning rate before the first update.
+      updates: number of updates in the whole training run.
+      updates_per_pass: number of updates in one pass over the data.
 
     Returns:
-      A Keras schedule, or `initial` if it does not fall.
+      A Keras schedule, or `initial` if the learning rate is constant.
     """
     if isinstance(decay, ByPasses):
         steps = decay.passes * updates_per_pass
@@ -35,22 +35,22 @@ def schedule(decay: Decay, initial: float, updates: int, updates_per_pass: float
 
 @keras.saving.register_keras_serializable(package="tf_backup_models")
 class LinearAtEndSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """Constant at first, then linear to 0.
+    """Schedule that is constant at first, then linear to 0.
 
     Args:
-      initial: the learning rate at first.
-      updates: after how many it is 0.
-      part: of the updates, in which it falls.
+      initial: learning rate at first.
+      updates: number of updates after which it is 0.
+      part: last part of the updates, in which it decreases.
     """
 
     def __init__(self, initial: float, updates: int, part: float) -> None:
         self.initial, self.updates, self.part = initial, updates, part
 
     def __call__(self, step: Any) -> Any:
-        """Returns the learning rate of the update after `step` updates, [] float32."""
+        """Return the learning rate of the update after `step` updates, [] float32."""
         left = 1.0 - keras.ops.cast(step, "float32") / self.updates
         return self.initial * keras.ops.clip(left / self.part, 0.0, 1.0)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments."""
+        """Return the arguments of the constructor."""
         return {"initial": self.initial, "updates": self.updates, "part": self.part}

@@ -1,4 +1,4 @@
-"""The flags of scripts/train.py, and what they mean together."""
+"""Flags of scripts/train.py, and their meaning together."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ flags.DEFINE_integer("updates_per_epoch", None, "Updates between validations; de
 flags.DEFINE_float("learning_rate", None, "Learning rate at first; taken as it is, not times N.")
 flags.DEFINE_float("ema", None, "Decay of the average of the weights that is evaluated; 0: none.")
 flags.DEFINE_integer("seed", 0, "Of initial weights, shuffles and dropout.")
-flags.DEFINE_string(  # absl has a flag of this name that does nothing here.
+flags.DEFINE_string(  # Replaces absl's flag of this name, which does nothing here.
     "log_dir",
     None,
     "Where to write checkpoints and logs for TensorBoard; a training that was interrupted goes on "
@@ -86,10 +86,10 @@ _OF_CLUSTERS = ("replicas", "backups", "max_staleness", "ps_tasks", "delay")
 
 
 class Settings:
-    """The flags, checked before anything is started.
+    """Settings from the flags, which are checked before anything is started.
 
     Raises:
-      ValueError: naming the flag, its value, the rule and the remedy.
+      ValueError: if a flag is wrong; says the flag, its value, the rule and the remedy.
     """
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ class Settings:
 
     @property
     def in_job(self) -> bool:
-        """Whether this process is a task of a job: TF_CONFIG says which."""
+        """Whether this process is a task of a job, which TF_CONFIG describes."""
         from tf_backup.cluster import tf_config
 
         return self.distributed and tf_config.has_tf_config()
@@ -123,7 +123,7 @@ class Settings:
         return BackupPolicy(replicas, backups, FLAGS.max_staleness or 0)
 
     def _overridden(self, recipe: Recipe) -> Recipe:
-        """Returns the recipe with what flags change."""
+        """Return the recipe as changed by flags."""
         changes: dict[str, Any] = {}
         for field, flag in (("dataset", "dataset"), ("ps", "ps_tasks"), ("batch_size",) * 2):
             if FLAGS[flag].value is not None:
@@ -138,7 +138,7 @@ class Settings:
             changes["ema"] = FLAGS.ema or None
         if FLAGS.epochs is not None:
             changes.update(passes=FLAGS.epochs, updates=None)
-        if FLAGS.updates is not None:  # Just as many, whatever N is.
+        if FLAGS.updates is not None:  # The same number for every N.
             changes.update(updates=FLAGS.updates, replicas=self.policy.replicas)
         return dataclasses.replace(recipe, **changes)
 

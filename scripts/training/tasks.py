@@ -1,4 +1,4 @@
-"""A model on a data set: whether they fit, how to build and compile it, how it reads examples."""
+"""Model and data set together: a check that they fit, the compiled model, and its batches."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _TEXT = {"char_lstm": False, "word_lstm": True}  # Whether a token is a word.
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A model by name, on a data set.
+    """A model and the data set that it is trained on.
 
     Args:
-      model: one of `recipes.MODELS`.
-      data: what it is trained on.
+      model: name of the model, one of `presets.MODELS`.
+      data: data set to train on.
       sizes: arguments of the model's `build`.
 
     Raises:
-      ValueError: if the data does not fit the model.
+      ValueError: if the model is unknown, or the data does not fit it.
     """
 
     model: str
@@ -45,26 +45,26 @@ class Task:
 
     @property
     def module(self) -> Any:
-        """The module of `models` that has the model."""
+        """Module of `models` that defines the model."""
         name = "language_model" if self.model in _TEXT else self.model
         return importlib.import_module(f"models.{name}")
 
     def check(self) -> None:
-        """Builds the model once in vain, leaving nothing behind, to find out whether it can be.
+        """Check that the model can be built, by building it in a graph that is thrown away.
 
-        TensorFlow is not initialised by it, so that a cluster can still be connected.
+        This does not initialize TensorFlow, so that a cluster can still be connected.
 
         Raises:
-          ValueError: if the model cannot be built of such images.
+          ValueError: if the model cannot be built for images of this shape.
         """
         import tensorflow as tf
 
-        if not self.data.is_text:  # Of text every size will do.
+        if not self.data.is_text:  # Models of text can be built for any size.
             with tf.Graph().as_default():
                 self.build()
 
     def build(self) -> Any:
-        """Returns the uncompiled model, with all its variables."""
+        """Return the uncompiled model, with all its variables."""
         data = self.data
         if self.model in _TEXT:
             per_word = {"characters_per_word": data.characters_per_word}
@@ -74,13 +74,13 @@ class Task:
         return self.module.build(data.shape, data.classes, **self.sizes)
 
     def compile(self, optimizer: Any) -> Any:
-        """Returns the model, compiled with an optimizer."""
+        """Return the model, compiled with an optimizer."""
         model = self.build()
         model.compile(optimizer=optimizer, **self.module.compile_arguments())
         return model
 
     def batches(self, batch_size: int, seed: int, shards: int = 1, index: int = 0) -> Any:
-        """Returns the endless batches of a shard that the model trains on, as a data set."""
+        """Return the endless training batches of a shard, as a data set."""
         batches = self.data.batches(
             batch_size, seed=seed, shards=shards, index=index, prepare=self.module.prepare
         )
@@ -90,7 +90,7 @@ class Task:
     def held_out(
         self, batch_size: int, split: str | None = None, shards: int = 1, index: int = 0
     ) -> Any:
-        """Returns the batches of a shard of what is held out, each example once."""
+        """Return the batches of a shard of the held-out data, with each example once."""
         return self.data.held_out(
             batch_size, split=split, shards=shards, index=index, prepare=self.module.prepare
         )

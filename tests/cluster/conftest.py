@@ -1,4 +1,4 @@
-"""Real clusters for tests, started once for tests in a row that want the same one."""
+"""Real clusters for tests, shared by consecutive tests that want the same size."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from tests.cluster.processes import children
 tf.config.threading.set_intra_op_parallelism_threads(1)
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    # A shell starts background jobs with Ctrl-C ignored. The programs that tests start and then
-    # interrupt would inherit that.
+    # A shell starts background jobs with Ctrl-C ignored. Programs that tests start and interrupt
+    # would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Kept:
-    """The cluster that the last test wanted, for the next one if that wants the same."""
+    """Cluster of the last test, kept for the next one if it wants the same size."""
 
     def __init__(self) -> None:
         self._size: tuple[int, int] | None = None
         self._local: tf_backup.LocalCluster | None = None
 
     def get(self, size: tuple[int, int]) -> tf_backup.LocalCluster:
-        """Returns a cluster of so many workers and parameter servers."""
+        """Return a cluster of the given size: (workers, parameter servers)."""
         if self._local is None or self._size != size:
             self.stop()
             self._local = tf_backup.LocalCluster(*size)
@@ -40,7 +40,7 @@ class Kept:
         return self._local
 
     def stop(self) -> None:
-        """Ends the cluster."""
+        """End the cluster."""
         if self._local is not None:
             self._local.stop()
             self._local = None
@@ -57,7 +57,7 @@ def kept() -> Iterator[Kept]:
 
 @pytest.fixture(scope="module")
 def cluster(request: pytest.FixtureRequest, kept: Kept) -> tf_backup.LocalCluster:
-    """A cluster of as many workers and parameter servers as the parameter says: (workers, ps)."""
+    """A cluster of the size in the parameter: (workers, ps)."""
     return kept.get(request.param)
 
 
@@ -69,9 +69,9 @@ def strategy(cluster: tf_backup.LocalCluster) -> Any:
 
 @pytest.fixture(autouse=True)
 def no_thread_left() -> Iterator[None]:
-    """Fails a test that leaves a thread of ours behind."""
+    """Fail a test that leaves one of our threads behind."""
     yield
-    deadline = time.monotonic() + 5.0  # What was cut off takes a moment to end.
+    deadline = time.monotonic() + 5.0  # Work that was cut off takes a moment to end.
     while left := [t.name for t in threading.enumerate() if t.name.startswith("tf_backup")]:
         assert time.monotonic() < deadline, left
         time.sleep(0.01)

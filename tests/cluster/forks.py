@@ -1,8 +1,8 @@
-"""Programs as copies of one process that has imported TensorFlow and Keras.
+"""Programs as forks of one process that has imported TensorFlow and Keras.
 
-The import takes seconds of a core, and the tests start a hundred programs. Of the project, a copy
-imports everything itself. What a program does while it imports TensorFlow is not tested with it:
-see `processes.start_fresh`.
+The import takes seconds of a core, and the tests start a hundred programs. A fork imports the
+project's own modules itself. Use `processes.start_fresh` to test what a program does while it
+imports TensorFlow.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
 
 
 class Program:
-    """A program that runs, with what the tests use of `subprocess.Popen`'s methods.
+    """Running program, with the methods of `subprocess.Popen` that the tests use.
 
     Args:
-      pid: its process id; it is a child of this process.
-      args: its command.
-      stdout: the end of a pipe to read from, if there is one.
+      pid: process id of the program, a child of this process.
+      args: command of the program.
+      stdout: read end of its pipe, if there is one.
       stderr: the same.
     """
 
@@ -60,7 +60,7 @@ class Program:
         return code
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Returns what is left to read of both outputs; waits for the end."""
+        """Wait for the end, and return the rest of both outputs."""
         end = time.monotonic() + (float("inf") if timeout is None else timeout)
         said = {"stdout": "", "stderr": ""}
 
@@ -95,13 +95,13 @@ class Program:
 def start(
     command: Sequence[str], cwd: str, env: Mapping[str, str], log: int | None = None
 ) -> Program:
-    """Starts `python COMMAND`.
+    """Start `python COMMAND`.
 
     Args:
-      command: a script, `-m` and a module, or `-c` and code; and arguments.
-      cwd: where.
-      env: its environment.
-      log: a file for both outputs; None for pipes.
+      command: a script, `-m` and a module, or `-c` and code; then arguments.
+      cwd: working directory.
+      env: environment variables.
+      log: file descriptor for both outputs; None for pipes.
     """
     read: list[int | None] = [None, None]
     written = [log, log]
@@ -120,8 +120,8 @@ def start(
 
 @functools.cache
 def _server() -> socket.socket:
-    """Returns the connection to the process that is copied; always the same."""
-    # Copies whose parent has ended become children of this process.
+    """Return the connection to the process that is forked, always the same one."""
+    # Forks whose parent has ended become children of this process.
     ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
     ours, theirs = socket.socketpair()
     env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "OPENBLAS_NUM_THREADS": "1"}
@@ -139,7 +139,7 @@ def _server() -> socket.socket:
 
 
 def _serve(orders: socket.socket) -> None:
-    """Starts what is ordered, until nobody can order any more."""
+    """Fork a program for each order, until the connection is closed."""
     import keras  # noqa: F401
     import tensorflow  # noqa: F401
 
@@ -149,7 +149,7 @@ def _serve(orders: socket.socket) -> None:
             os._exit(0)
         order = json.loads(orders.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL))
         told, tells = os.pipe()
-        helper = os.fork()  # Ends at once: its child's parent is then the subreaper.
+        helper = os.fork()  # Ends at once, so that the subreaper becomes its child's parent.
         if not helper:
             pid = os.fork()
             if pid:
@@ -166,7 +166,7 @@ def _serve(orders: socket.socket) -> None:
 
 
 def _become(order: dict[str, Any], outputs: Sequence[int]) -> None:
-    """Makes a copy the program."""
+    """Turn this fork into the program of an order."""
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in zip([nothing, *outputs], (0, 1, 2), strict=True):
         os.dup2(source, target)
@@ -180,7 +180,7 @@ def _become(order: dict[str, Any], outputs: Sequence[int]) -> None:
 
 
 def _run(command: list[str]) -> None:
-    """Runs the command as Python would."""
+    """Run the command as Python would."""
     import runpy
 
     if command[0] == "-m":
@@ -202,5 +202,5 @@ def _main() -> NoReturn:
 
 
 if __name__ == "__main__":
-    del sys.path[0]  # The programs of the tests are no modules of its copies.
+    del sys.path[0]  # Keeps the folder of this script out of its forks' path.
     _main()

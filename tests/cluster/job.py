@@ -1,4 +1,4 @@
-"""A job of k8s/ on this machine: the manifests' commands and environment, as local processes."""
+"""Job of k8s/ on this machine: the manifests' commands and environment, as local processes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ PROGRAM = ROOT / "tests" / "cluster" / "programs" / "in_pod.py"
 
 
 class Job:
-    """Plays the cluster: starts pods under names, mounts volumes, keeps logs, ends everybody.
+    """Stand-in for a Kubernetes cluster: starts named pods, mounts volumes, keeps logs, kills pods.
 
     Args:
-      overlay: of k8s/overlays.
-      directory: where the volumes are.
-      flags: in the place of the overlay's own.
-      missing: a package that the image lacks.
+      overlay: name of an overlay in k8s/overlays.
+      directory: directory for the volumes.
+      flags: flags that replace the overlay's own.
+      missing: name of a package that the image lacks; "-" for none.
     """
 
     def __init__(self, overlay: str, directory: Path, flags: str, missing: str = "-") -> None:
@@ -54,20 +54,20 @@ class Job:
 
     @staticmethod
     def task(pod: Pod) -> str:
-        """Returns a pod's short name: chief, ps-0, worker-1, backup-0."""
+        """Return a pod's short name: chief, ps-0, worker-1, backup-0."""
         found = re.search(r"chief|(ps|worker|backup)-\d+", pod.name)
         assert found, pod.name
         return found[0]
 
     def write_flags(self, flags: str) -> None:
-        """Writes what the ConfigMap has, but for some flags."""
+        """Write the ConfigMap's volume, with other flags."""
         mount = self.volumes / "etc" / "train"
         mount.mkdir(parents=True, exist_ok=True)
         assert "flags" in settings(self._objects)
         (mount / "flags").write_text(flags)
 
     def start(self, *tasks: str, **changes: str) -> None:
-        """Starts pods, for the first time or again, with some variables changed."""
+        """Start pods, for the first time or again, with some variables changed."""
         for task in tasks:
             pod = self.pods[task]
             variables = environment(pod, self._objects) | changes
@@ -84,20 +84,20 @@ class Job:
                 )
 
     def kill(self, task: str, number: int = signal.SIGKILL) -> int:
-        """Sends a pod a signal, and returns the exit code that it ends with."""
+        """Send a signal to a pod, and return its exit code."""
         self._processes[task].send_signal(number)
         return self.code(task, 30)
 
     def code(self, task: str, timeout_s: float = 120) -> int:
-        """Waits until a pod ends; returns its exit code."""
+        """Wait until a pod ends, and return its exit code."""
         return self._processes[task].wait(timeout_s)
 
     def log(self, task: str) -> str:
-        """Returns what a pod has written."""
+        """Return the output of a pod."""
         return self._log(task).read_text()
 
     def await_log(self, task: str, text: str) -> None:
-        """Waits until a pod has written something."""
+        """Wait until the output of a pod contains a text."""
 
         def written() -> bool:
             there = text in self.log(task)
@@ -107,7 +107,7 @@ class Job:
         wait_until(written, timeout_s=120)
 
     def metrics(self) -> dict[str, float]:
-        """Returns what the chief tells Prometheus."""
+        """Return the metrics that the chief serves to Prometheus."""
         url = f"http://127.0.0.1:{self.metrics_port}/metrics"
         with urllib.request.urlopen(url, timeout=10) as answer:
             lines = answer.read().decode().splitlines()
@@ -118,7 +118,7 @@ class Job:
         return self.volumes / f"{task}.log"
 
     def _here(self, pod: Pod, word: str) -> str:
-        """Returns a word of a command with this machine's directories and port."""
+        """Return a word of a command with this machine's directories and port."""
         mounts = "|".join(mount["mountPath"] for mount in pod.container["volumeMounts"])
         word = re.sub(rf"=(?=({mounts})/)", f"={self.volumes}", word)
         return word.replace("_port=9090", f"_port={self.metrics_port}")

@@ -1,9 +1,9 @@
-"""Kinds of Keras models, and what must come out of training one: what one device computes.
+"""Kinds of Keras models, and a check that training one gives the result of one device.
 
 A kind is a function that builds and compiles a model with a given optimizer, and one that makes
 a batch. Of N + b workers, the b get no batch before training is over. So it is known which batches
-are used, and one device can compute what must come out: the plain optimizer on the mean of the N
-gradients, state moved by the mean of the N moves, metrics over all N batches.
+are used, and one device can compute the expected result: the plain optimizer on the mean of the N
+gradients, state changed by the mean of the N changes, and metrics over all N batches.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ class Kind(NamedTuple):
     """A kind of model.
 
     Attributes:
-      model: from an optimizer to a compiled model.
-      batch: from a random generator to a batch.
+      model: function from an optimizer to a compiled model.
+      batch: function from a random generator to a batch.
       policy: Keras' dtype policy.
-      rtol: how near to one device's the values must come, relative to them.
-      atol: the same, in absolute terms.
-      warns: what Keras warns of when this kind is trained.
+      rtol: relative tolerance for differences from one device.
+      atol: absolute tolerance for differences from one device.
+      warns: pattern of the warning that Keras gives when this kind is trained.
       equality: whether one device computes the same (not if random numbers are drawn).
-      told: what one device's reference says that the step tells of an update, from Keras' metrics
-        and the losses of all batches; Keras' metrics and the mean loss if left out.
+      told: function from Keras' metrics and the losses of all batches, on one device, to the logs
+        that the step should report; by default Keras' metrics and the mean loss.
       called: whether the model itself can be called on a batch.
     """
 
@@ -76,7 +76,7 @@ def weighted(rng: Rng) -> Batch:
 
 
 def words(rng: Rng) -> np.ndarray[Any, Any]:
-    """Returns sentences that end in zeros: [batch, length]."""
+    """Return sentences that end in zeros: [batch, length]."""
     ends = rng.integers(1, LENGTH + 1, size=[BATCH, 1])
     return np.where(np.arange(LENGTH) < ends, rng.integers(1, WORDS, size=[BATCH, LENGTH]), 0)
 
@@ -87,7 +87,7 @@ def sequential(*stack: Any, size: int = 6) -> Any:
 
 @contextlib.contextmanager
 def circumstances(kind: Kind) -> Iterator[None]:
-    """Sets dtype policy and seed, and expects the kind's warning."""
+    """Set dtype policy and seed, and expect the kind's warning."""
     keras.utils.set_random_seed(1)
     keras.mixed_precision.set_global_policy(kind.policy)
     quiet = contextlib.nullcontext()
@@ -108,7 +108,7 @@ def batches(kind: Kind, worker: int) -> list[Batch]:
 
 
 def data_of(kind: Kind) -> Callable[[tf.distribute.InputContext], tf.data.Dataset]:
-    """Returns a function that gives each worker its batches."""
+    """Return a function that gives each worker its batches."""
 
     def dataset_fn(context: tf.distribute.InputContext) -> tf.data.Dataset:
         mine = batches(kind, context.input_pipeline_id)
@@ -124,7 +124,7 @@ def on_strategy(strategy: Any, kind: Kind, replicas: int = REPLICAS, backups: in
 
 
 def gradients_of(model: Any, batch: Batch, called: bool) -> tuple[list[Any], float]:
-    """Computes as Keras' train_step does, less the update; returns gradients and loss."""
+    """Compute like Keras' train_step without the update; return gradients and loss."""
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
     with tf.GradientTape() as tape:
         y_pred = model(x, training=True) if called else None
@@ -141,7 +141,7 @@ def mean_gradient(gradients: Any) -> Any:
 
 
 def update_with(model: Any, each: list[Batch], called: bool = True) -> list[float]:
-    """Makes one update with the mean of the gradients on N batches; returns the N losses."""
+    """Make one update with the mean of the gradients on N batches; return the N losses."""
     state = [*model.non_trainable_variables, *model.trainable_variables]
     before = [variable.numpy() for variable in state]
     moves: list[Any] = [0.0] * len(state)
@@ -161,7 +161,7 @@ def update_with(model: Any, each: list[Batch], called: bool = True) -> list[floa
 
 
 def one_device(kind: Kind, by_worker: list[list[Batch]]) -> tuple[Any, dict[str, Any]]:
-    """Trains on one device on the mean over the workers; returns the model and its metrics."""
+    """Train on one device with the mean over the workers; return the model and its metrics."""
     model = kind.model(sgd())
     if not all(layer.built for layer in model._flatten_layers(include_self=False)):
         model(keras.utils.unpack_x_y_sample_weight(by_worker[0][0])[0])
@@ -174,7 +174,7 @@ def one_device(kind: Kind, by_worker: list[list[Batch]]) -> tuple[Any, dict[str,
 
 
 def assert_same(kind: Kind, model: Any, logs: dict[str, Any], plain: Any, expected: Any) -> None:
-    """Compares variables (of model and optimizer) and metrics."""
+    """Compare variables (of model and optimizer) and metrics."""
     pairs = list(zip(model.variables, plain.variables, strict=True))
     pairs += zip(model.optimizer.variables, plain.optimizer.variables, strict=True)
     for ours, theirs in pairs:
@@ -187,7 +187,7 @@ def assert_same(kind: Kind, model: Any, logs: dict[str, Any], plain: Any, expect
 
 
 def check(strategy: Any, kind: Kind, directory: Path) -> None:
-    """Trains a kind with N = 2, b = 1, and compares with one device."""
+    """Train a kind with N = 2 and b = 1, and compare with one device."""
 
     def dataset_fn(context: tf.distribute.InputContext) -> tf.data.Dataset:
         mine = data_of(kind)(context)
@@ -202,7 +202,7 @@ def check(strategy: Any, kind: Kind, directory: Path) -> None:
             history = model.fit(
                 dataset_fn, steps_per_epoch=UPDATES, verbose=0, callbacks=[over]
             ).history
-        finally:  # If it has failed, too: the worker is needed for the next kind.
+        finally:  # Also after a failure: the worker is needed for the next kind.
             (directory / "over").touch()
     logs = {name: values[-1] for name, values in history.items()}
     assert all(math.isfinite(value) for value in logs.values()), history

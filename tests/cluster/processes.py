@@ -1,4 +1,4 @@
-"""Looking after processes, without a package for it."""
+"""Processes that tests start and watch, without a package for it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def children(parent: int | None = None) -> list[int]:
-    """Returns the running tasks of the local clusters of a process (default: this one)."""
+    """Return the running tasks of a process' local clusters (default: this process)."""
     parents = _fork_servers()
     parent = os.getpid() if parent is None else parent
     return [pid for pid, above in parents.items() if parents.get(above) == parent]
 
 
 def _fork_servers() -> dict[int, int]:
-    """Returns the running fork servers and tasks of local clusters, and their parents."""
+    """Return the running fork servers and tasks of local clusters, and their parents."""
     found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -39,7 +39,7 @@ def _fork_servers() -> dict[int, int]:
 
 
 def running(pid: int) -> bool:
-    """Returns whether a process runs (and is no zombie)."""
+    """Return whether a process is running and not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -47,7 +47,7 @@ def running(pid: int) -> bool:
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
-    """Waits for a condition, and fails if it does not come true in time."""
+    """Wait for a condition, and fail if it does not become true in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "It did not happen in time."
@@ -55,19 +55,19 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """Returns this process' environment with changes, for a program of the project."""
+    """Return this process' environment with changes, for a program of the project."""
     result = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**result, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3", **changes}
 
 
 def start(*command: str, **changes: str) -> forks.Program:
-    """Starts a Python program of the project, which need not import TensorFlow any more."""
+    """Start a Python program of the project as a fork that has imported TensorFlow."""
     return forks.start(command, str(ROOT), environment(**changes))
 
 
 def start_fresh(*command: str, **changes: str) -> subprocess.Popen[str]:
-    """Starts a Python program of the project as users do, from its first line."""
+    """Start a Python program of the project as users do, from its first line."""
     return subprocess.Popen(
         [sys.executable, *command],
         cwd=ROOT,
@@ -79,7 +79,7 @@ def start_fresh(*command: str, **changes: str) -> subprocess.Popen[str]:
 
 
 def free_addresses(count: int) -> list[str]:
-    """Returns addresses that nobody listens at."""
+    """Return addresses that no process listens at."""
     sockets = [socket.socket() for _ in range(count)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))

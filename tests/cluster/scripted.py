@@ -1,7 +1,7 @@
-"""Workers whose gradients come when, and are what, a test says.
+"""Workers whose gradients have the values and the times that a test sets.
 
 A worker's pipeline waits for files: `release(worker, x)` writes one, and the worker computes the
-gradient x on it. `Script` releases in a given order, each once the gate has heard the one before.
+gradient x on it. `Script` releases in a given order, each once the gate has the one before.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from tf_backup.rules import protocol
 
 
 def ticks() -> tf.data.Dataset:
-    """Returns the numbers 0, 1, ... one every 2 ms."""
+    """Return the numbers 0, 1, ... one every 2 ms."""
     return datasets.sleep_before_each(tf.data.Dataset.range(2**60), 0.002)
 
 
 def exists(path: Path) -> Callable[[Any], Any]:
-    """Returns a function from a tick to whether a file is there at that time."""
+    """Return a function from a tick to whether a file exists at that time."""
     name = str(path)
 
     def at(tick: Any) -> Any:
-        # The tick has a part in the path, or TensorFlow would look once and for all.
+        # The path depends on the tick, or TensorFlow would look only once.
         longer = tf.strings.join([name, tf.strings.as_string(tick)])
         return tf.size(tf.io.matching_files(tf.strings.substr(longer, 0, len(name)))) > 0
 
@@ -39,7 +39,7 @@ def exists(path: Path) -> Callable[[Any], Any]:
 
 
 class ScriptedData:
-    """Batches that tests release one by one; call it as a dataset function."""
+    """Dataset function with batches that tests release one by one."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -64,7 +64,7 @@ class ScriptedData:
         return values.map(lambda there, value: (value[None, None], tf.zeros([1, 1])))
 
     def release(self, worker: int, value: float) -> None:
-        """Lets a worker compute its next gradient, `value`."""
+        """Let a worker compute its next gradient, `value`."""
         index = self._released.get(worker, 0)
         self._released[worker] = index + 1
         draft = self._directory / "draft"
@@ -72,12 +72,12 @@ class ScriptedData:
         draft.rename(self._directory / f"{worker}-{index}")
 
     def end(self) -> None:
-        """Ends the data of all workers, those that wait for it included."""
+        """End the data of all workers, including those that wait for data."""
         (self._directory / "end").touch()
 
 
 def held(dataset: tf.data.Dataset, path: Path) -> tf.data.Dataset:
-    """Returns `dataset`, whose elements come when there is a file."""
+    """Return `dataset`, with elements that wait until a file exists."""
     there = ticks().filter(exists(path))
     return tf.data.Dataset.zip((there, dataset)).map(lambda tick, batch: batch)
 
@@ -90,9 +90,9 @@ def two_server_model(
     max_staleness: int | None = 0,
     loss: Any = lambda y, y_pred: y_pred,
 ) -> Any:
-    """Returns a model of two parameters, on different servers, and the prediction (v + w) x.
+    """Return a model with two parameters on different servers, and the prediction (v + w) x.
 
-    With the loss that is the default, both have the gradient x.
+    With the default loss, both have the gradient x.
     """
     with strategy.scope():
         inputs = keras.Input((1,))
@@ -106,22 +106,22 @@ def two_server_model(
 
 
 def ledger(model: Any) -> Any:
-    """Returns the gate's ledger, once training has begun."""
+    """Return the gate's ledger, once training has begun."""
     wait_until(lambda: model.train_function is not None and model.train_function.engine is not None)
     return model.train_function.engine._gate.ledger()
 
 
 class Script(threading.Thread):
-    """Releases batches in order, each once the gate has heard the one before; then ends the data.
+    """Releases batches in order, each once the gate has the one before; then ends the data.
 
-    A context manager: it runs while the model is fitted, and raises at the end what went wrong with
-    it, whatever that did to training. It begins when all workers have come in.
+    A context manager: it runs while the model is fitted, and raises its own errors at the end,
+    whatever they did to training. It starts when all workers have entered.
 
     Args:
-      model: being trained.
-      data: what it is trained on.
+      model: model that is trained.
+      data: data of the training.
       events: (worker, gradient) pairs.
-      settled: of how many gradients, the first ones, to await also the update that they complete.
+      settled: number of gradients, from the first, after which to wait for a completed update, too.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Script(threading.Thread):
 
     def run(self) -> None:
         try:
-            # Who came in late would not be at the step that the script means.
+            # A worker that entered later would not be at the step that the script means.
             wait_until(lambda: np.all(ledger(self._model).status != protocol.ABSENT))
             for index, (worker, value) in enumerate(self._events):
                 heard = self._heard(worker)
@@ -162,7 +162,7 @@ class Script(threading.Thread):
         return int(self._model.optimizer.replicas)
 
     def _heard(self, worker: int) -> int:
-        """Returns how many of a worker's contributions the gate has heard."""
+        """Return the number of a worker's contributions that the gate has heard of."""
         books = ledger(self._model)
         ended = books.accepted + books.late + books.stale + books.duplicate
         return int(ended[worker] + (books.status[worker] == protocol.DELIVERED))
@@ -179,5 +179,5 @@ class Script(threading.Thread):
 
 
 def weights(model: Any) -> list[np.ndarray[Any, Any]]:
-    """Returns copies of a model's weights."""
+    """Return copies of a model's weights."""
     return [np.array(weight) for weight in model.get_weights()]

@@ -1,4 +1,4 @@
-"""Addresses of tasks on real processes: IPv6, and a port that somebody else has."""
+"""Addresses of real processes: IPv6, and a port that another process has."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Hold(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def queued(*workers: int) -> Callable[[Any], Any]:
-    """Returns the condition that exactly these workers have gradients in the queue."""
+    """Return a condition: exactly these workers have gradients in the queue."""
 
     def holds(books: Any) -> bool:
         inside = np.flatnonzero(books.status == protocol.DELIVERED).tolist()
@@ -68,7 +68,7 @@ def staleness(model: Any) -> list[Any]:
 
 
 def contributions_on_servers(model: Any) -> dict[int, int]:
-    """Returns how many contributions lie on each parameter server."""
+    """Return the number of contributions on each parameter server."""
     accumulator, sizes = model.train_function.engine._accumulator, {}
     for ps, specs in accumulator._specs.items():
         with tf.device(f"/job:ps/task:{ps}/device:CPU:0"):
@@ -87,8 +87,8 @@ def test_old_gradients_are_applied_in_the_order_of_their_arrival(
     )
     theta = np.reshape(weights(model), [2]).astype(np.float64)
     data = ScriptedData(tmp_path)
-    # While the chief is busy after the first update, gradients of theta(0), theta(0) and
-    # theta(1) come in: the updates that use them are the second, third and fourth.
+    # While the chief is busy after the first update, gradients at theta(0), theta(0) and
+    # theta(1) arrive: the second, third and fourth updates use them.
     arrivals = [(0, 1.0), (1, 2.0), (2, 3.0), (0, 4.0)]
     read_at = [0, 0, 0, 1]
     fit(model, data, Script(model, data, arrivals), 4, [Hold(queued(0, 1, 2))])
@@ -118,7 +118,7 @@ def test_two_gradients_an_update_also_from_a_queue(strategy: Any, tmp_path: Path
 def test_too_old_is_stale_and_is_thrown_away(strategy: Any, tmp_path: Path) -> None:
     model = two_server_model(strategy, 1.0, 1, 2, max_staleness=1)
     before, data = weights(model), ScriptedData(tmp_path)
-    # Worker 2's gradient of theta(0) would be two updates old: it goes on at once.
+    # Worker 2's gradient at theta(0) would be two updates old: the worker goes on at once.
     arrivals = [(0, 1.0), (1, 2.0), (2, 1e6), (2, 4.0)]
     fit(model, data, Script(model, data, arrivals, settled=4), 3)
     moves = [float(a[0, 0] - b[0, 0]) for a, b in zip(before, weights(model), strict=True)]
@@ -138,7 +138,7 @@ def test_a_busy_chief_finds_no_more_than_one_gradient_of_each_worker(
     seen: list[dict[int, int]] = []
 
     def both_are_out(books: Any) -> bool:
-        # Worker 2 would be two updates old; worker 0, at theta(1), has but one before it.
+        # Worker 2's would be two updates old; worker 0's, at theta(1), has only one before it.
         if books.stale[2] == 1 and queued(0, 1)(books):
             seen.append(contributions_on_servers(model))
             return True
@@ -147,7 +147,7 @@ def test_a_busy_chief_finds_no_more_than_one_gradient_of_each_worker(
     arrivals = [(0, 1.0), (1, 2.0), (2, 1e6), (0, 4.0), (2, 8.0)]
     script = Script(model, data, arrivals, settled=1)
     fit(model, data, script, 4, [Hold(both_are_out)])
-    assert seen == [{0: 3, 1: 3}]  # The refused one lies there until its worker's next.
+    assert seen == [{0: 3, 1: 3}]  # The refused one stays until its worker's next one.
     moves = [float(a[0, 0] - b[0, 0]) for a, b in zip(before, weights(model), strict=True)]
     assert moves == pytest.approx([15.0, 15.0])
     assert contributions_on_servers(model) == {0: 0, 1: 0}
@@ -166,7 +166,7 @@ def test_rows_of_tables_get_old_gradients(strategy: Any, tmp_path: Path) -> None
     def ids(context: tf.distribute.InputContext) -> tf.data.Dataset:
         return data(context).map(lambda x, y: (tf.cast(x, tf.int64), y))
 
-    # The rows are looked up when the ids are there: after the first update, by both.
+    # Rows are looked up when the ids arrive: after the first update, by both.
     arrivals = [(0, 2.0), (1, 2.0), (2, 2.0), (0, 3.0)]
     script = Script(model, data, arrivals, settled=1)
     fit(model, ids, script, 4, [Hold(queued(0, 1, 2))])
@@ -185,7 +185,7 @@ def quick_and_slow(context: tf.distribute.InputContext) -> tf.data.Dataset:
 
 
 def minimized(strategy: Any, workers: int, updates: int, stop: int) -> tuple[Any, Any]:
-    """Returns a model and its optimizer after `stop` updates, asynchronous on some workers."""
+    """Return a model and its optimizer after `stop` asynchronous updates on some workers."""
     with strategy.scope():
         keras.utils.set_random_seed(1)
         model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
@@ -215,7 +215,7 @@ def check_staleness_adds_up(optimizer: Any) -> None:
 @pytest.mark.parametrize("stop", [30, 17])
 def test_minimize_is_asynchronous_too(strategy: Any, stop: int) -> None:
     _, optimizer = minimized(strategy, workers=3, updates=30, stop=stop)
-    # Who of them works how much is open: the first one that is there begins.
+    # How much each of them works is open: the first one to arrive starts.
     assert optimizer.contributions.total.late == 0
 
 

@@ -1,4 +1,4 @@
-"""scripts/benchmark.py as users run it: on all programs, interrupted, and given nonsense."""
+"""scripts/benchmark.py as users run it: on all programs, interrupted, and with wrong flags."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.cluster.processes import start_fresh, wait_until
 SCRIPT = "scripts/benchmark.py"
 MARK = "TF_BACKUP_TEST_MARK"
 
-# Two of the programs: with and without TensorFlow 2's strategies. All, for when something has
-# changed there: TF_BACKUP_TEST_SYSTEMS=tf_backup,stock_async,sync_replicas,all_reduce,one_device
+# Two of the programs: with and without TensorFlow 2's strategies. For all, after a change to them:
+# TF_BACKUP_TEST_SYSTEMS=tf_backup,stock_async,sync_replicas,all_reduce,one_device
 SYSTEMS = os.environ.get("TF_BACKUP_TEST_SYSTEMS", "tf_backup,sync_replicas").split(",")
 
 
 def marked(mark: str) -> list[int]:
-    """Returns the processes that have a mark in their environment."""
+    """Return the processes that have a mark in their environment."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -55,7 +55,7 @@ def test_all_programs_run(tmp_path: Path) -> None:
         assert row.updates >= 3 and row.seconds > 0
         assert row.worker_cpu_s > 0 and row.worker_peak_mib > 100
         assert (row.coordinator_bytes is not None) == (name in ("tf_backup", "stock_async"))
-        if row.workers > 1:  # Their gradients travel; other programs may use the interface, too.
+        if row.workers > 1:  # Gradients travel; other programs may use the interface, too.
             assert row.wire_bytes / row.gradients > 900_000
         assert (row.ps_peak_mib is not None) == (
             name in ("tf_backup", "stock_async", "sync_replicas")
@@ -63,7 +63,7 @@ def test_all_programs_run(tmp_path: Path) -> None:
     assert "all_reduce" not in found or found["all_reduce"].replicas == 2
     assert out == report.read_text()
 
-    # A line for each measurement, and no word of anybody else.
+    # A line for each measurement, and nothing else.
     lines = err.splitlines()
     assert len(lines) == len(SYSTEMS)
     for index, (line, name) in enumerate(zip(lines, SYSTEMS, strict=True)):
@@ -77,7 +77,7 @@ def test_no_process_outlives_it(number: signal.Signals) -> None:
     mark = uuid.uuid4().hex
     process = start_fresh(SCRIPT, "--smoke", "--systems=tf_backup", "--workers=2", **{MARK: mark})
     try:
-        # With a chief, two workers, a ps, and what forks them.
+        # The script, a chief, two workers, a ps, and their fork server.
         wait_until(lambda: len(marked(mark)) == 6)
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
@@ -114,6 +114,6 @@ def test_nonsense_is_one_line(flag: str, line: str) -> None:
 def test_help_names_all_systems_and_models() -> None:
     process = start_fresh(SCRIPT, "--help")
     out, _ = process.communicate(timeout=60)
-    assert process.returncode in (0, 1)  # absl's way.
+    assert process.returncode in (0, 1)  # absl's exit codes for --help.
     for word in (*SYSTEMS, "tf_backup_slow_worker", "inception", "--slow_worker", "--smoke"):
         assert word in out

@@ -1,8 +1,8 @@
-"""Callbacks see on the strategy what they see on one device.
+"""Callbacks see the same on the strategy as on one device.
 
-With N = 1 and b = 0 worker 0 reads the batches that one device reads, so that every hook must be
-called with the same numbers, and every callback do the same. The models are made once, and
-set back before each test: it is the callbacks that are tested here.
+With N = 1 and b = 0, worker 0 reads the batches that one device reads, so that every hook must be
+called with the same numbers, and every callback must do the same. The models are built once and
+reset before each test, since callbacks are tested here.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ EPOCHS = 4
 RNG = np.random.default_rng(2)
 X = RNG.normal(size=[STEPS * 4, 3]).astype(np.float32)
 Y = (X @ [[1.0], [-2.0], [0.5]] + 0.3).astype(np.float32)
-# One batch, since evaluation on all workers is one step whatever there is to evaluate.
+# One batch, since evaluation on all workers is one step, however many batches there are.
 VALIDATION = (X[:4] + 1.0, Y[:4])
 
 
 def train() -> tf.data.Dataset:
-    """Made late: what is made before the cluster, TensorFlow looks for on another device."""
+    """Return the data; called late, since TensorFlow misplaces tensors made before the cluster."""
     return tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)
 
 
 class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
-    """Writes down every call of a hook: name, epoch or batch, and logs."""
+    """Records every call of a hook: name, epoch or batch, and logs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,13 +115,13 @@ class Sides:
         return [*model.variables, *model.optimizer.variables]
 
     def set_back(self) -> None:
-        """Gives all variables the values that they had at first."""
+        """Reset all variables to their initial values."""
         for model, values in zip(self, self._start, strict=True):
             for variable, value in zip(self._variables(model), values, strict=True):
                 variable.assign(value)
 
     def fit(self, callbacks: Callable[[], list[Any]] = list, **options: Any) -> tuple[Any, Any]:
-        """Trains both; compares what callbacks see, and the variables; returns the callbacks."""
+        """Train both, compare what callbacks see and the variables, and return the callbacks."""
         options = {"x": train(), "epochs": EPOCHS, "shuffle": False, "verbose": 0, **options}
         options.setdefault("validation_data", VALIDATION)
         made = []
@@ -166,7 +166,7 @@ def test_fit_calls_every_hook(sides: Sides) -> None:
 
 
 def both(sides: Sides, run: Callable[[Any, Recorder], None]) -> Recorder:
-    """Runs both models with a recorder, and compares; returns ours."""
+    """Run both models with a recorder, compare, and return ours."""
     recorders = []
     for model in sides:
         recorders.append(Recorder())
@@ -189,7 +189,7 @@ def test_predict_calls_every_hook(sides: Sides) -> None:
 
 
 def test_evaluation_of_many_batches_is_one_step(sides: Sides) -> None:
-    """The one difference, which the README names."""
+    """The one difference, which the documentation names."""
     recorder = Recorder()
     sides.ours.evaluate(train(), verbose=0, callbacks=[recorder])
     assert hooks(recorder) == [
@@ -213,14 +213,14 @@ def test_data_of_unknown_length(sides: Sides) -> None:
     ours, theirs = Recorder(), Recorder()
     unknown = train().filter(lambda x, y: True)
     sides.ours.fit(lambda context: unknown, epochs=2, verbose=0, callbacks=[ours])
-    with pytest.warns(UserWarning, match="ran out of data"):  # It was not told how much there is.
+    with pytest.warns(UserWarning, match="ran out of data"):  # It does not know the length.
         sides.theirs.fit(unknown, epochs=2, shuffle=False, verbose=0, callbacks=[theirs])
     assert hooks(ours).count("on_train_batch_end") == 2 * STEPS
     assert_same_events(ours, theirs)
 
 
 def test_steps_per_execution(strategy: Any) -> None:
-    """Hooks run once in three updates."""
+    """Hooks run once every three updates."""
     sides = Sides(strategy, steps_per_execution=3)
     (recorder,), _ = sides.fit(x=train().repeat(), steps_per_epoch=6, epochs=2)
     ends = [index for hook, index, _ in recorder.events if hook == "on_train_batch_end"]
@@ -229,7 +229,7 @@ def test_steps_per_execution(strategy: Any) -> None:
     recorder = Recorder()
     sides.ours.fit(train(), verbose=0, callbacks=[recorder])
     ends = [index for hook, index, _ in recorder.events if hook == "on_train_batch_end"]
-    assert ends == [2, 3]  # One device says 5 of the last of 4 updates.
+    assert ends == [2, 3]  # One device reports 5 for the last of 4 updates.
     assert int(sides.ours.optimizer.iterations) == STEPS
 
 
@@ -251,7 +251,7 @@ def test_hooks_run_once_per_update_beside_backup_workers(strategy: Any) -> None:
 
 
 def test_model_checkpoint_saves_the_best(sides: Sides, tmp_path: Path) -> None:
-    """The learning rate is such that the best is not the last."""
+    """With this learning rate, the best epoch is not the last."""
     paths = iter([tmp_path / "ours", tmp_path / "theirs"])
 
     def callbacks() -> list[Any]:
@@ -288,8 +288,8 @@ def test_model_checkpoint_saves_every_few_batches(sides: Sides, tmp_path: Path) 
 
 @pytest.mark.parametrize("save_freq", ["epoch", 3])
 def test_backup_and_restore(strategy: Any, tmp_path: Path, save_freq: Any) -> None:
-    """Training that breaks off in epoch 2 goes on from what was saved, state included."""
-    sides = Sides(strategy)  # Of its own: Keras' models remember at which epoch to go on.
+    """Training that breaks off in epoch 2 is resumed from what was saved, including state."""
+    sides = Sides(strategy)  # Not shared: Keras' models remember the epoch to resume at.
 
     class Break(keras.callbacks.Callback):  # type: ignore[misc]
         epoch = -1
@@ -351,7 +351,7 @@ def test_learning_rate_scheduler(sides: Sides) -> None:
 
 
 def summaries(directory: Path) -> dict[tuple[str, str, int], Any]:
-    """Returns the values in TensorBoard's files by run, tag and step."""
+    """Return the values in TensorBoard's files by run, tag and step."""
     found = {}
     for path in sorted(directory.rglob("*tfevents*")):
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
@@ -381,7 +381,7 @@ def test_tensorboard(sides: Sides, tmp_path: Path) -> None:
     )
     for where, value in theirs.items():
         if where[1] not in timings and value.dtype.kind == "f":
-            # A histogram's bounds move the counts of its bins: only its range is compared.
+            # Bin counts of a histogram depend on its bounds, so only its range is compared.
             part = ... if value.ndim == 0 else np.s_[[0, -1], :2]
             np.testing.assert_allclose(
                 ours[where][part], value[part], rtol=1e-4, atol=1e-5, err_msg=str(where)
@@ -389,7 +389,7 @@ def test_tensorboard(sides: Sides, tmp_path: Path) -> None:
 
 
 def test_tensorboard_profiles_the_chief(strategy: Any, tmp_path: Path) -> None:
-    """It waits for all that is pending, and the workers' loops always are."""
+    """It waits for all pending work, and the workers' loops are always pending."""
     with strategy.scope():
         model = built(tf_backup.wrap(sgd(), replicas=2, backups=1))
     board = keras.callbacks.TensorBoard(str(tmp_path), profile_batch=(2, 4), histogram_freq=1)
@@ -418,7 +418,7 @@ def test_terminate_on_nan(sides: Sides) -> None:
 
 
 def test_lambda_callback_changes_weights_in_mid_epoch(sides: Sides) -> None:
-    """The gradient of the next update is of the old weights, and the update is of the new ones."""
+    """The next update applies a gradient at the old weights to the new ones."""
     model = sides.ours
 
     def halve(batch: int, logs: Any = None) -> None:
@@ -454,7 +454,7 @@ def test_lambda_callback_changes_weights_between_epochs(sides: Sides) -> None:
 
 
 def test_validation_sees_the_averages(strategy: Any) -> None:
-    """`SwapEMAWeights`: what is evaluated, and saved, are the moving averages, as in the paper."""
+    """`SwapEMAWeights`: the moving averages are evaluated and saved, as in the paper."""
 
     def averaging() -> Any:
         return keras.optimizers.SGD(0.05, use_ema=True, ema_momentum=0.8)
@@ -468,7 +468,7 @@ def test_validation_sees_the_averages(strategy: Any) -> None:
 
 
 def shown(text: str) -> list[str]:
-    """Returns what a progress bar shows, less colours, bars and times."""
+    """Return the lines of a progress bar, without colours, bars and times."""
     text = re.sub(r"\x1b\[[0-9;]*m|\x08", "", text)
     text = re.sub(r"[━╸]+", " ", text)
     text = re.sub(r"\d+(\.\d+)?(:\d+)*[muµ]?s(/(step|epoch))?|\d+:\d+", "", text)
@@ -477,7 +477,7 @@ def shown(text: str) -> list[str]:
 
 
 def test_progress_bar(sides: Sides, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It draws every 50 ms; here, always."""
+    """It draws every 50 ms, but here at every step."""
     always = functools.partialmethod(keras.utils.Progbar.__init__, interval=0)
     monkeypatch.setattr(keras.utils.Progbar, "__init__", always)
     outputs = []

@@ -1,4 +1,4 @@
-"""Chiefs and workers that do not belong together: who is refused, and what it is told."""
+"""Chiefs and workers that do not belong together: which are refused, with which message."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ tf_backup.serve()
 
 
 class Tasks:
-    """Processes around one parameter server, which several chiefs want."""
+    """Processes around one parameter server that several chiefs claim."""
 
     def __init__(self) -> None:
         self.ps, *self.workers = free_addresses(3)
@@ -53,7 +53,7 @@ class Tasks:
         self.run("ps", 0, "tf_backup.serve()")
 
     def run(self, job: str, index: int, program: str, workers: int = 1) -> Program:
-        """Starts a task, which knows of so many workers; every chief has an address of its own."""
+        """Start a task that knows of `workers` workers; every chief has its own address."""
         (chief,) = free_addresses(1)
         cluster = {"chief": [chief], "worker": self.workers[:workers], "ps": [self.ps]}
         config = json.dumps({"cluster": cluster, "task": {"type": job, "index": index}})
@@ -72,7 +72,7 @@ def tasks() -> Iterator[Tasks]:
 
 
 def hold(tasks: Tasks) -> Program:
-    """Starts a chief, and waits until it has the servers."""
+    """Start a chief, and wait until it has the servers."""
     chief = tasks.run("chief", 0, HOLDS)
     assert chief.stdout is not None
     assert chief.stdout.readline() == "mine True\n"
@@ -86,7 +86,7 @@ def test_a_second_chief_is_refused_until_the_first_has_died(tasks: Tasks) -> Non
     assert f"process {first.pid} on " in said
     first.kill()
     said, log = tasks.run("chief", 0, TRIES).communicate(timeout=60)
-    assert said == "mine False\n", log[-3000:]  # What the first one has left is gone.
+    assert said == "mine False\n", log[-3000:]  # What the first one left behind is gone.
     assert "Taking over from the chief at localhost:" in log
 
 

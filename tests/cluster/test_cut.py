@@ -1,4 +1,4 @@
-"""tf_backup/_tf/cut.py: how often an update across servers goes from one to another."""
+"""tf_backup/_tf/cut.py: how often an update across servers crosses between them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tf_backup.actors import chief
 
 @pytest.fixture
 def cuts(monkeypatch: pytest.MonkeyPatch) -> list[Cut]:
-    """The updates that were cut into functions."""
+    """Updates that were cut into functions so far."""
     made: list[Cut] = []
 
     def cut(function: Any) -> Cut:
@@ -27,7 +27,7 @@ def cuts(monkeypatch: pytest.MonkeyPatch) -> list[Cut]:
 
 
 def crossing(cut: Cut) -> set[str]:
-    """Returns the tensors that one server needs of another, by name; not the event."""
+    """Return the names of tensors that one server needs from another, except the event."""
     found = set()
     for part in cut.parts:
         mine = {operation.name for operation in part.operations}
@@ -42,7 +42,7 @@ def crossing(cut: Cut) -> set[str]:
     [
         (lambda: keras.optimizers.SGD(0.1), [0, 1, 0], 1),  # The learning rate.
         (lambda: keras.optimizers.SGD(0.1, momentum=0.9), [0, 1, 0], 1),
-        (lambda: keras.optimizers.Adam(0.1), [0, 1, 0], 2),  # And the number of steps.
+        (lambda: keras.optimizers.Adam(0.1), [0, 1, 0], 2),  # Also the number of steps.
         (
             lambda: keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 9)),
             [0, 1, 0],

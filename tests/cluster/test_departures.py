@@ -1,4 +1,4 @@
-"""How a server ends: told by the chief, by a signal, or because there is no chief any more."""
+"""End of a server: told by the chief, by a signal, or because the chief is gone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.cluster.processes import free_addresses, start
 from tf_backup.network import arrivals, status
 
 BY_SIGNAL, ABANDONED = 3, 4
-SOON_S = 20.0  # A server wakes after 30 s, to look for the chief: what told it to end must wake it.
+SOON_S = 20.0  # A server looks for the chief every 30 s; an order to end must wake it before.
 
 
 class Servers:
@@ -28,7 +28,7 @@ class Servers:
         self.processes: list[Program] = []
 
     def run(self, job: str, index: int, program: str) -> Program:
-        """Starts a program as a task."""
+        """Start a program as a task."""
         task = {"type": job, "index": index}
         config = json.dumps({"cluster": self.addresses, "task": task})
         begin = "import logging, tf_backup\nlogging.basicConfig(level=logging.INFO)\n"
@@ -37,7 +37,7 @@ class Servers:
         return process
 
     def start(self, job: str, index: int, before: str = "pass", **arguments: Any) -> Program:
-        """Starts a task that does something `before`, and waits until it serves."""
+        """Start a task that runs `before` first, and wait until it serves."""
         arguments = {"status": BY_SIGNAL, "abandoned": ABANDONED, **arguments}
         process = self.run(job, index, f"{before}\ntf_backup.serve(**{arguments!r})")
         assert process.stderr is not None
@@ -64,7 +64,7 @@ def check(process: Program, code: int, reason: str) -> str:
     return log
 
 
-# Workers that have registered are told at once; patience is for those that have not.
+# Registered workers are told at once; PATIENCE_S is for those that have not registered.
 DISMISS = """
 import time
 from tf_backup import coordinator, departures
@@ -104,7 +104,7 @@ server.join()
 
 
 def test_a_server_is_ready_when_it_has_a_context_that_no_client_has_made(servers: Servers) -> None:
-    # Two clients that both make the first one kill TensorFlow's server now and then.
+    # Two clients that both create the first context sometimes crash TensorFlow's server.
     servers.start("ps", 0)
     assert status.is_ready(servers.addresses["ps"][0])
     other = servers.addresses["worker"][0]
@@ -145,7 +145,7 @@ threading.Thread(target=catch, daemon=True).start()
 
 
 def test_a_signal_that_another_thread_catches_ends_a_task(servers: Servers) -> None:
-    # The server's own threads do, where the signal comes while the main thread starts them.
+    # The server's own threads catch it if it comes while the main thread starts them.
     address = servers.addresses["worker"][0]
     process = servers.start("worker", 0, before=CATCHES.format(address=address))
     process.wait(SOON_S)
@@ -157,5 +157,5 @@ def test_a_task_ends_where_there_is_no_chief_for_long(servers: Servers) -> None:
     with arrivals.present(chief):
         process = servers.start("worker", 0, chief_timeout_s=0.2)
         with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(2.0)  # Ten times as long as it would stay alone.
+            process.wait(2.0)  # Ten times as long as it stays without a chief.
     check(process, ABANDONED, f"ends: there has been no chief at {chief} for ")

@@ -31,7 +31,7 @@ KINDS: dict[str, Kind] = {}
 
 
 class Tracked(keras.Model):  # type: ignore[misc]
-    """Has a train_step of the usual form, around a `loss_of` of its own, and a loss tracker."""
+    """Has a train_step of the usual form, with its own `loss_of` and a loss tracker."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -53,7 +53,7 @@ class Tracked(keras.Model):  # type: ignore[misc]
         return {"loss": self.tracker.result()}
 
     def compute_loss(self, x: Any = None, y: Any = None, *others: Any, **named: Any) -> Any:
-        """What one device's reference asks for."""
+        """Return the loss, for the reference on one device."""
         return self.loss_of(x if y is None else (x, y))
 
 
@@ -61,7 +61,7 @@ class Tracked(keras.Model):  # type: ignore[misc]
 
 
 class Triplet(Tracked):
-    """Three images in; `call` takes one of them only, so Keras cannot build the model."""
+    """Takes three images, but `call` takes only one, so Keras cannot build the model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ def triplet(optimizer: Any) -> Any:
 
 
 def contrastive_loss(y: Any, features: Any) -> Any:
-    """Supervised contrastive: those of one class are to be near each other."""
+    """Return the supervised contrastive loss, which draws samples of a class together."""
     features = features / ops.norm(features, axis=1, keepdims=True)
     similar = ops.matmul(features, ops.transpose(features)) / 0.5
     same = ops.cast(ops.equal(ops.reshape(y, (-1, 1)), ops.reshape(y, (1, -1))), "float32")
@@ -104,7 +104,7 @@ def contrastive(optimizer: Any) -> Any:
 
 
 class MaskedLanguageModel(keras.Model):  # type: ignore[misc]
-    """Predicts the words that were hidden; the sample weights say which these are."""
+    """Predicts masked words, which the sample weights mark."""
 
     def train_step(self, data: Any) -> dict[str, Any]:
         hidden, targets, weights = data
@@ -132,7 +132,7 @@ def hidden_words(rng: Rng) -> Batch:
 
 
 class Positions(layers.Layer):  # type: ignore[misc]
-    """The embeddings of words and of their places."""
+    """Embeddings of words and positions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class Positions(layers.Layer):  # type: ignore[misc]
 
 
 def mini_gpt(optimizer: Any) -> Any:
-    """Has two outputs, of which only the first has a loss."""
+    """Return a model with two outputs, of which only the first has a loss."""
     inputs = keras.Input((LENGTH,), dtype="int32")
     states = Positions()(inputs)
     attended = layers.MultiHeadAttention(2, 2)(states, states, use_causal_mask=True)
@@ -183,7 +183,7 @@ def distiller(optimizer: Any) -> Any:
 
 
 class Autoencoder(Tracked):
-    """Variational: draws its code at random."""
+    """Variational autoencoder, which draws its code at random."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -207,7 +207,7 @@ def autoencoder(optimizer: Any) -> Any:
 
 
 class Quantizer(layers.Layer):  # type: ignore[misc]
-    """Takes the nearest code; the gradient goes straight through."""
+    """Takes the nearest code, with a straight-through gradient."""
 
     def build(self, shape: Any) -> None:
         self.codes = self.add_weight(shape=(shape[-1], 5), initializer="random_uniform")
@@ -228,7 +228,7 @@ def quantized(optimizer: Any) -> Any:
 
 
 def mixup(optimizer: Any) -> Any:
-    """Its labels are mixtures of two classes."""
+    """Return a classifier for labels that are mixtures of two classes."""
     inputs = keras.Input((6, 6, 1))
     features = layers.Conv2D(2, 3, activation="relu")(inputs)
     features = layers.GlobalAveragePooling2D()(layers.MaxPooling2D()(features))
@@ -250,7 +250,7 @@ def mixed(rng: Rng) -> Batch:
 
 
 class GraphAttention(layers.Layer):  # type: ignore[misc]
-    """Attends over the edges of a graph: sums over as many as each node has."""
+    """Attends over the edges of a graph, with sums over the edges of each node."""
 
     def build(self, shapes: Any) -> None:
         self.kernel = self.add_weight(shape=(shapes[0][-1], 3))
@@ -318,7 +318,7 @@ KINDS["masked language model"] = Kind(
 )
 KINDS["mini GPT"] = Kind(mini_gpt, lambda rng: (words(rng).astype(np.int32), words(rng)))
 KINDS["distillation"] = Kind(distiller, lambda rng: (normal(rng, 6), rng.integers(3, size=BATCH)))
-# Each worker and step draws a stream of its own, which one device does not know.
+# Each worker and step draws from its own stream, which one device does not know.
 KINDS["autoencoder"] = Kind(autoencoder, lambda rng: (normal(rng, 6),), equality=False)
 KINDS["quantized"] = Kind(quantized, lambda rng: (lambda x: (x, x))(normal(rng, 6)))
 KINDS["mixup"] = Kind(mixup, mixed)

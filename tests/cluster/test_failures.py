@@ -1,4 +1,4 @@
-"""Machines that die while they train, beside what `test_faults` does to them."""
+"""Tasks that die during training, in other ways than in `test_faults`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.cluster.processes import children, running, start, wait_until
 
 
 def run(*what: str) -> dict[str, Any]:
-    """Runs the small training while `what` happens; returns what it printed."""
+    """Run the small training while `what` happens; return what it printed."""
     process = start("-m", "tests.cluster.programs.train_small", *what)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err[-3000:]

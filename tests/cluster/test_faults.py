@@ -17,7 +17,7 @@ LEASE_S = 3.0
 
 
 def run(timeout_s: float = 240.0, **plan: Any) -> tuple[dict[str, Any], str]:
-    """Runs the training that a plan describes; returns what it printed, and its log."""
+    """Run training by a plan; return what it printed, and its log."""
     plan = {
         "workers": 4,
         "ps": 1,
@@ -46,7 +46,7 @@ def check_accounts(result: dict[str, Any], replicas: int) -> None:
 
 
 def test_workers_die_and_come_back_in_any_order() -> None:
-    """One is gone for good; who is started again afterwards is taken in all the same."""
+    """One is gone for good; those that restart afterwards still get places."""
     result, _ = run(
         replicas=2,
         faults=[
@@ -59,7 +59,7 @@ def test_workers_die_and_come_back_in_any_order() -> None:
         finish=True,
     )
     check_accounts(result, replicas=2)
-    assert result["pause_s"] < LEASE_S + 3.0  # A lease, and a step while others start.
+    assert result["pause_s"] < LEASE_S + 3.0  # A lease, and a step while others start up.
     assert [sorted(each) for each in result["restarts"]] == 2 * [
         ["back_s", "before", "since", "worker"]
     ]
@@ -86,7 +86,7 @@ def test_a_frozen_worker_that_is_needed_is_named_and_waited_for() -> None:
     result, log = run(
         workers=2,
         replicas=2,
-        worker_timeout_s=13.0,  # After the first word on it, at 10 s.
+        worker_timeout_s=13.0,  # After the first log message about it, at 10 s.
         faults=[[20, "freeze", "worker", 1]],
         later=[],
         stall_timeout_s=3.0,
@@ -110,7 +110,7 @@ FAULTS = int(os.environ.get("TF_BACKUP_TEST_FAULTS", "5"))
 
 
 def test_random_faults_cost_no_more_than_a_lease() -> None:
-    """TF_BACKUP_TEST_FAULTS=60 makes it as long as one has patience for."""
+    """TF_BACKUP_TEST_FAULTS=60, for example, makes it longer."""
     rng = np.random.default_rng(4)
     faults: list[list[Any]] = []
     state = ["runs"] * 5

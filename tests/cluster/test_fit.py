@@ -71,8 +71,8 @@ def updates(model: Any) -> int:
 def test_models_that_are_not_built_train_from_arrays(strategy: Any, build: Any) -> None:
     model = compiled(strategy, build)
     losses = model.fit(X, Y, batch_size=8, epochs=8, verbose=0).history["loss"]
-    # The least: with batch norm over 8 samples, one epoch in some hundred is nearly as bad as the
-    # first, on one device, too.
+    # The minimum: with batch norm over 8 samples, one epoch in some hundred is nearly as bad as
+    # the first, on one device, too.
     assert min(losses) < 0.8 * losses[0]
     assert updates(model) == 8 * 4  # ceil(12 batches / 3) updates are one pass.
     loss, accuracy = model.evaluate(X, Y, batch_size=10, verbose=0)
@@ -222,13 +222,13 @@ SHUFFLED = [
 
 @pytest.mark.parametrize("shuffled", SHUFFLED)
 def test_no_two_workers_read_the_same_of_what_is_shuffled(strategy: Any, shuffled: Any) -> None:
-    """With N = 4 each pass takes everything exactly once, in another order than the last."""
+    """With N = 4, each pass reads everything exactly once, in a new order."""
     with strategy.scope():
         model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
         optimizer = tf_backup.wrap(keras.optimizers.SGD(1.0), replicas=4)
         model.compile(optimizer, loss=lambda y, y_pred: y_pred)
     values = 2.0 ** np.arange(16)[:, None].astype(np.float32)
-    seen: list[float] = []  # By each of 3 x 2 updates, a sum of 8 of the values.
+    seen: list[float] = []  # For each of 3 x 2 updates, the sum of 8 of the values.
     weights = [model.get_weights()[0].item()]
 
     def note(batch: int, logs: Any) -> None:
@@ -240,18 +240,18 @@ def test_no_two_workers_read_the_same_of_what_is_shuffled(strategy: Any, shuffle
     weights[-1] = 0.0
     model.fit(**shuffled(values), epochs=3, verbose=0, callbacks=[callback])
     assert [one + other for one, other in zip(seen[::2], seen[1::2], strict=True)] == [65535] * 3
-    # Inside an interleave the order is that of the fit; "batch" shuffles the samples of each batch.
+    # Inside an interleave, the order is fixed for a fit; "batch" shuffles within each batch.
     if shuffled not in (shuffled_inside_an_interleave, shuffled_batches):
         assert len(set(seen[::2])) > 1
 
 
 def test_an_old_pipeline_that_does_not_end_holds_nobody_up(strategy: Any, tmp_path: Path) -> None:
-    """Nobody writes to the pipe that it reads: its thread ends when somebody does."""
+    """It reads a pipe that nobody writes to; its thread ends when somebody does."""
     pipe = str(tmp_path / "pipe")
     os.mkfifo(pipe)
 
     def blocking(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        batches = tf.data.Dataset.from_tensors((X[:8], Y[:8])).repeat(4)  # Three, and one ahead.
+        batches = tf.data.Dataset.from_tensors((X[:8], Y[:8])).repeat(4)  # Three, one read ahead.
         return batches.concatenate(
             tf.data.TextLineDataset(pipe).map(
                 lambda line: (tf.zeros([8, 6]), tf.zeros([8], Y.dtype))
@@ -262,7 +262,7 @@ def test_an_old_pipeline_that_does_not_end_holds_nobody_up(strategy: Any, tmp_pa
 
     def open_it() -> None:
         opened.set()
-        os.close(os.open(pipe, os.O_RDWR))  # Lets all go on who wait for it.
+        os.close(os.open(pipe, os.O_RDWR))  # Releases all readers that wait.
 
     old = compiled(strategy, replicas=4, backups=0)
     late = threading.Timer(60.0, open_it)
@@ -307,12 +307,12 @@ def test_mixed_precision_trains(strategy: Any) -> None:
 
 
 def test_a_server_without_parameters_is_waited_for_too(strategy: Any) -> None:
-    """Once, its metrics of step t + 1 came before step t was cleared away there, and fit hung."""
+    """Regression: its metrics of step t + 1 came before step t was cleared there, and fit hung."""
 
     def make() -> Any:
         return keras.Sequential([keras.Input((6,)), keras.layers.Dense(2, use_bias=False)])
 
-    # Small variables are placed on the servers in turn: one of two kernels is not on the metrics'.
+    # Servers get small variables in turn: one of two kernels is not on the metrics' server.
     models = [compiled(strategy, make) for _ in range(2)]
     (model,) = [each for each in models if "task:1" in each.weights[0].value.device]
     model.fit(X, Y, batch_size=8, steps_per_epoch=200, verbose=0)
@@ -322,7 +322,7 @@ def test_a_server_without_parameters_is_waited_for_too(strategy: Any) -> None:
 
 
 def test_integer_state_beside_parameters(strategy: Any) -> None:
-    """Once, buffers of two dtypes on one server could not be loop variables."""
+    """Regression: buffers of two dtypes on one server could not be loop variables."""
 
     class Counting(keras.layers.Layer):  # type: ignore[misc]
         def build(self, shape: Any) -> None:
@@ -357,7 +357,7 @@ def raises_for_one(context: tf.distribute.InputContext) -> tf.data.Dataset:
 
 
 def refused(strategy: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Yields what a message must say, a model, and arguments of fit that it refuses."""
+    """Yield part of the error message, a model, and arguments of fit that it refuses."""
     model = compiled(strategy)
     yield "steps_per_epoch is 0", model, {"x": X, "y": Y, "steps_per_epoch": 0}
     yield "must return a tf.data.Dataset", model, {"x": lambda context: 3, "steps_per_epoch": 1}
@@ -473,7 +473,7 @@ def test_what_fails_in_a_worker_is_said_with_its_cause(
         tf.debugging.enable_check_numerics()
     try:
         model, dataset = make(strategy)
-        if make is not without_class:  # Keras' own metric refuses it, in other words.
+        if make is not without_class:  # Keras' own metric refuses it, with another message.
             dataset = dataset.repeat(8)
         calls = [model.fit, model.evaluate] if make is without_class else [model.fit]
         for call in calls:
@@ -486,7 +486,7 @@ def test_what_fails_in_a_worker_is_said_with_its_cause(
         tf.debugging.disable_check_numerics()
     lines = capfd.readouterr().err.splitlines()
     lines = [line for line in lines if "Ignoring error status when releasing" not in line]
-    assert len(lines) < 20  # Not a thousand, of TensorFlow's.
+    assert len(lines) < 20  # Not a thousand lines from TensorFlow.
 
 
 def test_a_tensor_of_the_script_is_a_constant_in_the_workers(strategy: Any) -> None:

@@ -1,4 +1,4 @@
-"""The process that local clusters fork their tasks from."""
+"""Process that local clusters fork their tasks from."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_tasks_outlive_it_but_none_can_be_started_any_more(monkeypatch: pytest.M
         local.kill_task("worker", 0)
         local.start_task("worker", 0)
         tasks = [local.pid(job, index) for job, index in (("worker", 0), ("worker", 1), ("ps", 0))]
-        assert set(tasks) <= set(children())  # A cluster that tests share may live, too.
+        assert set(tasks) <= set(children())  # A cluster that tests share may run, too.
 
         with pytest.raises(tf_backup.ClusterError, match=r"worker 0 \(.*\) runs already"):
             local.start_task("worker", 0)

@@ -11,8 +11,8 @@ from tests.cluster.processes import start
 FITS = int(os.environ.get("TF_BACKUP_TEST_FITS", "14"))
 NEW = 12  # Fits of each model.
 
-# How much more a process may have after all fits of one model, and after another model: TensorFlow
-# cannot release functions on other machines yet, so servers keep those of every model.
+# Allowed growth of a process after all fits of one model, and after another model: servers keep the
+# functions of every model, since TensorFlow cannot release functions on other machines yet.
 BOUNDS = {"threads": (10, 14), "fds": (4, 4), "mib": (12, 60)}
 
 

@@ -1,4 +1,4 @@
-"""Training loops of one's own."""
+"""Custom training loops."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_trains_beside_a_slow_worker_again_and_again(strategy: Any) -> None:
     for update in tf_backup.minimize(loss_of(model), model, optimizer, dataset_fn, 100):
         assert math.isfinite(update.loss)
         if update.step == 3:
-            break  # The workers go home all the same.
+            break  # The workers stop all the same.
     assert int(optimizer.iterations) == 3
     with strategy.scope():
         again = tf_backup.minimize(loss_of(model), model, optimizer, dataset_fn, 2)
@@ -100,7 +100,7 @@ def test_trains_beside_a_slow_worker_again_and_again(strategy: Any) -> None:
 
 
 def test_others_may_have_the_workers_between_two_updates(strategy: Any) -> None:
-    """Evaluation once waited for ever behind the loops that waited for the next update."""
+    """Regression: evaluation waited forever behind loops that waited for the next update."""
     model, optimizer = on_strategy(strategy, 2)
     with strategy.scope():
         model.compile(optimizer, "mse")

@@ -100,7 +100,7 @@ def own_loss(optimizer: Any) -> Any:
 
 
 class Sparsity(layers.Layer):  # type: ignore[misc]
-    """Adds a loss of its inputs, and of a weight of its own."""
+    """Adds losses of its inputs and of its own weight."""
 
     def build(self, shape: Any) -> None:
         self.scale = self.add_weight(shape=(shape[-1],), initializer="ones")
@@ -134,7 +134,7 @@ KINDS["add_loss alone"] = Kind(added_loss_alone, lambda rng: (normal(rng, 6),))
 
 
 def tagger(optimizer: Any) -> Any:
-    """Labels every word; the embedding's mask leaves the padding out of loss and metrics."""
+    """Return a model that labels words; a mask keeps the padding out of loss and metrics."""
     inputs = keras.Input((LENGTH,), dtype="int64")
     embedded = layers.Embedding(WORDS, 3, mask_zero=True)(inputs)
     states = layers.LSTM(3, return_sequences=True)(embedded)
@@ -196,7 +196,7 @@ class Block(layers.Layer):  # type: ignore[misc]
 
 
 class Nested(keras.Model):  # type: ignore[misc]
-    """Not built when it is compiled."""
+    """Model that is not built yet when it is compiled."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -216,7 +216,7 @@ def nested(optimizer: Any) -> Any:
 
 
 def tables(optimizer: Any, **options: Any) -> Any:
-    """Two embeddings, one of them used twice, one of them frozen; rows are used repeatedly."""
+    """Return a model with two embeddings, one used twice and one frozen; rows are repeated."""
     sides = [keras.Input((LENGTH,), dtype="int32"), keras.Input((), dtype="int64")]
     shared = layers.Embedding(WORDS, 3, embeddings_constraint="non_neg", **options)
     fixed = layers.Embedding(WORDS, 2, trainable=False)
@@ -233,7 +233,7 @@ def ids(rng: Rng) -> Batch:
 
 
 def table_and_tied_output(optimizer: Any) -> Any:
-    """A table that is also read whole: by a regulariser, and as the weights of the output."""
+    """Return a model whose table is also read as a whole: by a regularizer, and for the output."""
     inputs = keras.Input((LENGTH,), dtype="int64")
     embedding = layers.Embedding(WORDS, 3, embeddings_regularizer="l2")
     tied = layers.ReversibleEmbedding(WORDS, 3)
@@ -252,7 +252,7 @@ KINDS["mask"] = Kind(tagger, tagged)
 KINDS["recurrent"] = Kind(recurrent, lambda rng: (normal(rng, LENGTH, 2), normal(rng, 2)))
 KINDS["attention"] = Kind(transformer, lambda rng: (normal(rng, LENGTH, 4), normal(rng, 2)))
 KINDS["batch norm"] = Kind(batch_norm, regression)
-# Each worker and step draws a stream of its own, which one device does not know.
+# Each worker and step draws from its own stream, which one device does not know.
 KINDS["dropout"] = Kind(dropout, regression, equality=False)
 KINDS["Lambda"] = Kind(with_lambda, regression)
 KINDS["subclassed"] = Kind(nested, regression)
@@ -262,7 +262,7 @@ KINDS["subclassed"] = Kind(nested, regression)
 
 
 class OwnStep(keras.Model):  # type: ignore[misc]
-    """Has a train_step and a test_step, with a metric, a scalar, and state that changes."""
+    """Has its own train_step and test_step, with a metric, a scalar, and state that changes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -298,7 +298,7 @@ class OwnStep(keras.Model):  # type: ignore[misc]
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """What one device's reference asks for."""
+        """Return the loss, for the reference on one device."""
         self.error.update_state(y, y_pred)
         return tf.reduce_mean((y - y_pred) ** 2) + sum(self.losses)
 
@@ -325,7 +325,7 @@ def assigning_step(optimizer: Any) -> Any:
 
 
 class Wrapped(keras.Model):  # type: ignore[misc]
-    """Keras' own step, with the learning rate among what it tells."""
+    """Keras' own step, which also reports the learning rate."""
 
     def train_step(self, data: Any) -> dict[str, Any]:
         logs = super().train_step(data)
@@ -341,7 +341,7 @@ def around_keras_step(optimizer: Any) -> Any:
 
 
 def of_own_step(logs: dict[str, Any], losses: list[float]) -> dict[str, Any]:
-    """Returns what such a step tells: the mean loss is that of the last update's batches."""
+    """Return the logs of such a step, with the mean loss of the last update's batches."""
     return {"mae": logs["error"], "my_loss": np.mean(losses[-REPLICAS:])}
 
 
@@ -358,7 +358,7 @@ KINDS["own step around Keras'"] = Kind(
 
 
 def frozen(optimizer: Any) -> Any:
-    norm = layers.BatchNormalization(trainable=False)  # Computes as in evaluation, then.
+    norm = layers.BatchNormalization(trainable=False)  # Computes as in evaluation.
     model = sequential(layers.Dense(4, trainable=False), norm, layers.Dense(2))
     model.compile(optimizer, "mse")
     return model
@@ -393,9 +393,9 @@ def without_gradient(optimizer: Any) -> Any:
 
 
 class Assigning(layers.Layer):  # type: ignore[misc]
-    """Reads a weight before and after it assigns to it, and assigns to another layer's.
+    """Reads a weight before and after assigning to it, and assigns to another layer's weight.
 
-    What it assigns depends on the batch, and so differs from worker to worker.
+    The assigned values depend on the batch, and so differ between workers.
     """
 
     def __init__(self, other: Any) -> None:
@@ -433,7 +433,7 @@ def spectral(optimizer: Any) -> Any:
 
 
 class Centred(layers.Embedding):  # type: ignore[misc]
-    """A table that is changed as a whole in every step."""
+    """Table that is changed as a whole in every step."""
 
     def call(self, x: Any) -> Any:
         table = self._embeddings
@@ -466,7 +466,7 @@ def plain(optimizer: Any, **options: Any) -> Any:
 
 
 def overflowing(rng: Rng) -> Batch:
-    """Returns a batch whose scaled gradients are too large for float16 at first."""
+    """Return a batch whose scaled gradients are too large for float16 at first."""
     return 10.0 * normal(rng, 6), 10.0 * normal(rng, 2)
 
 
@@ -480,7 +480,7 @@ KINDS["jit_compile"] = Kind(lambda optimizer: plain(optimizer, jit_compile=True)
 
 @keras.saving.register_keras_serializable(package="tests")
 class LargestClass(keras.metrics.Metric):  # type: ignore[misc]
-    """The part of the samples whose most probable class is the last; counts in integers."""
+    """Fraction of samples whose most probable class is the last; counts in integers."""
 
     def __init__(self, name: str = "largest_class", **options: Any) -> None:
         super().__init__(name=name, **options)
@@ -526,7 +526,7 @@ def test_trains_as_on_one_device(strategy: Any, name: str, tmp_path: Path) -> No
 
 
 def test_loss_scaling_skips_what_overflows(strategy: Any) -> None:
-    """The kind above overflows at first, or it would not say much."""
+    """The kind above overflows at first, or its test would prove little."""
     kind = KINDS["mixed_float16"]
     with circumstances(kind):
         model = on_strategy(strategy, kind)
@@ -537,7 +537,7 @@ def test_loss_scaling_skips_what_overflows(strategy: Any) -> None:
 
 
 def test_class_weight(strategy: Any) -> None:
-    """A function's data cannot have it; of a data set, worker i reads every N-th batch."""
+    """It is not possible with a dataset function; worker i reads every N-th batch of a data set."""
     weights = {0: 0.5, 1: 2.0, 2: 0.0}
     kind = Kind(classifier, classification)
     by_worker = [batches(kind, i) for i in range(REPLICAS)]

@@ -1,4 +1,4 @@
-"""Transparency: with b = 0, the plain optimizer on the mean of the N gradients."""
+"""Transparency: with b = 0, the result of the plain optimizer on the mean of N gradients."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def dense_model() -> Any:
 
 
 def table_model(rows: int = 9) -> Any:
-    """Looks rows up, some of them several times in a batch, and some by several workers."""
+    """Return a model that looks rows up: some twice in a batch, some by several workers."""
     keras.utils.set_random_seed(1)
     ids = keras.layers.Lambda(lambda x: keras.ops.cast(keras.ops.clip(2 * x + 4, 0, 8), "int32"))
     return keras.Sequential(
@@ -66,7 +66,7 @@ def table_model(rows: int = 9) -> Any:
 
 
 def slow_table_model() -> Any:
-    """An update of its table takes longer than all else in a step: rows must not be read before."""
+    """Return a model whose table is updated slowly: its rows must not be read too early."""
     return table_model(rows=1_000_000)
 
 
@@ -74,7 +74,7 @@ MODELS = {"dense": dense_model, "table": table_model, "slow table": slow_table_m
 SPARSE = ("momentum", "adagrad_schedule", "global_clipnorm", "loss_scale")
 CASES = [*((name, "dense") for name in OPTIMIZERS), *((name, "table") for name in SPARSE)]
 CASES.append(("adam_weight_decay", "slow table"))
-# One server makes an update in one function, whatever the optimizer; several have to be cut apart.
+# With one server, an update is one function for any optimizer; with several, it is cut apart.
 OF_ONE_SERVER = [
     ("momentum", "dense"),
     ("gradient_accumulation", "dense"),
@@ -84,7 +84,7 @@ OF_ONE_SERVER = [
 
 
 def batches(worker: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Returns the batches of one worker: [updates, batch, 6] and [updates, batch, 2]."""
+    """Return the batches of one worker: [updates, batch, 6] and [updates, batch, 2]."""
     rng = np.random.default_rng(worker)
     x = rng.normal(size=[UPDATES, BATCH, 6]).astype(np.float32)
     return x, rng.normal(size=[UPDATES, BATCH, 2]).astype(np.float32)
@@ -95,7 +95,7 @@ def dataset_fn(context: tf.distribute.InputContext) -> tf.data.Dataset:
 
 
 def expected(new_model: Callable[[], Any], make_optimizer: Callable[[], Any]) -> Any:
-    """Trains on one device with the mean of the N gradients; returns the model."""
+    """Train on one device with the mean of the N gradients; return the model."""
     model, optimizer = new_model(), make_optimizer()
     model.compile(optimizer, "mse")
     optimizer.build(model.trainable_variables)
@@ -152,7 +152,7 @@ def test_slots_lie_beside_their_variables(strategy: Any) -> None:
 
 
 def sizes_here(nodes: Any, library: dict[str, Any]) -> list[int]:
-    """Returns the size of each tensor that is on no server, in called functions too."""
+    """Return the sizes of tensors that are on no server, including those in called functions."""
     sizes = []
     for node in nodes:
         if "/job:ps" in node.device:
@@ -167,7 +167,7 @@ def sizes_here(nodes: Any, library: dict[str, Any]) -> list[int]:
 
 @pytest.mark.parametrize("cluster", [TWO_SERVERS, ONE_SERVER], indirect=True)
 def test_the_update_stays_on_the_parameter_servers(strategy: Any) -> None:
-    """Global clipping included: what passes through the coordinator are scalars."""
+    """Even with global clipping, only scalars pass through the coordinator."""
     with strategy.scope():
         model = dense_model()
         inner = keras.optimizers.Adam(0.1, global_clipnorm=0.1, weight_decay=0.1, use_ema=True)
@@ -176,6 +176,6 @@ def test_the_update_stays_on_the_parameter_servers(strategy: Any) -> None:
     loop = model.train_function.engine._chief.loop
     (graph,) = [f.graph.as_graph_def(add_shapes=True) for f in loop._list_all_concrete_functions()]
     here = sizes_here(graph.node, {f.signature.name: f for f in graph.library.function})
-    # Of the servers' answers: what an event or a report is, [4, N] at most.
+    # The servers' answers, events and reports, are at most [4, N].
     assert here
     assert max(here) <= 4 * REPLICAS

@@ -1,4 +1,4 @@
-"""What the manifests start, as local processes under the pods' names: life, death and bad input."""
+"""Pods of the manifests, as local processes: training, restarts and bad input."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ ALL = ("worker-0", "worker-1", "backup-0", "ps-0")
 
 
 def checkpoints(job: Job) -> list[int]:
-    """Returns after how many updates there is a checkpoint."""
+    """Return the numbers of updates that have a checkpoint."""
     directory = job.volumes / "logs" / "train" / "checkpoints"
     return sorted(int(path.name[:9]) for path in directory.glob("[0-9]*.weights.h5"))
 
 
 def finish(job: Job, made: int) -> None:
-    """Starts the chief again, and lets it make a few more updates, to the end."""
+    """Start the chief again, and let it make a few more updates, to the end."""
     job.write_flags(f"--updates={made + 30}\n")
     job.start("chief")
     assert job.code("chief") == 0, job.log("chief")[-3000:]
@@ -56,9 +56,9 @@ def test_worst_order_and_the_loss_of_a_ps(tmp_path: Path) -> None:
         assert job.log("chief").splitlines()[-1].startswith("train.py: Parameter server 0")
         for task in sorted({*workers} - {"worker-1"}):
             assert job.kill(task, signal.SIGTERM) == exits.TOLD_TO_END
-        job.start(*ALL)  # As their Jobs do; and the chief's Job starts another chief.
+        job.start(*ALL)  # As their Jobs do; the chief's Job starts another chief.
         finish(job, last)
-        job.start(*ALL, "chief")  # As if the chief had ended before it could say that it is done.
+        job.start(*ALL, "chief")  # As if the chief had ended before it dismissed the others.
         for task in (*ALL, "chief"):
             assert job.code(task) == 0, job.log(task)[-3000:]
         assert f"All {last + 30} updates have been made." in job.log("chief")
@@ -138,6 +138,6 @@ def test_an_image_without_a_package(tmp_path: Path) -> None:
 
 
 def check_line(job: Job, message: str) -> None:
-    """Checks that the chief has said one thing, in one line."""
+    """Check that the chief's output is one line with a message."""
     (line,) = job.log("chief").splitlines()
     assert message in line

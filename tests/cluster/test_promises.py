@@ -1,4 +1,4 @@
-"""The promises: exactly N, at most once, nothing unaccounted, thin steps, a step is a step."""
+"""Promises: exactly N, at most once, every gradient counted, no growth of a step with a table."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_first_n_make_the_update_on_both_servers(strategy: Any, tmp_path: Path) 
 def test_late_and_stale_are_counted_and_move_nothing(strategy: Any, tmp_path: Path) -> None:
     model = two_server_model(strategy, 1.0, replicas=2, backups=2)
     before = weights(model)
-    # Worker 0 comes third to step 0: late, or stale if the update was quicker. Worker 2 comes
-    # with its gradient at step 0 when step 1 has begun: stale; its next one is accepted.
+    # Worker 0 is third in step 0: late, or stale if the update was quicker. Worker 2 delivers its
+    # gradient of step 0 when step 1 has started: stale. Its next one is accepted.
     events = [(3, 1.0), (1, 3.0), (0, 1e6), (3, 10.0), (2, 1e6), (2, 30.0)]
     fit(model, ScriptedData(tmp_path), events, updates=2)
     assert moves(before, weights(model)) == pytest.approx([22.0, 22.0])
@@ -57,7 +57,7 @@ def test_one_worker_never_contributes_twice_to_a_step(strategy: Any, tmp_path: P
     model = two_server_model(strategy, 1.0, replicas=2, backups=2)
     data = ScriptedData(tmp_path)
     for value in (1.0, 5.0, 7.0):
-        data.release(0, value)  # All at once: it may not fill step 0 by itself.
+        data.release(0, value)  # All at once: the worker may not fill step 0 alone.
     before = weights(model)
     fit(model, data, [(2, 3.0), (2, 15.0)], updates=2)
     assert moves(before, weights(model)) == pytest.approx([12.0, 12.0])
@@ -76,7 +76,7 @@ def test_updates_do_not_wait_for_a_slow_backup(strategy: Any) -> None:
     model = two_server_model(strategy, 1.0, replicas=3, backups=1)
     model.fit(delayed([0, 0, 0, 1.0]), steps_per_epoch=100, verbose=0)
     slow = model.optimizer.contributions.workers[3]
-    assert slow.accepted < 20, slow  # It has about a second for each of its contributions.
+    assert slow.accepted < 20, slow  # Each of its contributions takes about a second.
     assert model.optimizer.contributions.total.accepted == 300
 
 
@@ -84,7 +84,7 @@ def test_without_backups_updates_wait_for_everyone(strategy: Any) -> None:
     model = two_server_model(strategy, 1.0, replicas=4, backups=0)
     begin = time.monotonic()
     model.fit(delayed([0, 0, 0, 1.0]), steps_per_epoch=3, verbose=0)
-    assert time.monotonic() - begin > 3.0  # Asserted from below only: it cannot be quicker.
+    assert time.monotonic() - begin > 3.0  # A lower bound only: it cannot be quicker.
     assert [r.accepted for r in model.optimizer.contributions.workers] == [3, 3, 3, 3]
 
 
@@ -98,7 +98,7 @@ def test_metrics_are_exact_over_accepted_batches(strategy: Any, tmp_path: Path) 
 
 
 def lookup_model(strategy: Any, rows: int) -> Any:
-    """Returns a model of three words each, trained for a step, whose table has so many rows."""
+    """Return a model of three words, with `rows` rows in its table, trained for a step."""
     with strategy.scope():
         stack = [keras.layers.Embedding(rows, 4), keras.layers.Flatten(), keras.layers.Dense(1)]
         model = keras.Sequential([keras.Input((3,), dtype="int64"), *stack])
@@ -109,7 +109,7 @@ def lookup_model(strategy: Any, rows: int) -> Any:
 
 
 def shapes_in_loop(engine: Any) -> set[tuple[int, ...]]:
-    """Returns the shapes of all tensors of the workers' loop and what it calls; -1 is unknown."""
+    """Return the shapes of all tensors in the workers' loop and its calls; -1 is unknown."""
     (loop,) = engine._worker.loop._list_all_concrete_functions()
     graph = loop.graph.as_graph_def(add_shapes=True)
     nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
@@ -121,7 +121,7 @@ def test_a_step_does_not_grow_with_a_table(strategy: Any) -> None:
     small, large = (lookup_model(strategy, rows).train_function.engine for rows in (1009, 10007))
     assert small.bytes_per_step == large.bytes_per_step
     shapes = shapes_in_loop(large)
-    assert (2, 3, 4) in shapes  # A batch of word vectors: these are the loop's shapes.
+    assert (2, 3, 4) in shapes  # Shape of a batch of word vectors, to check the search.
     assert not [shape for shape in shapes if 10007 in shape]
-    # A server's flat buffer has a length of its own: a larger table leaves it fewer of the others.
+    # Lengths of flat buffers differ: a larger table leaves its server fewer of the other variables.
     assert {s for s in shapes if len(s) > 1} == {s for s in shapes_in_loop(small) if len(s) > 1}

@@ -1,4 +1,4 @@
-"""Data that only the chief's process can read: it makes the batches, the next worker takes one."""
+"""Data that only the chief's process can read: it makes batches, and workers take the next one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def batch(index: int, size: int = SIZE) -> Any:
 
 
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]
-    """Notes what it is asked for."""
+    """Records its calls."""
 
     def __init__(self, size: int = SIZE, **options: Any) -> None:
         super().__init__(**options)
@@ -115,16 +115,16 @@ def updates(model: Any) -> int:
     return int(model.optimizer.iterations)
 
 
-@pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras, of no known length.
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")  # If the length is unknown.
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_trains_to_the_numbers_of_one_device(strategy: Any, kind: str) -> None:
     make, steps = KINDS[kind]
     twin = on_one_device()
-    # N batches of one worker follow each other, and have the samples of one of its batches.
+    # N consecutive batches here have the samples of one batch on one device.
     options = {"epochs": 2, "steps_per_epoch": steps, "verbose": 0, "shuffle": False}
     expected = twin.fit(make(size=2 * SIZE), **options).history
     model = on_strategy(strategy)
-    # Of a generator, little is left for the second epoch.
+    # A generator has little left for the second epoch.
     validation = None if kind == "generator" else make()
     found = model.fit(make(), **options, validation_data=validation).history
     assert updates(model) == 2 * COUNT // 2
@@ -147,23 +147,23 @@ def test_a_backup_worker_takes_batches_of_its_own(
     assert losses[-1] < losses[0]
     assert updates(model) == 6 * COUNT // 2
     passes = " ".join(map(str, data.calls)).split("begin")[1:]  # Before: two for the spec.
-    for each in passes[:-1]:  # Keras shuffles: every pass has all batches, in another order.
+    for each in passes[:-1]:  # Keras shuffles: every pass has all batches.
         *indices, end = each.split()
         assert (sorted(indices), end) == ([*"012345"], "end")
-    # No more are made than computed, wait on the server, are in a worker or read ahead.
+    # Made batches are computed, on the server, in a worker or read ahead.
     made = sum(isinstance(call, int) for call in data.calls) - 2
     computed = model.optimizer.contributions.total.computed
     assert computed <= made <= computed + 3 + 3 + 2 * COUNT
     model.fit(data, steps_per_epoch=1, verbose=0)
     model.fit(X, Y, sample_weight=W, batch_size=SIZE, steps_per_epoch=1, verbose=0)
-    # It is said once that one process feeds all, and of such data only.
+    # The warning that one process feeds all comes once, and for such data only.
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
         "The workers cannot read a PyDataset"
     ]
 
 
 class Wrong(Exception):
-    """What a user's code raises."""
+    """Error that a user's code raises."""
 
 
 @pytest.mark.parametrize("kind", ["generator", "PyDataset"])
@@ -204,7 +204,7 @@ def test_a_callback_ends_training_while_the_users_code_waits(strategy: Any) -> N
     try:
         model.fit(generator(), steps_per_epoch=100, verbose=0, callbacks=[Stop()])
         assert updates(model) == COUNT // 2
-        model.fit(X, Y, sample_weight=W, batch_size=SIZE, verbose=0)  # Nobody waits any more.
+        model.fit(X, Y, sample_weight=W, batch_size=SIZE, verbose=0)  # No worker waits any more.
         assert updates(model) == COUNT
     finally:
         free.set()
@@ -257,7 +257,7 @@ def test_a_worker_that_dies_takes_no_more_than_its_batch_along(
     assert killed.is_set()
     assert updates(model) == 30
     computed = model.optimizer.contributions.total.computed
-    # Three wait on the server, one is in each worker or was lost with it, some are read ahead.
+    # Three are on the server, one is in each worker or was lost with it, some are read ahead.
     assert computed <= len(made) <= computed + 3 + 4 + 10
     cluster.start_task("worker", 0)
     model.fit(Batches(), verbose=0)

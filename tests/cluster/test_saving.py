@@ -1,4 +1,4 @@
-"""Files and checkpoints: what is saved is theta(t), t, and the plain optimizer's state."""
+"""Files and checkpoints, which hold theta(t), t and the plain optimizer's state."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def adam() -> Any:
 
 
 def trained(strategy: Any) -> Any:
-    """Returns a model that has made two updates of two gradients."""
+    """Return a model after two updates of two gradients."""
     with strategy.scope():
         model = compiled(tf_backup.wrap(adam(), replicas=2, backups=1, stall_timeout_s=50.0))
     model.fit(X, Y, batch_size=8, verbose=0, shuffle=False)
@@ -75,7 +75,7 @@ with tf_backup.LocalCluster(workers=3, ps=1) as cluster:
     ("program", "said"), [(ALONE, "iterations 4 False"), (ON_A_CLUSTER, "iterations 3 2")]
 )
 def test_a_new_process_goes_on(strategy: Any, tmp_path: Path, program: str, said: str) -> None:
-    """On one device without tf_backup; and on a cluster, where N and b are as they were."""
+    """On one device without tf_backup, and on a cluster, where N and b stay the same."""
     trained(strategy).save(tmp_path / "model.keras")
     output, errors = start("-c", program, str(tmp_path / "model.keras")).communicate(timeout=200)
     assert said in output, errors
@@ -154,7 +154,7 @@ def test_a_file_of_another_model_is_refused(strategy: Any, tmp_path: Path) -> No
 
 
 def end(process: Any) -> None:
-    """Kills a process, if it still runs; its own servers notice, and end."""
+    """Kill a process if it still runs; its servers notice, and end."""
     if process.poll() is None:
         process.kill()
         process.communicate(timeout=60)
@@ -163,7 +163,7 @@ def end(process: Any) -> None:
 def test_training_that_was_killed_goes_on_as_if_it_had_not_been(
     strategy: Any, tmp_path: Path
 ) -> None:
-    """Everything is killed between two epochs, and comes back with other workers and servers."""
+    """Everything is killed between two epochs, and restarts with other workers and servers."""
     with contextlib.ExitStack() as processes:
 
         def resumed(directory: str, *args: str) -> Any:

@@ -1,4 +1,4 @@
-"""What a script makes before its strategy works, or is refused with what to do."""
+"""Objects that a script makes before its strategy: they work, or are refused with a remedy."""
 
 from __future__ import annotations
 

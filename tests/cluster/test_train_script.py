@@ -1,4 +1,4 @@
-"""scripts/train.py as users run it: alone, as a job's tasks, interrupted, and given nonsense."""
+"""scripts/train.py as users run it: alone, as tasks of a job, interrupted, with wrong flags."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_delayed_worker_is_late(tmp_path: Path) -> None:
 
 
 def prepare_tiny_mnist(directory: Path) -> None:
-    """Writes 96 images of noise in the format that tensorflow-datasets keeps MNIST in."""
+    """Write 96 images of noise in the format that tensorflow-datasets keeps MNIST in."""
     import tensorflow_datasets as tfds
 
     rng = np.random.default_rng(0)
@@ -127,7 +127,7 @@ def test_one_command_is_every_task_of_a_job(tmp_path: Path) -> None:
         "chief": addresses[:1],
         "worker": addresses[1:4],
         "ps": addresses[4:5],
-        "evaluator": addresses[5:],  # As TFJob has it; it must not hang the strategy.
+        "evaluator": addresses[5:],  # As in a TFJob; it must not hang the strategy.
     }
     path = tmp_path / "summary.json"
     flags = ["--replicas=2", "--backups=1", "--updates=30", f"--summary_json={path}"]
@@ -176,7 +176,7 @@ def test_one_command_is_every_task_of_a_job(tmp_path: Path) -> None:
 def test_nonsense_is_refused_in_a_sentence(flags: list[str], message: str) -> None:
     process = start_fresh(SCRIPT, *flags)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 2  # Not worth another try.
+    assert process.returncode == 2  # Not to be retried.
     assert message in err
     assert "Traceback" not in err
     assert not children(process.pid)
@@ -193,7 +193,7 @@ def test_told_to_end_it_saves_and_the_same_command_goes_on(tmp_path: Path) -> No
     logs, path = tmp_path / "logs", tmp_path / "summary.json"
     flags = ["--replicas=1", "--backups=1", "--updates=300", "--updates_per_epoch=60", "--ema=0.9"]
     flags += [f"--log_dir={logs}", f"--summary_json={path}"]
-    # Slow enough to be told before it has ended.
+    # Slow enough to get the signal before the end.
     process = start(SCRIPT, *flags, "--delay=0:0.1", "--delay=1:0.1")
     wait_until(lambda: any((logs / "checkpoints").glob("0*.weights.h5")), timeout_s=120)
     servers = children(process.pid)
@@ -263,7 +263,7 @@ def test_asynchronous_training_makes_an_update_of_every_gradient(tmp_path: Path)
 def test_malformed_tf_config_is_refused_in_a_sentence() -> None:
     process = start_fresh(SCRIPT, TF_CONFIG='{"cluster": {"worker": "host:1"}}')
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 2  # Not worth another try.
+    assert process.returncode == 2  # Not to be retried.
     assert "TF_CONFIG has no key 'task'" in err
     assert "Traceback" not in err
 

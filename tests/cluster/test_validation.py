@@ -1,4 +1,4 @@
-"""Evaluation on all workers: each sample once, and one device's results; predict in order."""
+"""Evaluation on all workers: each sample once, results of one device, predictions in order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WEIGHTS = RNG.uniform(size=[SAMPLES]).astype(np.float32)
 
 
 class Seen(keras.metrics.Metric):  # type: ignore[misc]
-    """How often each sample was seen; y is (label, id)."""
+    """Counts of how often each sample was seen; y is (label, id)."""
 
     def __init__(self) -> None:
         super().__init__(name="seen")
@@ -81,7 +81,7 @@ def on_strategy(strategy: Any, build: Callable[[], Any] = built, **options: Any)
 
 
 def twin(model: Any) -> Any:
-    """Returns a model of the same weights on one device."""
+    """Return a model with the same weights on one device."""
     other = compiled(built(), sgd())
     other.set_weights(model.get_weights())
     return other
@@ -89,7 +89,7 @@ def twin(model: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def model(cluster: tf_backup.LocalCluster) -> Any:
-    """A model that is evaluated only."""
+    """A model that is only evaluated."""
     return on_strategy(cluster.strategy())
 
 
@@ -98,7 +98,7 @@ def targets(ids: Any = IDS) -> Any:
 
 
 def samples(*sizes: int) -> tf.data.Dataset:
-    """Returns a data set of batches of the given sizes."""
+    """Return a data set of batches of the given sizes."""
     assert sum(sizes) == SAMPLES
     parts: list[tf.data.Dataset] = []
     start = 0
@@ -117,7 +117,7 @@ def weighted() -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices((X, targets(), WEIGHTS)).batch(4)
 
 
-# Arguments of evaluate, made late: the cluster must be there before tensors are.
+# Arguments of evaluate, made late: tensors must not be made before the cluster.
 DATA: dict[str, Callable[[], dict[str, Any]]] = {
     "arrays": lambda: {"x": X, "y": targets(), "batch_size": 5},
     "arrays with weights": lambda: {
@@ -145,7 +145,7 @@ def test_evaluate_gives_one_devices_results(model: Any, name: str) -> None:
     other = twin(model)
     ours = model.evaluate(**DATA[name](), verbose=0, return_dict=True)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Your input ran out of data")  # Of unknown length.
+        warnings.filterwarnings("ignore", "Your input ran out of data")  # If the length is unknown.
         theirs = other.evaluate(**DATA[name](), verbose=0, return_dict=True)
     assert ours == pytest.approx(theirs, 1e-5)
     np.testing.assert_array_equal(counts(model), counts(other))
@@ -194,7 +194,7 @@ def test_evaluate_twice_counts_once(model: Any) -> None:
 
 
 def test_evaluate_before_between_and_after_fits(strategy: Any) -> None:
-    """The model is not even built at first; each evaluation is of the weights of that moment."""
+    """The model is not built at first; each evaluation uses the current weights."""
 
     def unbuilt() -> Any:
         return keras.Sequential(built().layers)
@@ -212,7 +212,7 @@ def test_evaluate_before_between_and_after_fits(strategy: Any) -> None:
 
 
 def test_evaluate_in_a_batch_hook_leaves_training_alone(strategy: Any) -> None:
-    """It ends the run at hand; fit begins the next at the same step."""
+    """It ends the current run; fit starts the next one at the same step."""
     model = on_strategy(strategy)
     losses = []
 
@@ -231,7 +231,7 @@ def test_evaluate_in_a_batch_hook_leaves_training_alone(strategy: Any) -> None:
 
 
 def simple() -> Any:
-    """Returns a model without dropout, whose updates one device can compute."""
+    """Return a model without dropout, whose updates one device can repeat."""
     keras.utils.set_random_seed(8)
     return keras.Sequential(
         [keras.Input((3,)), keras.layers.Dense(4), keras.layers.Dense(2, activation="softmax")]
@@ -261,7 +261,7 @@ def pair(cluster: tf_backup.LocalCluster) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("name", VALIDATION)
 def test_validation_in_fit_is_one_devices(pair: tuple[Any, Any], name: str) -> None:
-    """N = 1, so that both make the same updates; they go on from test to test."""
+    """With N = 1, both make the same updates; they go on from test to test."""
     histories = [
         model.fit(
             X,
@@ -285,7 +285,7 @@ def test_validation_in_fit_is_one_devices(pair: tuple[Any, Any], name: str) -> N
 
 
 def test_the_averages_can_be_evaluated(strategy: Any) -> None:
-    """In mid-training with `SwapEMAWeights`; after fit they are the weights."""
+    """During training with `SwapEMAWeights`; after fit, they are the weights."""
     model = on_strategy(strategy, use_ema=True, ema_momentum=0.9)
     seen = []
 
@@ -315,7 +315,7 @@ def test_the_averages_can_be_evaluated(strategy: Any) -> None:
 
 
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]
-    """Lives in this process, as predict does."""
+    """Data in this process, where predict runs."""
 
     def __len__(self) -> int:
         return 6
@@ -335,7 +335,7 @@ def test_predict_keeps_the_order(model: Any) -> None:
         {"x": ((X[i : i + 4],) for i in range(0, SAMPLES, 4)), "steps": 6},
         {"x": Batches()},
     ):
-        with warnings.catch_warnings():  # Keras warns at the end of what has no known length.
+        with warnings.catch_warnings():  # Keras warns at the end of data of unknown length.
             warnings.filterwarnings("ignore", "Your input ran out of data")
             found = model.predict(**arguments, verbose=0)
         np.testing.assert_allclose(found[:SAMPLES], expected, rtol=1e-5)
@@ -346,20 +346,20 @@ def test_predict_keeps_the_order(model: Any) -> None:
 
 
 def test_predict_says_nothing(model: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """TensorFlow warns of what runs on the coordinator; predict does so on purpose."""
+    """TensorFlow warns about work on the coordinator; predict runs there on purpose."""
     tensorflow = logging.getLogger("tensorflow")
     tensorflow.addHandler(caplog.handler)
     try:
         model.predict(X, verbose=0)
         assert not caplog.messages
-        model.distribute_strategy.run(lambda: None)  # Anybody else still hears of it.
+        model.distribute_strategy.run(lambda: None)  # All others still get the warning.
         assert "without using `ClusterCoordinator.schedule`" in caplog.text
     finally:
         tensorflow.removeHandler(caplog.handler)
 
 
 def test_predict_with_several_outputs(strategy: Any) -> None:
-    """Of a model that was never compiled."""
+    """The model was never compiled."""
     with strategy.scope():
         inputs = {"a": keras.Input((1,), name="a"), "b": keras.Input((1,), name="b")}
         added = keras.layers.Add()([inputs["a"], inputs["b"]])

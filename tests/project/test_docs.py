@@ -1,6 +1,6 @@
 """The README and the pages in docs/ agree with the files, flags and names that they mention.
 
-Everything is read from text: nothing here loads TensorFlow.
+Everything is read as text; nothing here loads TensorFlow.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 README_LINES = 130
 
-# Folders whose files a page names by their path, as in `results/memory.csv`.
+# Folders whose files a page names by path, as in `results/memory.csv`.
 FOLDERS = ("docs", "k8s", "models", "results", "scripts", "tests")
 
 all_pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -42,18 +42,18 @@ def blocks(page: pathlib.Path) -> list[Block]:
 
 @functools.cache
 def prose(page: pathlib.Path) -> str:
-    """Returns a page without its fenced blocks."""
+    """Return a page without its fenced blocks."""
     return re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
 
 
 def code(page: pathlib.Path) -> list[str]:
-    """Returns everything on a page that is code: lines of blocks, and what is in backticks."""
+    """Return all code on a page: lines of blocks, and text in backticks."""
     lines = [line for block in blocks(page) for line in block.code.splitlines()]
     spans = re.findall(r"`([^`]+)`", prose(page))
     return [*lines, *(" ".join(span.split()) for span in spans)]
 
 
-# By their names in messages: the page, and which of its snippets it is.
+# Keys name snippets in messages: the page, and the number of the snippet on it.
 SNIPPETS = {
     f"{page.relative_to(ROOT)} {number}": block.code
     for page in PAGES
@@ -88,7 +88,7 @@ def test_every_page_has_a_link(start: pathlib.Path) -> None:
 
 @functools.cache
 def anchors(page: pathlib.Path) -> set[str]:
-    """Returns the anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of a page's headings, as GitHub makes them."""
     found: set[str] = set()
     for title in re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE):
         text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title).strip().lower()
@@ -103,7 +103,7 @@ def test_links_lead_somewhere(page: pathlib.Path) -> None:
     broken = []
     for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if re.match(r"[a-z]+:", link):
-            continue  # To another site.
+            continue  # A link to another site.
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
         if not target.exists() or (anchor and anchor not in anchors(target)):
@@ -135,7 +135,7 @@ def modules(folder: str) -> list[pathlib.Path]:
 
 @functools.cache
 def flags_of(path: pathlib.Path) -> set[str]:
-    """Returns the flags that a script defines, itself or in modules of scripts/ it imports."""
+    """Return the flags that a script defines, also in modules of scripts/ that it imports."""
     found: set[str] = set()
     todo, seen = [path], {path}
     while todo:
@@ -154,7 +154,7 @@ def flags_of(path: pathlib.Path) -> set[str]:
 
 
 def commands() -> Iterator[tuple[str, str, str]]:
-    """Yields pages' names, the scripts that are to be called there, and what follows them."""
+    """Yield (page, script, arguments) for every command on a page."""
     for page in PAGES:
         for text in code(page):
             text = text.partition(" #")[0]
@@ -204,7 +204,7 @@ def test_snippets_use_public_names(name: str) -> None:
 
 
 def named_in(tree: ast.AST) -> set[str]:
-    """Returns the names of `tf_backup.name` in code, and of what it imports from tf_backup."""
+    """Return the names that code uses as `tf_backup.name` or imports from tf_backup."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "tf_backup":
@@ -231,6 +231,6 @@ def test_versions_are_those_of_setup() -> None:
 
 
 def after(version: str) -> str:
-    """Returns the minor version after one."""
+    """Return the next minor version."""
     major, minor = version.split(".")
     return f"{major}.{int(minor) + 1}"

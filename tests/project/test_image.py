@@ -1,4 +1,4 @@
-"""The Dockerfile: what it says, and, where a builder and a base image are, what it makes."""
+"""The Dockerfile: its text, and, if a builder and a base image are available, its image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 LINES = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
 IGNORED = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
 
-# Names an image to start from where the Dockerfile's cannot be had.
+# Names a base image, for machines that cannot get the Dockerfile's.
 BASE = "TF_BACKUP_TEST_BASE"
 
 
@@ -32,14 +32,14 @@ def test_the_base_is_slim_and_of_one_version() -> None:
     (base,) = (line.removeprefix("BASE=") for line in instructions("ARG") if "BASE=" in line)
     version = re.fullmatch(r"docker\.io/library/python:3\.(\d+)\.\d+-slim-\w+", base)
     assert version
-    assert 10 <= int(version[1]) <= 12  # What the lock file is for.
+    assert 10 <= int(version[1]) <= 12  # Versions in the lock file.
     assert [line.split()[0] for line in instructions("FROM")] == ["${BASE}", "${BASE}"]
 
 
 def test_packages_are_those_of_the_lock_file() -> None:
     (run,) = instructions("RUN")
     assert "-c requirements.lock" in run
-    assert len(re.findall(r"(?<!un)install ", run)) == 1  # All calls of pip have the lock.
+    assert len(re.findall(r"(?<!un)install ", run)) == 1  # Every call of pip has the lock file.
 
 
 def test_the_user_is_the_manifests() -> None:
@@ -74,13 +74,13 @@ def test_the_manifests_command_is_in_the_image() -> None:
 TEST_IMAGE = "localhost/tf-backup:test"
 TEST_BASE = "localhost/tf-backup-base:test"
 TRIAL = "localhost/tf-backup-trial:test"
-# What a base that is made here needs to get packages, if this machine needs it.
+# Files that a base image made here needs to get packages, if this machine has them.
 TRUST = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pip.conf")
 
 
 @dataclasses.dataclass(frozen=True)
 class Builder:
-    """podman or buildah, with what it needs to run here."""
+    """podman or buildah, with the environment that it needs here."""
 
     program: str
     environment: dict[str, str]
@@ -100,9 +100,9 @@ class Builder:
         assert done.returncode == 0, done.stderr[-3000:]
 
     def run(self, image: str, command: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command in an image, as its user."""
+        """Run a command in an image, as the image's user."""
         text = f"FROM {image}\nRUN {command}\n"
-        empty = ROOT / "tests" / "project"  # A build wants a directory; nothing of it is used.
+        empty = ROOT / "tests" / "project"  # A build wants a directory, but uses nothing in it.
         done = self.call("build", "--no-cache", f"--tag={TRIAL}", "--file=-", empty, stdin=text)
         if done.returncode == 0:
             self.call("rmi", TRIAL)
@@ -110,7 +110,7 @@ class Builder:
 
 
 def make_base(builder: Builder, directory: Path) -> None:
-    """Makes an image of Debian with its Python, where no registry is."""
+    """Make an image of Debian with its Python, without a registry."""
     packages = "ca-certificates,python3-venv,python-is-python3"
     debian = directory / "debian"
     subprocess.run(
@@ -130,7 +130,7 @@ def make_base(builder: Builder, directory: Path) -> None:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Builder, str]]:
-    """Returns a builder, and the image to start from: one named, the Dockerfile's, or our own."""
+    """Yield a builder and a base image: one that is named, the Dockerfile's, or our own."""
     programs = [name for name in ("podman", "buildah") if shutil.which(name)]
     if not programs:
         pytest.skip("No image is built: neither podman nor buildah is here.")
@@ -146,7 +146,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Builder, st
             make_base(builder, tmp_path_factory.mktemp("base"))
         except subprocess.CalledProcessError:
             pytest.skip(f"No image is built: neither {image} nor Debian's packages are in reach.")
-    # Within a container only chroot's isolation may be allowed.
+    # In a container, only chroot isolation may be allowed.
     builders = [Builder(programs[0], each) for each in ({}, {"BUILDAH_ISOLATION": "chroot"})]
     able = [each for each in builders if each.run(image, "true").returncode == 0]
     try:
@@ -159,7 +159,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Builder, st
 
 @pytest.fixture(scope="module")
 def run(base: tuple[Builder, str]) -> Iterator[Callable[[str], str]]:
-    """Builds the image; returns a function that runs a command in it, and returns its output."""
+    """Build the image; yield a function that returns the output of a command in it."""
     builder, image = base
 
     def run_in_image(command: str) -> str:

@@ -1,4 +1,4 @@
-"""What the files promise about each other, read from their text: nothing here loads TensorFlow."""
+"""Layout of the files, read as text; nothing here loads TensorFlow."""
 
 import ast
 import graphlib
@@ -18,7 +18,7 @@ import tf_backup
 ROOT = pathlib.Path(__file__).parents[2]
 MAX_LINES = 320
 
-# A package imports from those before it.
+# A package imports only from those before it.
 ORDER = [
     "tf_backup.rules",
     "tf_backup._tf",
@@ -35,7 +35,7 @@ ORDER = [
     "scripts.benchmarks.systems",
     "scripts",
 ]
-# Imported by packages that come before theirs; they import nothing themselves.
+# Modules that earlier packages may import; they import nothing themselves.
 LEAVES = {
     "tf_backup.checks",
     "tf_backup.errors",
@@ -54,7 +54,7 @@ def files(folder: str) -> Iterator[pathlib.Path]:
 
 
 def name_of(path: pathlib.Path) -> str:
-    """Returns a module's dotted name."""
+    """Return a module's dotted name."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -72,7 +72,7 @@ def package_of(module: str) -> str:
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
-    """Yields the dotted names of all imports, also of those in functions and conditions."""
+    """Yield the dotted names of all imports, including those in functions and conditions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -82,7 +82,7 @@ def imports(tree: ast.AST) -> Iterator[str]:
 
 
 def own_imports(module: str) -> set[str]:
-    """Returns the project's modules that one of them imports."""
+    """Return the modules of the project that a module imports."""
     found = set()
     for name in imports(parse(MODULES[module])):
         assert not name.startswith("."), f"{module}: {name} is a relative import."
@@ -96,7 +96,7 @@ def own_imports(module: str) -> set[str]:
 
 
 def uses(matches: str) -> set[str]:
-    """Returns our modules that import something matching the pattern or name it: `a.b.c`."""
+    """Return our modules that import, or mention as `a.b.c`, something that matches a pattern."""
     pattern = re.compile(matches)
     found = set()
     for module in OURS:
@@ -175,7 +175,7 @@ def test_changelog_has_this_version() -> None:
 
 @pytest.mark.parametrize("module", sorted({*MODULES} - {"tf_backup"}))
 def test_imports_point_down(module: str) -> None:
-    # Users import from `tf_backup`, which loads modules at their first use; we from each other.
+    # `tf_backup` loads modules at their first use: it is for users, and our modules avoid it.
     allowed = ORDER[: ORDER.index(package_of(module)) + 1]
     for imported in own_imports(module):
         if not module.startswith("scripts"):
@@ -194,7 +194,7 @@ def test_imports_have_no_cycle() -> None:
 
 def test_packages_say_what_belongs_there() -> None:
     for package in ORDER:
-        path = MODULES.get(package)  # `scripts` are commands, and no package.
+        path = MODULES.get(package)  # `scripts` has commands, and is not a package.
         assert path is None or ast.get_docstring(parse(path)), package
 
 
@@ -212,7 +212,7 @@ def test_worker_and_chief_meet_only_on_the_servers() -> None:
 
 
 def test_environment_is_read_in_one_place() -> None:
-    # The others prepare the environment of TensorFlow, gRPC or a server's process.
+    # These prepare the environment of TensorFlow, gRPC or a server's process.
     others = {"_tf.runtime", "_tf.strategies", "network.status"}
     others |= {f"cluster.{name}" for name in ("server", "connection", "local_cluster")}
     others |= {"cluster.tf_config", "cluster.fork_server"}
@@ -247,14 +247,14 @@ def test_one_door_to_private_keras() -> None:
     }
 
 
-# What is private by its name and public by its documentation; and, of TensorFlow, the two methods
-# by which a checkpoint finds the parts of an object.
+# Names that look private but are documented, and the two methods by which TensorFlow's checkpoints
+# find the parts of an object.
 PUBLIC = {"_replace", "_fields", "_asdict", "_exit"}
 TRACKABLE = {"_trackable_children", "_lookup_dependency"}
 
 
 def private_names(module: str) -> set[str]:
-    """Returns the underscored attributes that a module reads of objects of others."""
+    """Return the underscored attributes that a module reads from others' objects."""
     tree = parse(MODULES[module])
     own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     own |= {
@@ -295,7 +295,7 @@ INCLUDE = "-r requirements.lock"
 
 
 def pins(lock: str, python: str) -> dict[str, str]:
-    """Returns the versions that a lock file has for a version of Python, by package."""
+    """Return the versions that a lock file has for a version of Python, by package."""
     found: dict[str, str] = {}
     for line in (ROOT / lock).read_text(encoding="utf-8").splitlines():
         if not line or line.startswith("#"):
@@ -315,7 +315,7 @@ def pins(lock: str, python: str) -> dict[str, str]:
 
 
 def requirements(*extras: str) -> list[Requirement]:
-    """Returns what setup.py asks for, with the extras."""
+    """Return the requirements in setup.py, with the given extras."""
     values = {
         target.id: ast.literal_eval(node.value)
         for node in parse(ROOT / "setup.py").body

@@ -49,7 +49,7 @@ def job_named(name: str, objects: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def check_shape(objects: list[dict[str, Any]]) -> None:
-    """Checks that everything follows from N, b and the number of ps."""
+    """Check that everything follows from N, b and the number of ps."""
     replicas, backups, ps = shape(objects)
     made = list(pods(objects))
     count = collections.Counter(pod.role for pod in made)
@@ -94,14 +94,14 @@ def test_pods_of_custom_resources_are_valid(overlay: str) -> None:
 
 @each_overlay
 def test_pods_read_the_settings_that_they_were_made_with(overlay: str, tmp_path: Path) -> None:
-    # A kubelet keeps what it has read of a ConfigMap as long as a pod that ends refers to the name.
+    # A kubelet caches a ConfigMap as long as a pod that is ending refers to its name.
     shutil.copytree(K8S, tmp_path / "k8s")
     path = tmp_path / "k8s" / "overlays" / overlay / "kustomization.yaml"
     path.write_text(re.sub(r"- MODEL=\w+", "- MODEL=other", path.read_text(encoding="utf-8")))
     names = set()
     for objects in (build(overlay), build(overlay, tmp_path / "k8s")):
         (config,) = of_kind(objects, "ConfigMap")
-        assert config["metadata"]["labels"]["app.kubernetes.io/name"] == "train"  # To delete it by.
+        assert config["metadata"]["labels"]["app.kubernetes.io/name"] == "train"  # For deleting it.
         reference = r"'configMap(?:Ref)?': {(?:'items': \[[^]]*\], )?'name': '([^']+)'"
         named = re.findall(reference, str(objects))
         assert len(named) == str(objects).count("'configMap")
@@ -163,7 +163,7 @@ def test_tfjob_is_given_what_the_operator_wants() -> None:
     for pod in pods(objects):
         assert pod.container["name"] == "tensorflow"
         assert {"name": "tfjob-port", "containerPort": 2222} in pod.container["ports"]
-        assert "TF_BACKUP_POD" not in environment(pod, objects)  # TF_CONFIG is the operator's.
+        assert "TF_BACKUP_POD" not in environment(pod, objects)  # The operator sets TF_CONFIG.
     (job,) = of_kind(objects, "TFJob")
     assert job["spec"]["runPolicy"]["cleanPodPolicy"] == "Running"
     for replica in job["spec"]["tfReplicaSpecs"].values():
@@ -201,15 +201,15 @@ def test_tasks_come_back_one_by_one_until_they_end_well(overlay: str) -> None:
         assert spec["completionMode"] == "Indexed"
         assert spec["parallelism"] == spec["completions"]
         assert spec["backoffLimitPerIndex"] >= 100
-        assert spec["template"]["spec"]["restartPolicy"] == "Never"  # backoffLimitPerIndex' rule.
-        # With a failure policy, pods of a node that is gone would not be replaced.
+        assert spec["template"]["spec"]["restartPolicy"] == "Never"  # For backoffLimitPerIndex.
+        # With a failure policy, pods of a lost node would not be replaced.
         assert not {"podFailurePolicy", "podReplacementPolicy", "backoffLimit"} & spec.keys()
-    assert exits.LOST != 0 != exits.TOLD_TO_END  # Ends that are no end.
+    assert exits.LOST != 0 != exits.TOLD_TO_END  # Exits after which a pod is started again.
 
 
 @all_manifests
 def test_pods_are_restricted(overlay: str) -> None:
-    """Checks what the Pod Security Standard "restricted" asks for, and what is stricter still."""
+    """Check the Pod Security Standard "restricted", and stricter rules."""
     for template in templates(build(overlay)):
         spec = template["spec"]
         assert spec["automountServiceAccountToken"] is False

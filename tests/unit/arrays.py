@@ -1,4 +1,4 @@
-"""Arrays of every kind that `fit` takes, and the batches that are made of them."""
+"""Arrays of every kind that `fit` takes, and the batches made from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAMPLES, SIZE = 16, 4
 
 
 class Duck:
-    """Is no array, but can be made one."""
+    """Object that is not an array, but can be converted to one."""
 
     def __init__(self, array: Any) -> None:
         self.array = array
@@ -44,7 +44,7 @@ KINDS: dict[str, Callable[[Any], Any]] = {
 
 
 def numbered() -> np.ndarray[Any, Any]:
-    """Returns samples that tell which they are: the n-th is [n + 1, 1]."""
+    """Return samples that contain their number: the n-th is [n + 1, 1]."""
     return np.stack([np.arange(SAMPLES) + 1, np.ones(SAMPLES)], 1).astype(np.float32)
 
 

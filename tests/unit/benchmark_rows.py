@@ -1,4 +1,4 @@
-"""Rows of a benchmark that nobody has run."""
+"""Made-up rows of benchmark results."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ _ROW = Row(
 
 
 def row(**changes: Any) -> Row:
-    """Returns a row of 50 gradients per second, but for what is changed."""
+    """Return a row of 50 gradients per second, with some fields changed."""
     return dataclasses.replace(_ROW, **changes)
 
 
 def peer(**changes: Any) -> Row:
-    """Returns a row of a system without a chief: 20 gradients per second."""
+    """Return a row of a system without a chief: 20 gradients per second."""
     changes = {"system": "all_reduce", "replicas": 1, "updates": 80} | changes
     nothing = dict.fromkeys(
         ("coordinator_bytes", "chief_cpu_s", "ps_cpu_s", "chief_peak_mib", "ps_peak_mib")

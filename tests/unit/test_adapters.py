@@ -1,4 +1,4 @@
-"""What `fit` is given, as batches: shuffled arrays of every kind, and what Keras would do."""
+"""Batches of what `fit` is given: shuffled arrays of every kind, compared with Keras."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def dense(part: Any) -> np.ndarray[Any, Any]:
 
 
 def read(dataset: tf.data.Dataset) -> list[int]:
-    """Returns which samples an epoch has, in order."""
+    """Return the numbers of the samples in an epoch, in order."""
     found = []
     for x, y in dataset:
         found += [int(number) for number in y]

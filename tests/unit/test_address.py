@@ -1,4 +1,4 @@
-"""'host:port', taken apart."""
+"""Parsing of 'host:port'."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from tf_backup.network.status import Status
 
 
 class Street:
-    """Houses that answer from the given look at them on, one look each second."""
+    """Tasks that answer from a given second on; each sleep takes one second."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, opens: dict[str, int]) -> None:
         self.now = 0.0
@@ -21,7 +21,7 @@ class Street:
         monkeypatch.setattr(arrivals, "ask", self._look)
         monkeypatch.setattr(arrivals, "is_ready", lambda address: True)
         monkeypatch.setattr(arrivals, "accepts", lambda address: False)
-        # Of these modules only: other threads ask for the time as well.
+        # Only in these modules: other threads read the clock as well.
         clock = SimpleNamespace(sleep=self._sleep, monotonic=lambda: self.now)
         monkeypatch.setattr(arrivals, "time", clock)
         monkeypatch.setattr(watch, "time", clock)
@@ -105,8 +105,8 @@ def test_a_chief_that_waits_can_be_seen():
     with socket.create_server(("", 0)) as free:
         port = free.getsockname()[1]
     with arrivals.present(f"chief:{port}"):
-        for _ in range(300):  # More than wait in a socket's queue: 200 workers look twice a minute.
-            # Again, where the queue is full for a moment: whoever empties it may be slow to run.
+        for _ in range(300):  # More than a socket's queue holds: 200 workers look twice a minute.
+            # Retried, since the queue may be full until a slow thread empties it.
             assert any(arrivals.accepts(f"localhost:{port}") for _ in range(5))
         with (
             pytest.raises(ClusterError, match=f"Cannot listen at port {port}, which TF_CONFIG"),

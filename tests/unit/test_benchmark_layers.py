@@ -1,4 +1,4 @@
-"""The benchmark's models: what Keras trains and what plain TensorFlow trains is the same."""
+"""The benchmark's models: Keras and plain TensorFlow train the same."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scripts.benchmarks.architectures import Architecture, Layers
 
 
 def images(net: Layers, x: Any) -> Any:
-    """Uses all layers for images once."""
+    """Use every image layer once."""
     x = net.conv_norm(x, 3, (3, 1), 2, "valid")
     x = net.concatenate([net.average_pool(x), net.conv(x, 2, 3, "relu")])
     x = net.dense(net.flatten(net.max_pool(x, 2, 1)), 4, "tanh")
@@ -23,12 +23,12 @@ def images(net: Layers, x: Any) -> Any:
 
 
 def pooled(net: Layers, x: Any) -> Any:
-    """Averages images, after batch normalization."""
+    """Average images after batch normalization."""
     return net.dense(net.mean(net.conv_norm(x, 4, (1, 3), 1, "same"), [1, 2]), 2)
 
 
 def table(net: Layers, x: Any) -> Any:
-    """Looks rows up, some of them several times."""
+    """Look rows up, some of them several times."""
     return net.dense(net.mean(net.embedding(x, 5, 3), [1]), 1)
 
 

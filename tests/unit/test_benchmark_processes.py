@@ -1,4 +1,4 @@
-"""The benchmark's processes: what is started, asked, counted, and ended."""
+"""The benchmark's processes: start, commands, counters and end."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_spec_survives_the_command_line() -> None:
 
 @pytest.fixture
 def task(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Task]:
-    """The process of a program, which the parameter names."""
+    """Process of the program that the parameter names."""
     (spec,) = specs("one_device")
     started = Task(dataclasses.replace(spec, program=request.param), str(tmp_path))
     yield started
@@ -133,7 +133,7 @@ class _System:
 
 
 def stage(gib: list[float]) -> tuple[Stage, dict[str, Any]]:
-    """Returns a stage on a machine with so much memory, one number for each look at it."""
+    """Return a stage on a machine with the given memory, one number for each look at it."""
     started: dict[str, Any] = {}
 
     def start(name: str) -> Any:
@@ -154,7 +154,7 @@ def test_systems_stay_up_while_there_is_room() -> None:
 
 
 def test_who_was_up_longest_without_a_turn_makes_room() -> None:
-    found, started = stage([20.0, 6.9, 7.0])  # 3 are needed, 4 are kept free.
+    found, started = stage([20.0, 6.9, 7.0])  # A system needs 3 GiB, and 4 are kept free.
     with found:
         for name in ("a", "b", "a", "c"):
             found.running(name)

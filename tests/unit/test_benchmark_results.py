@@ -14,7 +14,7 @@ DENSE = Setting("dense", 1)
 
 
 def cells(line: str) -> list[str]:
-    """Returns the cells of a line of a table."""
+    """Return the cells of a line of a table."""
     return [cell.strip() for cell in line.split("|")[1:-1]]
 
 

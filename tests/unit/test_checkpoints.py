@@ -15,7 +15,7 @@ from scripts.training.checkpoints import Checkpoints
 
 
 def model_after(updates: int, units: int = 2, value: float | None = None) -> Any:
-    """Returns a model whose weights are all `value`, after so many updates."""
+    """Return a model after some updates, whose weights are all `value` (default: `updates`)."""
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(units)], name="tiny")
     model.compile(keras.optimizers.Adam(), "mse")
     model.optimizer.build(model.trainable_variables)
@@ -26,7 +26,7 @@ def model_after(updates: int, units: int = 2, value: float | None = None) -> Any
 
 
 def value_of(model: Any) -> float:
-    """Returns the one value that all weights have."""
+    """Return the value of all weights, which must be equal."""
     (value,) = {float(each) for weights in model.get_weights() for each in np.ravel(weights)}
     return value
 
@@ -95,7 +95,7 @@ def test_a_file_has_its_name_when_it_is_whole(
     assert seen == [[1]]
     assert checkpoints.steps() == [1]
     monkeypatch.undo()
-    checkpoints.save(model)  # What was left of the first try is not in the way.
+    checkpoints.save(model)  # What is left of the first try does no harm.
     assert checkpoints.restore(model_after(0)) == 2
 
 
@@ -116,7 +116,7 @@ def test_a_truncated_file_is_left_out(
 
 
 def damage(path: str, kind: str, seed: int) -> None:
-    """Cuts a file off, or flips 200 of its bytes."""
+    """Truncate a file, or flip 200 of its bytes."""
     content = bytearray(Path(path).read_bytes())
     if kind == "flipped":
         for place in np.random.default_rng(seed).choice(len(content), 200, replace=False):
@@ -148,7 +148,7 @@ def test_a_damaged_file_is_never_used(
 
 def test_a_file_without_a_checksum_is_used(checkpoints: Checkpoints) -> None:
     path = Path(checkpoints.save(model_after(7)))
-    path.rename(path.with_name("000000007.weights.h5"))  # As version 0.1.0 called it.
+    path.rename(path.with_name("000000007.weights.h5"))  # The name in version 0.1.0.
     model = model_after(0)
     assert checkpoints.restore(model) == 7
     assert value_of(model) == 7.0
@@ -160,7 +160,7 @@ def test_a_file_without_a_checksum_is_used(checkpoints: Checkpoints) -> None:
 
 @contextlib.contextmanager
 def room(size: int) -> Iterator[None]:
-    """Lets no file of this process grow above a size, as a full disk would."""
+    """Limit the size of files that this process writes, like a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

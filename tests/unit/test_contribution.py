@@ -1,4 +1,4 @@
-"""The way of results from N workers over the parameter servers to one mean."""
+"""Results of N workers, through the parameter servers, to one mean."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Tensor = Any
 
 
 class Variable(NamedTuple):
-    """As much of a variable as a contribution looks at."""
+    """The part of a variable that a contribution reads."""
 
     device: str
     shape: Any
@@ -49,7 +49,7 @@ def slices(ids: Sequence[int], rows: Any, shape: Sequence[int], dtype: Any = tf.
 
 
 def totals(contribution: Contribution, workers: Sequence[Results | None]) -> list[Any]:
-    """Returns what the chief gets of N workers' results; None is a worker without data."""
+    """Return what the chief computes from N workers' results; None is a worker without data."""
     sent = [
         contribution.nothing() if results is None else contribution.buffers(results)
         for results in workers
@@ -97,7 +97,7 @@ OBJECTIVE = objective(
 
 
 def results_of(worker: int) -> Results:
-    """Returns results that differ by worker, of multiples of 3 x 2^-n: exact for 3 workers."""
+    """Return results that differ by worker, multiples of 3 x 2^-n: exact for 3 workers."""
     k = 3.0 * worker
     return Results(
         gradients=[

@@ -1,4 +1,4 @@
-"""Models with a training or test step of their own, traced as workers run them, on one device."""
+"""Models with their own training or test step, traced as workers run them, on one device."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Values = list[Any]
 
 
 class Own(keras.Model):  # type: ignore[misc]
-    """Computes the mean squared error by itself, and tells its metric and a scalar."""
+    """Model that computes the mean squared error itself, and reports its metric and a scalar."""
 
     def __init__(self, *stack: Any) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ def wrapped(optimizer: Any = None) -> Any:
 
 
 def built(model: Any, optimizer: Any = None, **options: Any) -> Any:
-    """Returns the model compiled, with all its variables, of the same values each time."""
+    """Return the compiled model with all its variables, with the same values each time."""
     model.compile(optimizer or wrapped(), **options)
     model._symbolic_build(data_batch=BATCH)
     rng = np.random.default_rng(1)
@@ -88,14 +88,14 @@ def run(
     batch: Any = BATCH,
     seed: Sequence[int] = (1, 0),
 ) -> Any:
-    """Calls the traced computation as a worker does."""
+    """Call the traced computation as a worker does."""
     values = values_of(told) if values is None else values
     batch = tf.nest.map_structure(tf.constant, batch)
     return told.compute(values, tf.constant(seed, tf.int64), batch)
 
 
 def plain_gradients(model: Any, batch: Any = BATCH) -> list[Any]:
-    """Returns the gradients of the mean squared error, of a tape alone."""
+    """Return the gradients of the mean squared error from a plain tape."""
     x, y = batch
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(tf.square(model(x, training=True) - y))
@@ -121,7 +121,7 @@ def all_variables(model: Any) -> list[Any]:
 
 
 def squared(model: Any, batch: Any = BATCH) -> float:
-    """Returns the mean squared error in training."""
+    """Return the mean squared error in training mode."""
     return float(tf.reduce_mean(tf.square(model(batch[0], training=True) - batch[1])))
 
 
@@ -335,7 +335,7 @@ def test_results_are_metrics_as_they_are_and_the_means_of_reports():
 
 
 def test_updates_equal_keras_own():
-    """With one worker, an update is a step of `train_step` on one device."""
+    """With one worker, an update equals a `train_step` on one device."""
     ours, theirs = normalised(), normalised()
     theirs.compile(keras.optimizers.SGD(1.0))
     objective = step_objective(ours, SPEC)
@@ -359,10 +359,10 @@ def test_updates_equal_keras_own():
 
 
 class Tests:
-    """Kinds of steps that are fine."""
+    """Kinds of steps that must work."""
 
     class Apply(Own):
-        """Calls `apply`, and leaves the variables out."""
+        """Calls `apply` without the variables."""
 
         def train_step(self, data: Any) -> Any:
             _, gradients = self.gradients(data)
@@ -370,7 +370,7 @@ class Tests:
             return {}
 
     class AppliesToItsWeights(Own):
-        """Names the variables, in another order."""
+        """Passes the variables to `apply`, in another order."""
 
         def train_step(self, data: Any) -> Any:
             _, gradients = self.gradients(data)
@@ -378,7 +378,7 @@ class Tests:
             return {}
 
     class InFunction(Own):
-        """Computes in a function of its own."""
+        """Computes gradients in a `tf.function`."""
 
         def train_step(self, data: Any) -> Any:
             gradients = tf.function(lambda data: self.gradients(data)[1], autograph=False)(data)
@@ -396,7 +396,7 @@ class Tests:
             return {}
 
     class Watching(Own):
-        """Differentiates what it watches, without variables that tapes watch by themselves."""
+        """Watches the variables itself, with a tape that watches none automatically."""
 
         def train_step(self, data: Any) -> Any:
             watched = [v.value for v in self.trainable_variables]
@@ -493,7 +493,7 @@ def test_metrics_that_the_step_returns_by_keras_functions():
 
 
 class Super(Own):
-    """Adds to what Keras' own step does."""
+    """Adds to the logs of Keras' own step."""
 
     def train_step(self, data: Any) -> Any:
         logs = super(Own, self).train_step(data)
@@ -555,7 +555,7 @@ def test_a_step_that_returns_nothing_to_tell():
 
 
 class Looking(Own):
-    """Tells of its optimizer."""
+    """Reports properties of its optimizer."""
 
     def train_step(self, data: Any) -> Any:
         super().train_step(data)
@@ -615,7 +615,7 @@ def test_a_loss_scale_around_keras_own_step():
 
 
 def refusing(step: Callable[[Any, Any], Any]) -> Any:
-    """Returns a model with the given `train_step`."""
+    """Return a model with the given `train_step`."""
 
     class Refused(Own):
         def train_step(self, data: Any) -> Any:
@@ -706,7 +706,7 @@ REFUSED: list[tuple[Callable[[Any, Any], Any], type[Exception], str]] = [
 )
 def test_refused(step: Callable[[Any, Any], Any], error: type[Exception], message: str):
     model = refusing(step)
-    # In no list of the model's: Keras does not know it to be the model's.
+    # In none of the model's lists: set so that Keras does not track it.
     object.__setattr__(model, "spare", keras.Variable(np.zeros([2]), name="elsewhere"))
     values = [(v, v.value) for v in all_variables(model)]
     before = snapshot(all_variables(model))
@@ -762,7 +762,7 @@ def test_a_variable_that_keras_does_not_know_is_refused():
 
 
 class Broken(RuntimeError):
-    """What a step raises."""
+    """Error that a step raises."""
 
 
 @pytest.mark.parametrize("make", [step_objective, step_measurement])
@@ -795,7 +795,7 @@ def test_the_model_is_its_own_again(when: str, make: Callable[..., Any]):
     assert all(v.value is value for v, value in zip(variables, values, strict=True))
     for thing, attributes in zip((model.optimizer, model.error), own, strict=True):
         assert sorted(vars(thing)) == sorted(attributes)
-    # It trains and tells, as any model does.
+    # It trains and reports, as any model does.
     before = snapshot(model.trainable_variables)
     model.optimizer.apply([tf.ones(v.shape) for v in model.trainable_variables])
     after = snapshot(model.trainable_variables)
@@ -815,7 +815,7 @@ def test_it_can_be_traced_again():
 
 
 def evaluated(model: Any, batches: Sequence[Any]) -> tuple[Measurement, list[Any]]:
-    """Returns the measurement, and its sums over batches."""
+    """Return a model's measurement, and its sums over the batches."""
     measurement = step_measurement(model, SPEC)
     parts = [run(measurement, batch=batch) for batch in batches]
     return measurement, [tf.add_n(list(column)) for column in zip(*parts, strict=True)]
@@ -860,7 +860,7 @@ def test_evaluation_by_keras_own_step_inside():
 
 
 class Listed(Own):
-    """Says itself which metrics it has, as Keras' guide has it; Keras' own loss is not in."""
+    """Lists its metrics itself, as in Keras' guide, without Keras' own loss."""
 
     @property
     def metrics(self) -> list[Any]:

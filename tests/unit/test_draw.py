@@ -21,7 +21,7 @@ def model_of(**sizes: Any) -> Any:
 
 
 def looking(size: int, image_size: tuple[int, int], where: list[float]) -> Any:
-    """Returns the window of an attention that looks at the same place always."""
+    """Return the window of an attention that always looks at the same place."""
     attention = Attention(image_size, size)
     attention.build((None, 2))
     attention.where.set_weights([np.zeros([2, 5]), np.array(where)])

@@ -1,4 +1,4 @@
-"""scripts/exits.py: which error ends a command how."""
+"""scripts/exits.py: how each error ends a command."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def failed(cause: BaseException) -> tf_backup.WorkerFailed:
         (exits.Terminated(), exits.TOLD_TO_END, "Told to end. More."),
         (KeyboardInterrupt(), exits.FAILED, "Interrupted. More."),
         (
-            # Of a parameter server that went and came back before it was missed.
+            # From a parameter server that restarted before it was missed.
             tf.errors.AbortedError(None, None, "Unable to find a context_id\n  at gate"),
             exits.LOST,
             "train.py: TensorFlow raised AbortedError: Unable to find a context_id. A task of the "
@@ -106,8 +106,8 @@ def at_signals() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("modules", "within_s", "seconds", "ends"),
     [
-        (["tensorflow.python.some"], 1e9, 0.1, True),  # What TensorFlow does is done first,
-        (["tensorflow.python.some"], 0.2, 60.0, False),  # if it does not take long.
+        (["tensorflow.python.some"], 1e9, 0.1, True),  # TensorFlow finishes first,
+        (["tensorflow.python.some"], 0.2, 60.0, False),  # unless it takes long.
         (["tensorflow.python.some", "importlib._bootstrap"], 1e9, 0.1, True),  # Its C++ imports.
         (["tensorflow.python.some", "tf_backup.actors.engine"], 1e9, 60.0, False),
         (["tensorflow_datasets"], 1e9, 60.0, False),
@@ -130,7 +130,7 @@ def test_a_signal_raises_outside_of_tensorflow(
         outer["call"](inner["run"], seconds)
         time.sleep(60.0)
     assert ended == [True] * ends
-    time.sleep(3 * exits._AGAIN_S)  # It raises once.
+    time.sleep(3 * exits._AGAIN_S)  # It is raised only once.
 
 
 def test_a_signal_that_a_destructor_swallows_raises_again(

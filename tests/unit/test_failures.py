@@ -1,4 +1,4 @@
-"""The line of TensorFlow's message that says what is wrong."""
+"""Line of TensorFlow's error message that says what is wrong."""
 
 from __future__ import annotations
 

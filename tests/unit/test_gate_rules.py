@@ -1,4 +1,4 @@
-"""The gate's rules on a packed ledger: what they tell the chief, and whom they give tokens."""
+"""The gate's rules on a packed ledger: what the chief learns, and which workers get tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def numbers(*values: int) -> list[tf.Tensor]:
 
 
 def opened(known: Rules, places: int, step: int) -> tf.Tensor:
-    """Returns the ledger of run 1 after all workers have entered it."""
+    """Return the ledger of run 1 after all workers have entered it."""
     packed, run = known.open_run(pack(protocol.new_ledger(places)), *numbers(step))
     assert int(run) == 1
     for place in range(places):

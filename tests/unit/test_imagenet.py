@@ -20,7 +20,7 @@ def official() -> None:
 
 
 def photographs(count: int = 20) -> list[dict[str, Any]]:
-    """Photographs of different sizes, darker on the left; all of one has its number's blue."""
+    """Return photographs of different sizes, darker on the left, with their number in blue."""
     found = []
     for number in range(count):
         height, width = 40 + 3 * number, 90 - 2 * number

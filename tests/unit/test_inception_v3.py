@@ -54,7 +54,7 @@ def test_grids_and_outputs(full: Any):
     for grid in [(35, 35, 288), (17, 17, 768), (8, 8, 1280), (8, 8, 2048)]:
         assert grid in shapes
     assert outputs(full) == {"logits": (None, 1000), "auxiliary": (None, 1000)}
-    trunk = 23_851_784  # As keras.applications.InceptionV3 has.
+    trunk = 23_851_784  # Parameters of keras.applications.InceptionV3.
     auxiliary = 768 * 128 + 3 * 128 + 5 * 5 * 128 * 768 + 3 * 768 + 768 * 1000 + 1000
     assert full.count_params() == trunk + auxiliary
 
@@ -128,7 +128,7 @@ def test_too_many_modules_are_refused():
 
 
 def mirrored_batches(seed: int, count: int) -> list[tuple[Any, Any]]:
-    """Returns what becomes of numbered images, always the same, and their labels."""
+    """Return augmented batches of the same numbered images, with their labels."""
     numbers = np.arange(64, dtype=np.float32)
     images = (
         np.arange(4.0, dtype=np.float32)[None, None, :, None] + 10 * numbers[:, None, None, None]

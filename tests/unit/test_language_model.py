@@ -72,7 +72,7 @@ def test_with_many_samples_the_loss_and_its_gradient_are_the_full_ones():
 
 
 def test_a_candidate_that_is_the_target_does_not_count():
-    layer, features, _ = softmax_of(1, 50)  # All candidates are.
+    layer, features, _ = softmax_of(1, 50)  # All candidates are the target.
     losses = layer(features, np.zeros([2, 4], np.int32))
     np.testing.assert_allclose(losses, 0.0, atol=1e-6)
 
@@ -147,7 +147,7 @@ def test_full_sizes_are_those_of_the_reference():
 
 
 def test_projected_lstm_without_projection_is_an_lstm():
-    """With the identity as projection, and their forget gate's bias of one in the bias."""
+    """With the identity as its projection, and without the 1 in Keras' bias of the forget gate."""
     x = RNG.normal(size=[2, 5, 3]).astype(np.float32)
     theirs = keras.layers.LSTM(4, return_sequences=True, unit_forget_bias=True)
     ours = keras.layers.RNN(ProjectedLSTMCell(4, 4), return_sequences=True)

@@ -1,4 +1,4 @@
-"""models/data/loading.py, and what all data sets have in common."""
+"""models/data/loading.py, and properties that all data sets share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leases of workers, on a clock that the test moves."""
+"""Leases of workers, on a clock that the test advances."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tf_backup.rules.members import HEARTBEAT_S, Members
 
 
 class Workers:
-    """Three workers, as the board shows them, and the chief's clock."""
+    """Three workers as seen on the board, and the chief's clock."""
 
     def __init__(self, timeout_s: float) -> None:
         self.now = 100.0

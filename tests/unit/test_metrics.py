@@ -1,4 +1,4 @@
-"""scripts/training/metrics.py, asked over HTTP as Prometheus asks."""
+"""scripts/training/metrics.py, read over HTTP as Prometheus does."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def served() -> Iterator[Metrics]:
 
 
 def wrapped(updates: int, *accepted: int, living: int | None = None) -> Any:
-    """Returns a model, as far as the callback looks at it."""
+    """Return a stand-in for a model, with the attributes that the callback reads."""
     records = tuple(
         WorkerRecord(index, count + 6, count, 1, 2, 0, 3) for index, count in enumerate(accepted)
     )
@@ -66,7 +66,7 @@ def test_verdicts_are_all_there_are() -> None:
 
 def test_accounts_are_asked_for_now_and_then(monkeypatch, served: Metrics) -> None:
     clock = iter([100.0, 104.9, 105.0])
-    # Of this module only: other threads ask for the time as well.
+    # Only in this module: other threads read the clock as well.
     monkeypatch.setattr(metrics, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     updates = []
     for made in (1, 2, 3):

@@ -84,7 +84,7 @@ def dots(row: int, column: int, count: int = 40) -> np.ndarray:
 
 
 def middles(images: tf.Tensor) -> np.ndarray:
-    """Returns where each image's brightness lies, from the middle, [count, 2]."""
+    """Return each image's center of brightness, relative to the image's middle, [count, 2]."""
     images = images.numpy()[..., 0]
     axis = np.arange(29) - 14.0
     total = images.sum(axis=(1, 2))

@@ -1,4 +1,4 @@
-"""A Keras model's computation, told in tensors, against Keras' own training step."""
+"""Computation of a Keras model in tensors, compared with Keras' own training step."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def noisy() -> list[Any]:
 
 
 def build(stack: Sequence[Any], optimizer: Any = None, **options: Any) -> Model:
-    """Returns a compiled model with all its variables, of the same values each time."""
+    """Return a compiled model with all its variables, with the same values each time."""
     model = keras.Sequential([keras.Input([4]), *stack])
     options.setdefault("metrics", ["accuracy"])
     options.setdefault("weighted_metrics", [keras.metrics.SparseCategoricalCrossentropy()])
@@ -66,7 +66,7 @@ def build(stack: Sequence[Any], optimizer: Any = None, **options: Any) -> Model:
 
 
 def start(model: Model, batch: Any) -> Model:
-    """Makes all variables of a compiled model, and gives its weights values."""
+    """Create all variables of a compiled model, and set its weights."""
     model._symbolic_build(data_batch=batch)
     rng = np.random.default_rng(1)
     for weight in model.weights:
@@ -80,7 +80,7 @@ def values_of(told: Objective | Measurement) -> Values:
 
 
 def spec_of(batch: Any) -> Any:
-    """Returns the spec of batches like this one, of any size."""
+    """Return the spec of batches like this one, for any batch size."""
     tensors = tf.nest.map_structure(tf.constant, batch)
     return tf.nest.map_structure(
         lambda part: tf.TensorSpec([None, *part.shape[1:]], part.dtype), tensors
@@ -93,13 +93,13 @@ SPEC = spec_of((X, Y))
 def run(
     told: Objective | Measurement, values: Values, batch: Any = (X, Y), seed: Sequence[int] = (1, 0)
 ) -> Any:
-    """Calls the traced computation as a worker does."""
+    """Call the traced computation as a worker does."""
     batch = tf.nest.map_structure(tf.constant, batch)
     return told.compute(values, tf.constant(seed, tf.int64), batch)
 
 
 def compute(model: Model, batch: Any = (X, Y), seed: Sequence[int] = (1, 0)) -> Results:
-    """Returns the results on a batch, with the values that the variables have."""
+    """Return the results on a batch, at the current values of the variables."""
     objective = keras_objective(model, spec_of(batch))
     return run(objective, values_of(objective), batch, seed)
 
@@ -217,7 +217,7 @@ SCALED: dict[str, Callable[[], Any]] = {
 
 
 def captured(model: Model) -> list[Any]:
-    """Returns the variables that a worker would have to fetch for itself."""
+    """Return the variables that a worker would have to fetch itself."""
     inputs = keras_objective(model, SPEC).compute.captured_inputs
     return [tensor for tensor in inputs if tensor.dtype == tf.resource]
 
@@ -251,7 +251,7 @@ def test_batches_of_any_size_fit_one_trace():
 
 
 class Labels(layers.Layer):
-    """Has what lies in the process that made it."""
+    """Uses a resource of the process that created it."""
 
     def __init__(self, resource: str) -> None:
         super().__init__()
@@ -276,7 +276,7 @@ def test_what_lies_in_the_chiefs_process_is_refused(resource: str, make: Callabl
 
 
 class Elsewhere(layers.Layer):
-    """Assigns to a variable of nobody's."""
+    """Assigns to a variable that is not part of the model."""
 
     def __init__(self, variable: Any) -> None:
         super().__init__()
@@ -387,11 +387,11 @@ def test_state_is_what_does_not_train_but_for_seeds():
     model = build([*normalised()[:2], *dropping()])
     variables = KerasVariables(model, model.optimizer)
     assert [v.name for v in variables.state] == ["moving_mean", "moving_variance"]
-    assert len(variables.seeds) == 1 + 1  # And the global generator's.
+    assert len(variables.seeds) == 1 + 1  # Plus that of the global generator.
 
 
 class Drawing(layers.Layer):
-    """Has a generator that other layers may have too."""
+    """Has a seed generator that other layers may share."""
 
     def __init__(self, generator: Any) -> None:
         super().__init__()
@@ -407,7 +407,7 @@ def test_seeds_are_found_in_models_in_models_and_once_each():
     model = build([inside, Drawing(generator), layers.Dense(3)])
     variables = KerasVariables(model, model.optimizer)
     assert variables.state == []
-    assert len(variables.seeds) == 2 + 1  # And the global generator's.
+    assert len(variables.seeds) == 2 + 1  # Plus that of the global generator.
 
 
 # ---- Random numbers ---------------------------------------------------------------------------
@@ -459,7 +459,7 @@ def test_two_dropouts_draw_different_numbers():
             same = self.one(ones, training=training) == self.two(ones, training=training)
             return x * tf.reduce_mean(tf.cast(same, x.dtype))
 
-    # The first layer's gradients are 0 if nothing, and whole if everything were the same.
+    # If the draws always differed, gradients would be 0; if they were the same, whole.
     model = build([Both(), layers.Dense(3)])
     whole = compute(build([layers.Dense(3)])).gradients[0]
     half = compute(model).gradients[0]
@@ -571,7 +571,7 @@ def test_evaluation_needs_no_optimizer():
 
 
 def test_evaluation_of_a_model_that_lists_its_metrics():
-    """As Keras' guide to train_step has it: what Keras computes besides, is not told."""
+    """As in Keras' guide to train_step: metrics that are not listed are not reported."""
 
     class Listed(keras.Sequential):  # type: ignore[misc]
         @property
@@ -593,12 +593,12 @@ def test_evaluation_of_a_model_that_lists_its_metrics():
 
 WORDS = np.array([[1, 4, 4], [0, 2, 1]])
 TEXTS = (WORDS, np.array([2, 1]))
-TABLE = 0  # Place of the table among the trainable variables.
+TABLE = 0  # Index of the table among the trainable variables.
 
 
 @pytest.fixture
 def servers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets variables of this process be on parameter servers."""
+    """Treat variables of this process as if they were on parameter servers."""
     monkeypatch.setattr(runtime, "is_on_ps", lambda device: True)
     monkeypatch.setattr(runtime, "ps_index", lambda device: 0)
     monkeypatch.setattr(graphs, "on_server", lambda ps, function, *args: function(*args))
@@ -609,7 +609,7 @@ def embedding(**options: Any) -> list[Any]:
 
 
 def texts(stack: Sequence[Any], optimizer: Any = None, **options: Any) -> Model:
-    """Returns a compiled model of texts."""
+    """Return a compiled text model."""
     model = keras.Sequential([keras.Input([3], dtype="int64"), *stack])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer or keras.optimizers.SGD(1.0), loss, metrics=["accuracy"], **options)
@@ -617,7 +617,7 @@ def texts(stack: Sequence[Any], optimizer: Any = None, **options: Any) -> Model:
 
 
 def dense_gradients(stack: Sequence[Any]) -> list[Any]:
-    """Returns Keras' own gradients."""
+    """Return the gradients that Keras computes."""
     model = texts(stack)
     before = snapshot(model.trainable_variables)
     model.train_on_batch(*TEXTS)  # With SGD of learning rate 1.
@@ -671,7 +671,7 @@ def test_of_two_tables_one_read_whole_the_other_still_is_one():
 
 
 class Sometimes(layers.Layer):
-    """Looks words up in a branch, where rows cannot be differentiated for."""
+    """Looks words up in a branch, where there are no gradients for rows."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What every model keeps to: it is used alike, by plain Keras and by the workers."""
+"""Contract of all models: plain Keras and the workers use them alike."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tf_backup.keras.model_objective import keras_objective
 
 RNG = np.random.default_rng(3)
 LABELS = np.arange(8) % 2
-# Bright above for one class, below for the other, so that there is something to learn.
+# One class is bright above, the other below, so that there is something to learn.
 BRIGHT = np.where(np.arange(16)[:, np.newaxis] < 8, 0.9, 0.1) * np.ones([16, 16])
 IMAGES = np.stack([BRIGHT if label else 1 - BRIGHT for label in LABELS])[..., np.newaxis]
 IMAGES = (IMAGES + RNG.uniform(-0.1, 0.1, IMAGES.shape)).astype(np.float32)
@@ -29,7 +29,7 @@ WORDS = {"embedding": 6, "units": 8, "projection": 5, "samples": 16, "keep": 0.9
 class Task:
     module: Any
     build: Callable[[], Any]
-    elements: Any  # What a data set has, for `prepare`.
+    elements: Any  # Elements of a data set, for `prepare`.
     draws: bool = False  # Whether evaluation draws random numbers.
 
 
@@ -95,7 +95,7 @@ def test_it_is_used_in_the_same_way(task: Task):
 
 @every_task
 def test_a_worker_can_compute_it(task: Task):
-    """In tensors alone: no variable is captured, and every parameter has its gradient."""
+    """It uses only tensors: no variable is captured, and every parameter has a gradient."""
     model = compiled(task)
     batch = next(iter(examples(task).batch(8)))
     model._symbolic_build(data_batch=batch)

@@ -1,4 +1,4 @@
-"""What the wrapped optimizer is without a cluster; tests/cluster has it train."""
+"""The wrapped optimizer without a cluster; tests/cluster trains with it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def sgd(**options: Any) -> Any:
 
 
 def parameters() -> list[Any]:
-    """Returns variables of the shapes of `GRADIENTS`, named the same each time."""
+    """Return variables of the shapes of `GRADIENTS`, with the same names each time."""
     values = ([[1.0, 2.0], [3.0, 4.0]], [5.0, 6.0])
     return [keras.Variable(value, name=f"v{place}") for place, value in enumerate(values)]
 
@@ -186,7 +186,7 @@ def test_what_neither_has_is_an_attribute_error():
     with pytest.raises(AttributeError, match="nothing_like_this"):
         _ = wrapped.nothing_like_this
     unborn = SyncReplicasWithBackup.__new__(SyncReplicasWithBackup)
-    with pytest.raises(AttributeError):  # And no endless recursion.
+    with pytest.raises(AttributeError):  # Not endless recursion.
         _ = unborn.inner_optimizer
 
 
@@ -226,7 +226,7 @@ def test_variables_are_the_inner_ones_and_no_others():
     wrapped.build(variables)
     assert inner.built
     assert wrapped.built
-    wrapped.build(variables)  # Keras calls it again; moments must not be made anew.
+    wrapped.build(variables)  # Keras calls it again; moments must not be recreated.
     assert [v.path for v in wrapped.variables] == [v.path for v in inner.variables]
     assert len(wrapped.variables) == 2 + 2 * len(variables)
 
@@ -361,10 +361,10 @@ def test_accounts_of_several_sources_add_up():
     wrapped.report_to(other)
     assert accepted() == [1, 0]
     one.counts, other.counts = [2, 0], [0, 5]
-    assert accepted() == [2, 5]  # All are asked anew each time.
+    assert accepted() == [2, 5]  # All are asked each time.
     del one
     other.counts = [1, 6]
-    assert accepted() == [3, 6]  # Of what is gone, the last word stays.
+    assert accepted() == [3, 6]  # The last counts of what is gone are kept.
 
 
 def test_find_looks_inside_other_optimizers():
@@ -406,7 +406,7 @@ def test_wrap_refuses_bad_arguments_before_it_looks_at_the_strategy():
 
 @pytest.fixture
 def parameter_servers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Makes any object pass for a parameter-server strategy with these properties."""
+    """Let any object pass for a parameter-server strategy with these properties."""
     cluster = {"workers": 3, "partitioner": False}
     monkeypatch.setattr(runtime, "is_parameter_server_strategy", lambda strategy: True)
     monkeypatch.setattr(runtime, "worker_count", lambda strategy: cluster["workers"])

@@ -11,7 +11,7 @@ from tf_backup.servers.packing import Entry, Key, Layout
 SINGLE, HALF, WHOLE = Key(0, tf.float32), Key(0, tf.float16), Key(1, tf.int64)
 FAR = Key(1, tf.float32)
 
-# Two servers, three dtypes, mixed up, with scalars and tensors without elements.
+# Two servers and three dtypes in mixed order, with scalars and empty tensors.
 ENTRIES = [
     Entry((2, 3), SINGLE),
     Entry((), WHOLE),
@@ -25,7 +25,7 @@ ENTRIES = [
 
 
 def values_of(entries: list[Entry]) -> list[Any]:
-    """Returns tensors that differ in every element."""
+    """Return tensors whose elements are all different."""
     first, values = 0, []
     for entry in entries:
         numbers = np.arange(first, first + entry.size).reshape(entry.shape)

@@ -1,4 +1,4 @@
-"""Handing out data in pieces: every batch counts once, whoever is slow, dies or comes back."""
+"""Data in pieces: every batch counts once, even if workers are slow, die or come back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TENSORS = protocol.Arrays(where=tf.where, sum=tf.reduce_sum, min=tf.reduce_min)
 
 
 class Desk:
-    """Lanes, and a clock."""
+    """Lanes and a clock."""
 
     def __init__(self, lanes: int) -> None:
         self.now = 50 * SECOND
@@ -61,7 +61,7 @@ def test_without_a_free_lane_a_worker_waits_until_another_one_is_slow():
     desk.now += int(1.1 * SLOW_S * SECOND)
     assert desk.choose(0) == (1, 0)
     assert desk.deliver(1, 0, 3) == (True, False)
-    assert desk.deliver(1, 0, 2) == (False, False)  # The slow one, in the end.
+    assert desk.deliver(1, 0, 2) == (False, False)  # The slow one, at last.
     assert desk.choose(1) == (WAIT, 0)  # The other one has its lane now.
 
 
@@ -96,7 +96,7 @@ def test_of_an_older_evaluation_nothing_counts():
 
 @pytest.mark.parametrize("seed", range(200))
 def test_every_batch_counts_once_under_random_schedules(seed: int):
-    """Workers die between choosing and delivering, and deliver late what others have made."""
+    """Workers die between choosing and delivering, and deliver late what others have done."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(0, 12, size=rng.integers(1, 5))
     desk = Desk(len(lengths))
@@ -111,7 +111,7 @@ def test_every_batch_counts_once_under_random_schedules(seed: int):
                 break
             if lane != WAIT:
                 held[life] = lane, start
-        elif rng.random() < 0.2:  # It dies, or is frozen: somebody may hold two then.
+        elif rng.random() < 0.2:  # It dies or freezes: two may hold a lane then.
             if rng.random() < 0.5:
                 del held[life]
             desk.lanes = pieces.expire(desk.lanes, desk.lanes.holder == life)

@@ -19,7 +19,7 @@ def plan(updates: int, updates_per_epoch: int) -> Plan:
 
 
 def made(plan: Plan, start: int) -> list[tuple[int, int]]:
-    """Returns the epoch and the number of every update that is left, as `fit` would make them."""
+    """Return the epoch and the number of every update left, as `fit` would make them."""
     numbers = itertools.count(start + 1)
     found = []
     for span in plan.spans(start):

@@ -25,7 +25,7 @@ ADDRESSES = {
 
 
 def read(name: str, **changes: str) -> tuple[str, int]:
-    """Returns the task of a pod, after a look at its cluster."""
+    """Return the task of a pod, after checking its cluster."""
     config = json.loads(pod.tf_config({**JOB, "TF_BACKUP_POD": name, **changes}))
     assert config["cluster"] == ADDRESSES
     return config["task"]["type"], config["task"]["index"]
@@ -38,9 +38,9 @@ def read(name: str, **changes: str) -> tuple[str, int]:
         ("train-worker-1", ("worker", 1)),
         ("train-backup-0", ("worker", 2)),
         ("train-ps-0", ("ps", 0)),
-        ("train-chief-x7k2p", ("chief", 0)),  # Of a Job.
+        ("train-chief-x7k2p", ("chief", 0)),  # In a Job.
         ("train-chief-24579", ("chief", 0)),
-        ("train-chief-0-0-x7k2p", ("chief", 0)),  # Of JobSet.
+        ("train-chief-0-0-x7k2p", ("chief", 0)),  # In a JobSet.
         ("train-worker-1-0-x7k2p", ("worker", 1)),
         ("train-backup-0-0-x7k2p", ("worker", 2)),
     ],
@@ -103,7 +103,7 @@ def test_an_address_without_its_task(address: str) -> None:
 def test_other_environments_are_no_pods() -> None:
     assert not pod.is_pod({**JOB, "POD_NAME": "train-worker-0"})
     assert not pod.is_pod({**JOB, "TF_BACKUP_POD": ""})
-    assert pod.is_pod({"TF_BACKUP_POD": "nonsense"})  # To be refused, not overlooked.
+    assert pod.is_pod({"TF_BACKUP_POD": "nonsense"})  # To be refused, not ignored.
 
 
 # ---- As the library reads it ---------------------------------------------------------------------

@@ -14,7 +14,7 @@ FROM_FILES = [name for name in loading.NAMES if name not in ("digits", "topics",
 
 @pytest.fixture
 def downloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The data sets that were downloaded; instead they are written."""
+    """Names of the data sets downloaded so far, which are made up instead."""
     found: list[str] = []
 
     def download(self: Any, **kwargs: Any) -> None:

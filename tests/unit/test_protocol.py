@@ -1,4 +1,4 @@
-"""The rules of the gate, one story after the other. test_protocol_random.py tells many more."""
+"""Rules of the gate, one scenario per test; test_protocol_random.py has random ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ENDS = ("accepted", "late", "stale", "duplicate", "lost")
 
 
 class Gate:
-    """A ledger and N, with the calls that workers and chief make; checks the books after each."""
+    """A ledger and N, with the calls of workers and chief; each call checks the accounts."""
 
     def __init__(
         self, workers: int, replicas: int, step: int = 0, open_it: bool = True, bound: int = 0
@@ -46,7 +46,7 @@ class Gate:
         return int(place)
 
     def enter(self, worker: int, run: int | None = None, life: int | None = None) -> int:
-        """Lets a worker, at the place of its own number, enter as a life that has been admitted."""
+        """Let a worker enter at the place of its own number, as an admitted life."""
         if life is None:
             life = int(self.ledger.life[worker]) or 100 + worker
             self.admit(worker, life, run)
@@ -112,7 +112,7 @@ class Gate:
         return bool(protocol.complete(self.ledger, self.replicas))
 
     def count(self, worker: int) -> dict[str, int]:
-        """Returns how a worker's contributions ended, as far as there are any."""
+        """Return how many of a worker's contributions ended in each way, without zeros."""
         counts = {name: int(getattr(self.ledger, name)[worker]) for name in ENDS}
         return {name: count for name, count in counts.items() if count}
 
@@ -128,7 +128,7 @@ class Gate:
 
 
 def check_books(ledger: Ledger) -> None:
-    """Checks that every contribution is under way or has ended in exactly one way."""
+    """Check that every contribution is under way, or has ended in exactly one way."""
     under_way = (ledger.status == COMPUTING) | (ledger.status == DELIVERED)
     ended = sum(getattr(ledger, name) for name in ENDS)
     np.testing.assert_array_equal(ledger.begun, ended + under_way)
@@ -254,7 +254,7 @@ def test_second_offer_is_a_duplicate_and_is_not_used():
     assert gate.ledger.ticket[0] == 1
     assert not gate.complete
     assert gate.offer(1)[2]
-    assert gate.offer(1) == (DUPLICATE, WAIT, False)  # Complete is not said again.
+    assert gate.offer(1) == (DUPLICATE, WAIT, False)  # Completion is reported once.
     gate.advance()
     assert gate.count(0) == {"accepted": 1, "duplicate": 1}
     assert gate.ledger.begun.tolist() == [3, 3, 1]
@@ -494,7 +494,7 @@ def test_straggler_of_an_old_run_is_stale_even_at_the_same_step():
     gate = Gate(2, 1)
     gate.enter_all()
     gate.close()
-    gate.open()  # The step is 0 still.
+    gate.open()  # The step is still 0.
     assert gate.ledger.status.tolist() == [COMPUTING, COMPUTING]
     assert gate.offer(1, step=0, run=1) == (STALE, STOP, False)
     assert not gate.complete
@@ -597,7 +597,7 @@ def test_a_spare_worker_waits_until_a_place_is_free():
     assert gate.admit(2, life=12) == NO_PLACE
     gate.expire(1)
     assert gate.admit(2, life=12) == 1
-    assert gate.admit(1, life=13) == NO_PLACE  # It has come back too late, and is the spare one.
+    assert gate.admit(1, life=13) == NO_PLACE  # It came back too late, and is the spare one.
 
 
 def test_who_comes_first_takes_the_lowest_place_if_its_own_does_not_exist():
@@ -621,7 +621,7 @@ def test_a_worker_that_is_started_again_gets_its_place_back_at_once():
     assert gate.admit(1, life=11) == 1
     assert gate.enter(1, life=11) == 0
     assert gate.count(1) == {"lost": 1}
-    assert gate.enter(1, life=10) == EXPELLED  # The earlier life, should it still be there.
+    assert gate.enter(1, life=10) == EXPELLED  # The earlier life, if it still runs.
     assert gate.ledger.life[1] == 11
 
 
@@ -665,7 +665,7 @@ def test_what_a_thawed_worker_sends_is_refused_and_counted():
     assert gate.offer(1, entry=entry) == (DUPLICATE, EXPELLED, False)
     assert gate.count(1) == {"lost": 1, "duplicate": 1}
     assert gate.ledger.status[1] == ABSENT
-    assert gate.enter(1) == 0  # It may come in as new.
+    assert gate.enter(1) == 0  # It may enter as a new one.
 
 
 def test_a_thawed_worker_disturbs_no_later_life_at_its_place():
@@ -696,14 +696,14 @@ def test_a_place_whose_data_are_read_stays_so_in_the_run():
 
 
 def asynchronous(workers: int, replicas: int = 1, bound: int = ANY_STALENESS) -> Gate:
-    """Returns a gate that all workers have entered."""
+    """Return a gate that all workers have entered."""
     gate = Gate(workers, replicas, bound=bound)
     assert gate.enter_all() == [0] * workers
     return gate
 
 
 def used(gate: Gate) -> dict[int, int]:
-    """Returns whose gradients the next update takes, and how many updates old they are."""
+    """Return the workers whose gradients the next update uses, and their staleness."""
     workers = np.flatnonzero(protocol.used(gate.ledger)).tolist()
     return {worker: int(gate.ledger.staleness[worker]) for worker in workers}
 
@@ -720,7 +720,7 @@ def test_queued_gradients_are_used_first_come_first_used():
         made.append(used(gate))
         (worker,) = made[-1]
         tokens = [WAIT] * 3
-        tokens[worker] = step  # Nobody else: they wait until their own gradient is used.
+        tokens[worker] = step  # No others: they wait until their own gradient is used.
         assert gate.advance() == tokens
     assert made == [{2: 0}, {0: 1}, {1: 2}]
     assert not gate.complete

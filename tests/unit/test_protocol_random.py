@@ -1,7 +1,7 @@
-"""The rules of the gate under random schedules: workers compute, die, freeze, return and leave.
+"""Rules of the gate under random schedules: workers compute, die, freeze, return and leave.
 
-The actors do what agent.py, worker.py and engine.py do; a model that is told of accepted gradients
-only, and knows nothing of the states of places, says what the gate must answer.
+The actors do what agent.py, worker.py and engine.py do. The expected answers come from a model that
+knows only the accepted gradients, and not the states of places.
 """
 
 from __future__ import annotations
@@ -48,48 +48,48 @@ def rule(name: str) -> Any:
 
 @dataclasses.dataclass
 class Actor:
-    """A worker's process: what it does, and what it knows."""
+    """A worker process: its state, and what it knows."""
 
-    speed: int  # To compute.
+    speed: int  # Weight of its computing events.
     alive: bool = True
     frozen: bool = False
     life: int = 0
     place: int = -1
     entry: int = 0
-    run: int = 0  # That it works for, or has finished.
+    run: int = 0  # The run that it works for, or has finished.
     doing: str = "nothing"  # or "computing" or "waiting"
     step: int = -1
-    last_offer: tuple[int, int] | None = None  # Run and step, until the answer is acted upon.
+    last_offer: tuple[int, int] | None = None  # Run and step, until it acts on the answer.
     computed: int = -1  # The last step that this entry has worked on.
 
 
 @dataclasses.dataclass
 class Place:
-    """What lies on the servers for a place, and what the model knows of it."""
+    """State on the servers for a place, and what the model knows of it."""
 
-    batches: int = 0  # Left in this run.
-    inbox: list[tuple[int, int]] = dataclasses.field(default_factory=list)  # Entries and tokens.
-    awaited: bool = False  # Its entry was told to wait, and was not handed a token since.
+    batches: int = 0  # Batches left in this run.
+    inbox: list[tuple[int, int]] = dataclasses.field(default_factory=list)  # (entry, token) pairs.
+    awaited: bool = False  # Its entry was told to wait, and got no token since.
 
 
 @dataclasses.dataclass(frozen=True)
 class Admitted:
-    """A gradient that was accepted and awaits its update."""
+    """An accepted gradient that awaits its update."""
 
     place: int
     ticket: int
-    step: int  # That it was computed at.
+    step: int  # Step at which it was computed.
 
 
 class Cluster:
-    """Actors around a ledger; every event checks what must always hold."""
+    """Actors around a ledger; every event checks the invariants."""
 
     def __init__(self, rng: np.random.Generator, bound: int) -> None:
         self.rng = rng
         self.size = int(rng.integers(1, 7))
         self.replicas = int(rng.integers(1, min(3, self.size) + 1))
         self.bound = bound
-        self.haste = int(rng.choice([1, 4, 8]))  # The chief's, to make the update.
+        self.haste = int(rng.choice([1, 4, 8]))  # Weight of the update event.
         self.ledger = protocol.new_ledger(self.size)
         spares = int(rng.integers(0, 3))
         self.actors = [Actor(int(rng.choice([1, 4, 8]))) for _ in range(self.size + spares)]
@@ -99,10 +99,10 @@ class Cluster:
             self.begin_life(actor)
         self.updates = 0
         self.queue: list[Admitted] = []  # First come, first used.
-        self.used = np.zeros([self.size], np.int64)  # How many gradients of each place.
-        self.ages: list[int] = []  # Of the gradients that were used.
-        self.left: set[int] = set()  # Which places have told that they have no more data.
-        self.complete: list[tuple[int, int]] = []  # (run, step) as they were announced.
+        self.used = np.zeros([self.size], np.int64)  # Gradients used, by place.
+        self.ages: list[int] = []  # Staleness of the gradients used.
+        self.left: set[int] = set()  # Places that have reported the end of their data.
+        self.complete: list[tuple[int, int]] = []  # (run, step) pairs as announced.
         self.tickets = 0
         self.calls: list[Call] = []
         self.history: list[Event] = []
@@ -114,7 +114,7 @@ class Cluster:
     # ---- What can happen ----------------------------------------------------------------------
 
     def possible(self, failures: bool) -> list[Event]:
-        """Returns the events that can happen; `failures` are those that nobody can count on."""
+        """Return the possible events; with `failures`, also those that nobody can count on."""
         events: list[Event] = []
         for who, actor in enumerate(self.actors):
             if not actor.alive:
@@ -148,7 +148,7 @@ class Cluster:
         return events
 
     def happen(self, event: Event) -> None:
-        """Lets an event happen."""
+        """Carry out an event."""
         self.history.append(event)
         name, who = event
         if name in ("update", "last_update", "close", "open", "settle", "expire"):
@@ -160,7 +160,7 @@ class Cluster:
     # ---- Workers ------------------------------------------------------------------------------
 
     def enter(self, who: int, actor: Actor) -> None:
-        """A worker asks for a place in the run at hand, and enters if it gets one."""
+        """Let a worker ask for a place in the current run, and enter if it gets one."""
         run, before = int(self.ledger.run), int(self.ledger.entries)
         free = self.ledger.life == 0
         mine = ~free & (self.ledger.holder == who)
@@ -205,7 +205,7 @@ class Cluster:
         self.act(actor, then)
 
     def repeat(self, who: int, actor: Actor) -> None:
-        """The runtime does work again that was done, and offers it a second time."""
+        """Let the runtime repeat finished work, and offer it a second time."""
         assert actor.last_offer is not None
         run, step = actor.last_offer
         home = run != self.ledger.run or not self.ledger.open
@@ -238,7 +238,7 @@ class Cluster:
             self.act(actor, token[1])
 
     def token_for(self, actor: Actor) -> tuple[int, int] | None:
-        """Returns the token that a waiting worker finds; it throws older ones away."""
+        """Return the token that a waiting worker takes; it ignores those of earlier entries."""
         inbox = self.places[actor.place].inbox
         return next((token for token in inbox if token[0] >= actor.entry), None)
 
@@ -256,11 +256,11 @@ class Cluster:
         actor.frozen = False
 
     def act(self, actor: Actor, then: int) -> None:
-        """A worker does what it is told."""
+        """Let a worker do what it is told."""
         ends = then in (STOP, EXPELLED)
         actor.doing = "waiting" if then == WAIT else "nothing" if ends else "computing"
         if then >= 0:
-            assert then > actor.computed  # Or it would draw the same random numbers again.
+            assert then > actor.computed  # Otherwise it would draw the same random numbers again.
             actor.computed = then
         actor.step = then
         if then == WAIT and self.valid(actor):
@@ -271,7 +271,7 @@ class Cluster:
             actor.run = 0  # It asks for a place again.
 
     def valid(self, actor: Actor) -> bool:
-        """Returns whether a worker's entry has not ended."""
+        """Return whether a worker's entry is still valid."""
         return bool(self.ledger.entry[actor.place] == actor.entry)
 
     # ---- The chief ----------------------------------------------------------------------------
@@ -290,7 +290,7 @@ class Cluster:
         self.hand_out(tokens, STOP)
 
     def take_from_queue(self) -> None:
-        """Checks that the update is made of the N gradients that were accepted first."""
+        """Check that the update uses the N gradients that were accepted first."""
         ledger, made_of = self.ledger, self.queue[: self.replicas]
         assert len({each.place for each in made_of}) == self.replicas
         assert np.flatnonzero(protocol.used(ledger)).tolist() == sorted(e.place for e in made_of)
@@ -316,7 +316,7 @@ class Cluster:
             place.batches = self.draw_batches()
 
     def gone(self) -> np.ndarray:
-        """Returns at which places the holder is dead, frozen or in another life ([places] bool)."""
+        """Return the places whose holder is dead, frozen or in another life, [places] bool."""
         lives = {actor.life for actor in self.actors if actor.alive and not actor.frozen}
         return np.array([life > 0 and life not in lives for life in self.ledger.life.tolist()])
 
@@ -337,7 +337,7 @@ class Cluster:
         self.ledger = self.call("settle")
 
     def hand_out(self, tokens: np.ndarray, token: int) -> None:
-        """Everybody gets a token who waits, not for an own gradient to be used; nobody else."""
+        """Check and deliver tokens: for places that wait, unless their own gradient is queued."""
         for number, (place, mine) in enumerate(zip(self.places, tokens.tolist(), strict=True)):
             if self.waiting(number):
                 assert mine == WAIT
@@ -350,7 +350,7 @@ class Cluster:
 
     @property
     def useful(self) -> int:
-        """How many places can contribute to the present run, now or when they are told to."""
+        """Number of places that can contribute to the current run, now or when told to."""
         there = [actor for actor in self.actors if actor.alive and not actor.frozen]
         home = [a for a in there if a.doing == "nothing" and a.run == self.ledger.run]
         able = len(there) - len(home)
@@ -362,7 +362,7 @@ class Cluster:
         return len(self.queue) >= self.replicas
 
     def waiting(self, place: int) -> bool:
-        """Returns whether a gradient of a place is in the queue."""
+        """Return whether a gradient of a place is queued."""
         return any(each.place == place for each in self.queue)
 
     def check(self) -> None:
@@ -386,12 +386,12 @@ class Cluster:
         assert len(self.complete) == len(set(self.complete))
 
     def right_verdict(self, actor: Actor, run: int, step: int) -> tuple[int, bool]:
-        """Returns the verdict on an offer, and whether it completes the step."""
+        """Return the right verdict on an offer, and whether it completes the step."""
         if run != self.ledger.run or not self.ledger.open:
             return STALE, False
         if self.waiting(actor.place) or not self.valid(actor):
             return DUPLICATE, False
-        # Let those before it be used, N at a time: how many updates old is it then?
+        # Its staleness after those before it have been used, N at a time.
         staleness, before = self.updates - step, len(self.queue)
         while before >= self.replicas:
             staleness, before = staleness + 1, before - self.replicas
@@ -424,7 +424,7 @@ class Cluster:
 
 
 def play(cluster: Cluster, events: int) -> None:
-    """Lets a number of random events happen, failures among them."""
+    """Carry out a number of random events, including failures."""
     for _ in range(events):
         possible = cluster.possible(failures=True)
         if possible:
@@ -432,7 +432,7 @@ def play(cluster: Cluster, events: int) -> None:
 
 
 def finish_a_step(cluster: Cluster) -> None:
-    """Checks that without further failures a step is completed, if N workers are of use."""
+    """Check that a step is completed without further failures, if N workers are useful."""
     wanted = cluster.updates + 1
     for _ in range(100 * cluster.size):
         useful = cluster.useful
@@ -462,7 +462,7 @@ def test_invariants_hold_under_random_schedules(block: int):
 
 
 def test_random_schedules_reach_every_verdict_state_and_event():
-    """Were the schedules tame, the test above would show nothing."""
+    """With tame schedules, the test above would show nothing."""
     seen: set[Any] = set()
     updates, ages = 0, {bound: 0 for bound in BOUNDS}
     for cluster in schedules(0):
@@ -480,9 +480,9 @@ def test_random_schedules_reach_every_verdict_state_and_event():
     events += "update last_update close open settle"
     states = {protocol.ABSENT, COMPUTING, DELIVERED, WAITING, LEFT}
     verdicts = (ACCEPTED, LATE, STALE, DUPLICATE)
-    # No bound, none late: there is room for every gradient of the run.
+    # Without a bound none is late: there is room for every gradient of the run.
     every = {(b, v) for b in BOUNDS for v in verdicts} - {(ANY_STALENESS, LATE)}
-    every -= {(5, LATE)}  # Six workers never fill five updates, and one more.
+    every -= {(5, LATE)}  # At most five gradients can be queued before that of one of six workers.
     assert seen == {*events.split(), *SLOTS, *states, "exhausted", *every}
     assert updates > SCHEDULES // BLOCKS
     assert {bound: ages[bound] for bound in BOUNDS[:4]} == {0: 0, 1: 1, 2: 2, 5: 5}
@@ -492,14 +492,14 @@ def test_random_schedules_reach_every_verdict_state_and_event():
 
 @functools.cache
 def in_tensorflow(name: str, updated: bool | None, workers: int) -> Any:
-    """Returns a rule as the gate runs it: a `tf.function` of int64 tensors."""
-    del workers  # One function for each shape, lest TensorFlow warns of tracing again.
+    """Return a rule as the gate runs it: a `tf.function` of int64 tensors."""
+    del workers  # One function for each shape, or TensorFlow would warn about retracing.
     last = () if updated is None else (updated,)
     return tf.function(lambda *args: rule(name)(*args, *last, TENSORS), autograph=False)
 
 
 def tensors(value: Any) -> Any:
-    """Returns NumPy arrays and ints as tensors, int64 unless they are bool."""
+    """Return NumPy arrays and ints as tensors, int64 unless they are bool."""
 
     def tensor(part: Any) -> Any:
         part = np.asarray(part)
@@ -510,7 +510,7 @@ def tensors(value: Any) -> Any:
 
 @functools.cache
 def recorded() -> dict[str, list[Call]]:
-    """Returns calls that clusters of many sizes have made, by the rule's name."""
+    """Return calls made by clusters of many sizes, by rule."""
     calls: dict[str, list[Call]] = {}
     for number in range(100):
         cluster = Cluster(np.random.default_rng([99, number]), BOUNDS[number % len(BOUNDS)])
@@ -521,7 +521,7 @@ def recorded() -> dict[str, list[Call]]:
 
 
 def some_calls(name: str) -> list[Call]:
-    """Returns some of a rule's calls."""
+    """Return some of a rule's calls."""
     calls = recorded()[name]
     chosen = np.random.default_rng(7).permutation(len(calls))[:150]
     return [calls[index] for index in chosen]

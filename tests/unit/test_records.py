@@ -132,7 +132,7 @@ def test_str_shows_staleness_where_there_is_some():
 
 
 class Updates:
-    """A ledger of two workers, whose updates a test makes; each is of both workers."""
+    """A ledger of two workers; a test makes its updates, each with gradients of both."""
 
     def __init__(self) -> None:
         self.made = 0
@@ -143,7 +143,7 @@ class Updates:
         return ledger_of([protocol.ABSENT] * 2, count, accepted=count)
 
     def staleness(self) -> list[Any]:
-        """Returns the staleness of both, which must add up to what is accepted."""
+        """Return the staleness of both, which must add up to their accepted gradients."""
         records = self.books.read().workers
         assert all(sum(r.staleness.values()) == r.accepted for r in records)
         return [record.staleness for record in records]
@@ -155,7 +155,7 @@ def report(step: int, places: list[int], staleness: list[int]) -> Any:
 
 def test_an_update_is_counted_when_it_is_made():
     updates = Updates()
-    updates.books.note(report(0, [0, 1], [0, 2]))  # Told just before.
+    updates.books.note(report(0, [0, 1], [0, 2]))  # Reported just before.
     assert updates.staleness() == [{}, {}]
     updates.made = 1
     assert updates.staleness() == [{0: 1}, {2: 1}]

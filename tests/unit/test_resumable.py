@@ -1,7 +1,7 @@
-"""Trainings that are cut off at any place and go on; on one device, with the same batch always.
+"""Training that is cut off anywhere and resumed, on one device, always with the same batch.
 
-After a start the data come in another order than before. With one batch only, the result of a
-training that was cut off must be that of one that was not.
+After a restart, data come in another order. With a single batch, training that was cut off must
+have the same result as training that was not.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ AVERAGED = dataclasses.replace(RECIPE, ema=0.8, clip=1.0)
 
 
 class Interrupt(keras.callbacks.Callback):
-    """Interrupts in a hook of the callbacks, at a number of updates."""
+    """Interrupts training in a callback hook, at a number of updates."""
 
     def __init__(self, hook: str, updates: int) -> None:
         super().__init__()
@@ -56,19 +56,19 @@ def examples() -> tuple[np.ndarray, np.ndarray]:
 
 
 def run_of(plan: Plan, directory: Path | None, *, every_s: float = 1e9, seed: int = 0) -> Run:
-    """Returns a run as scripts/train.py makes it, with initial weights by the seed."""
+    """Return a run as scripts/train.py makes it; the seed sets the initial weights."""
     if directory is not None:
         resumable.claim(str(directory), plan)
     keras.utils.set_random_seed(seed)
     layers = [keras.Input((3,)), keras.layers.Dense(4, "tanh"), keras.layers.Dense(1)]
     model = keras.Sequential(layers, name="tiny")
-    # Eagerly: to trace three functions takes longer than ten updates.
+    # Eagerly, since tracing three functions takes longer than ten updates.
     model.compile(plan.optimizer(), "mse", run_eagerly=True)
     return Run(model, plan, None if directory is None else str(directory), False, every_s)
 
 
 def train(run: Run, interrupt: Interrupt | None = None) -> None:
-    """Trains as scripts/train.py does."""
+    """Train as scripts/train.py does."""
     if interrupt is not None:
         run._callbacks.append(interrupt)
     data = tf.data.Dataset.from_tensors(examples()).repeat()
@@ -81,7 +81,7 @@ def train(run: Run, interrupt: Interrupt | None = None) -> None:
 
 
 def state(run: Run) -> list[np.ndarray]:
-    """Returns all that a training has come to: weights, and the optimizer's state."""
+    """Return the state of training: weights and optimizer state."""
     model = run.model
     return [each.numpy() for each in [*model.weights, *model.optimizer.variables]]
 
@@ -101,7 +101,7 @@ def check_same(run: Run, other: Run, exact: bool = True) -> None:
 
 @pytest.fixture(scope="module")
 def whole() -> Callable[[Recipe], Run]:
-    """Returns trainings that were not cut off."""
+    """Return a function that returns a run that was not cut off."""
     found: dict[bool, Run] = {}
 
     def of(recipe: Recipe) -> Run:
@@ -276,7 +276,7 @@ def test_the_averages_are_what_is_validated_and_left(tmp_path: Path) -> None:
         np.testing.assert_array_equal(weights.numpy(), average.numpy())
     loss = run.model.evaluate(*examples(), verbose=0)
     assert run.logs["val_loss"] == pytest.approx(loss, rel=1e-5)
-    # The file has the trained ones.
+    # The file has the trained weights.
     other = run_of(plan(), tmp_path)
     assert not np.array_equal(other.model.get_weights()[0], run.model.get_weights()[0])
 
@@ -321,7 +321,7 @@ def test_curves_are_by_epoch(tmp_path: Path) -> None:
         assert [step for _, step in sorted(found)] == [0, 1, 2]
 
 
-# ---- Whose directory it is --------------------------------------------------------------------
+# ---- Claimed directories ----------------------------------------------------------------------
 
 
 def test_another_trainings_directory_is_refused(tmp_path: Path) -> None:
@@ -356,7 +356,7 @@ def test_a_damaged_plan_is_refused_in_a_sentence(tmp_path: Path, text: str) -> N
 
 def test_a_training_is_complete_when_its_last_update_is_saved_and_validated(tmp_path: Path) -> None:
     assert not resumable.is_complete(str(tmp_path), plan())
-    with pytest.raises(KeyboardInterrupt):  # Saved, and not validated.
+    with pytest.raises(KeyboardInterrupt):  # Saved, but not validated.
         train(run_of(plan(), tmp_path), Interrupt("on_test_begin", UPDATES))
     assert resumable.checkpoints_of(str(tmp_path)).steps()[-1] == UPDATES
     assert not resumable.is_complete(str(tmp_path), plan())

@@ -19,7 +19,7 @@ def plan(model: str, replicas: int, examples: int) -> Plan:
 
 
 def rate_of(plan: Plan) -> Any:
-    """Returns the learning rate of a plan's optimizer, by the number of updates made."""
+    """Return a plan's learning rate as a function of the number of updates made."""
     optimizer = plan.optimizer()
 
     def rate(updates: int) -> float:

@@ -29,7 +29,7 @@ def windows(dataset: tf.data.Dataset) -> list[list[int]]:
 
 
 def joined(parts: list[list[int]]) -> list[int]:
-    """Returns the tokens of windows that overlap by one."""
+    """Return the tokens of windows that overlap by one token."""
     for one, other in itertools.pairwise(parts):
         assert one[-1] == other[0]
     return [parts[0][0], *(token for part in parts for token in part[1:])]

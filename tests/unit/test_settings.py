@@ -14,7 +14,7 @@ Parse = Callable[..., Settings]
 
 @pytest.fixture
 def parse() -> Iterator[Parse]:
-    """Returns what flags mean, from nothing but them."""
+    """Yield a function from flags to settings, which starts from the default flags."""
     with flagsaver.flagsaver():
 
         def settings(*flags: str) -> Settings:
@@ -65,7 +65,7 @@ def test_flags_change_the_recipe(parse: Parse) -> None:
     recipe = settings.recipe
     assert recipe.initial_learning_rate(10) == 0.5
     assert (recipe.batch_size, recipe.ps, recipe.ema, recipe.dataset) == (8, 2, None, "cifar10")
-    assert recipe.data == {}  # The size of imagenet2012's images is none of cifar10's.
+    assert recipe.data == {}  # The image size of imagenet2012 is no setting of cifar10.
     assert (settings.policy.replicas, settings.policy.backups) == (10, 0)
 
 

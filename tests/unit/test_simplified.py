@@ -1,4 +1,4 @@
-"""tf_backup/_tf/simplified.py: a graph with less in it computes the same."""
+"""tf_backup/_tf/simplified.py: a simplified graph computes the same."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tf_backup._tf.simplified import simplified
 
 
 def simplify(function: Any) -> tuple[Any, Any]:
-    """Returns a concrete function's graph as it was, and what is left of it, as a function."""
+    """Return a concrete function's simplified graph, and a function that runs it."""
     graph = function.graph
     definition, renamed = simplified(graph, [each.name for each in function.outputs])
     outputs = [renamed.get(each.name, each.name) for each in function.outputs]

@@ -1,4 +1,4 @@
-"""models/data/stored.py and models/data/images.py: shards, orders, and files that are damaged."""
+"""models/data/stored.py and models/data/images.py: shards, orders and damaged files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def mnist(directory: Path, files: int = 1, **arguments: str) -> loading.Data:
 
 
 def streamed(directory: Path, files: int = 1, **arguments: str) -> loading.Data:
-    """Returns a data set that is too large for memory, or would be."""
+    """Return a data set that is read from files, as if too large for memory."""
     return load("imagenet_resized/32x32", (32, 32, 3), directory, files, **arguments)
 
 

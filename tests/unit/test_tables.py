@@ -22,7 +22,7 @@ VALUES = np.arange(10.0, 20.0, dtype=np.float32).reshape([ROWS, WIDTH])
 
 @pytest.fixture(autouse=True)
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Any]]:
-    """Lets one device be every server; returns the servers that were called, with what."""
+    """Treat one device as every server; return the servers called, with their arguments."""
     calls: list[tuple[int, Any]] = []
 
     def on_server(ps: int, function: Callable[..., Any], *args: Any) -> Any:
@@ -39,7 +39,7 @@ def table_of(values: Any = VALUES, **options: Any) -> tf.Variable:
 
 
 def in_graph(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Lookups are made in the graph of a worker's computation."""
+    """Return a function as a graph, since workers look rows up in a graph."""
     return tf.function(function, autograph=False)
 
 
@@ -118,7 +118,7 @@ def test_ids_out_of_range_are_refused(wrong: int):
 def gradient_of(
     table: tf.Variable, compute: Callable[[Lookups, Any], Tensor], *args: Any
 ) -> tf.IndexedSlices | None:
-    """Returns a table's gradient of what `compute` does with lookups and the arguments."""
+    """Return a table's gradient through `compute`, which gets lookups and the arguments."""
 
     def worker(*args: Any) -> Any:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -131,14 +131,14 @@ def gradient_of(
 
 
 def dense(slices: tf.IndexedSlices) -> np.ndarray[Any, Any]:
-    """Returns a gradient as an array; of rows that come twice the sum."""
+    """Return a gradient as an array, with the sum of repeated rows."""
     total = np.zeros(slices.dense_shape.numpy(), slices.dtype.as_numpy_dtype)
     np.add.at(total, slices.indices.numpy(), slices.values.numpy())
     return total
 
 
 def expected(values: Any, compute: Callable[[Tensor], Tensor]) -> np.ndarray[Any, Any]:
-    """Returns the gradient of a table that is read whole."""
+    """Return the gradient of a table that is read as a whole."""
     with tf.GradientTape() as tape:
         tape.watch(whole := tf.constant(values))
         value = compute(whole)
@@ -170,7 +170,7 @@ def test_a_gradient_is_of_all_lookups():
         table, lambda lookups: product(lambda ids: lookups.rows(table, tf.constant(ids)))
     )
     assert gradient is not None
-    assert sorted(gradient.indices.numpy()) == [0, 1, 1, 4]  # Each lookup's own.
+    assert sorted(gradient.indices.numpy()) == [0, 1, 1, 4]  # One for each lookup.
     wanted = expected(VALUES, lambda whole: product(lambda ids: tf.gather(whole, ids)))
     np.testing.assert_allclose(dense(gradient), wanted)
 

@@ -15,7 +15,7 @@ from scripts.training.tasks import Task
 
 
 class Nothing:
-    """A source that nobody reads."""
+    """Source that is never read."""
 
     parallel = 1
 
@@ -27,7 +27,7 @@ class Nothing:
 
 
 class Black(Nothing):
-    """Black images, numbered by their shard."""
+    """Source of black images, labelled with their shard."""
 
     def train(self, seed: int, shards: int, index: int) -> tf.data.Dataset:
         image = np.zeros((8, 8, 1), np.float32)

@@ -30,7 +30,7 @@ def read_parts(
 
 
 def refusal(monkeypatch: pytest.MonkeyPatch, addresses: Any = ADDRESSES, task: Any = CHIEF) -> str:
-    """Returns what is said of a TF_CONFIG that must be refused."""
+    """Return the error message for a TF_CONFIG that must be refused."""
     with pytest.raises(ValueError) as error:
         read_parts(monkeypatch, addresses, task)
     return str(error.value)
@@ -105,7 +105,7 @@ def test_has_no_tf_config(monkeypatch, text: str | None, is_set: bool):
 
 
 def test_has_a_malformed_tf_config(monkeypatch):
-    monkeypatch.setenv("TF_CONFIG", "{")  # To be refused, not overlooked.
+    monkeypatch.setenv("TF_CONFIG", "{")  # To be refused, not ignored.
     assert tf_config.has_tf_config() is True
 
 

@@ -1,4 +1,4 @@
-"""How long a silent task is waited for: what may be asked for, and what not."""
+"""Timeouts for silent tasks: allowed and refused values."""
 
 from __future__ import annotations
 

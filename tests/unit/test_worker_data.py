@@ -11,18 +11,18 @@ from tf_backup._tf import datasets
 from tf_backup.testing import delay
 from tf_backup.worker_data import WorkerData, open_pipeline
 
-LIMIT = 12  # Elements that are looked at of each pipeline; more than a finite one here has.
+LIMIT = 12  # Elements to read from each pipeline, more than a finite one here has.
 
 
 def pipelines(data: WorkerData) -> list[list[Any]]:
-    """Returns the first elements of each worker's pipeline, run in this process."""
+    """Return the first elements of each worker's pipeline, run in this process."""
     return [
         [element.numpy() for (element,) in itertools.islice(each, LIMIT)] for each in opened(data)
     ]
 
 
 def opened(data: WorkerData, skip: int = 0) -> list[Any]:
-    """Returns each worker's pipeline, made of what travels to its process."""
+    """Return each worker's pipeline, made from what travels to its process."""
     begun = data.start()
     about = json.loads(json.dumps(begun.describe()))
     graphs = begun.graphs
@@ -111,7 +111,7 @@ def test_elements_keep_their_structure():
     data = WorkerData(dataset, workers=1)
     assert data.element_spec == dataset.element_spec
     (pipeline,) = opened(data)
-    x, y = next(iter(pipeline))  # Flat, as the iterator that the workers' program takes has them.
+    x, y = next(iter(pipeline))  # Flat, as in the iterator that the workers' program takes.
     assert x.shape == [2, 2]
     assert y.numpy().tolist() == [b"a", b"b"]
 

@@ -52,9 +52,9 @@ class _Worker:
         return int(self._session.run(self._global_step) - begin)
 
     def _go_on(self) -> None:
-        """Train between measurements' begin and end.
+        """Train from the start of a measurement to its end.
 
-        The last step of a measurement may block until the next one, when others go on.
+        A measurement's last step may block until the next measurement, when the others go on.
         """
         while True:
             self._goes_on.wait()

@@ -49,7 +49,7 @@ def validation(context: tf.distribute.InputContext) -> tf.data.Dataset:
 
 
 class Faults(keras.callbacks.Callback):  # type: ignore[misc]
-    """Does to the cluster what is planned, and notes when updates are made."""
+    """Applies the planned faults to the cluster, and records the times of updates."""
 
     def __init__(self, local: tf_backup.LocalCluster, plan: dict[str, Any]) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Faults(keras.callbacks.Callback):  # type: ignore[misc]
         self.times.append(time.monotonic())
         made = len(self.times)
         for restart in self.restarts:
-            # One may have lain on the server still.
+            # One contribution may still have been on the server.
             back = self.accepted(restart["worker"]) > restart["before"] + 1
             if "back_s" not in restart and back:
                 restart["back_s"] = time.monotonic() - restart["since"]

@@ -1,8 +1,8 @@
-"""Runs a command of the project as in a pod, where the pods' names lead to ports of this machine.
+"""Runs a command of the project as in a pod, with pods' names that lead to ports of this machine.
 
     in_pod.py HOSTS MISSING scripts/train.py --flags
 
-HOSTS is what a cluster's name server knows, as JSON: from the pods' `name:port` to where they are.
+HOSTS stands for the cluster's name server: JSON from the pods' `name:port` to their addresses.
 MISSING is a package that the image lacks, or "-".
 """
 
@@ -13,7 +13,7 @@ import json
 import runpy
 import sys
 
-from scripts import early  # noqa: F401  # As the script itself begins.
+from scripts import early  # noqa: F401  # As the script itself starts.
 from tf_backup.cluster import tf_config
 
 _HOSTS, _MISSING, *_COMMAND = sys.argv[1:]
@@ -21,7 +21,7 @@ _config = tf_config.from_tf_config
 
 
 def from_tf_config() -> tf_config.ClusterConfig:
-    """Returns the cluster, with addresses that lead somewhere."""
+    """Return the cluster with addresses on this machine."""
     config, known = _config(), json.loads(_HOSTS)
     found = {job: [known[name] for name in names] for job, names in config.addresses.items()}
     return dataclasses.replace(config, addresses=found)

@@ -1,10 +1,10 @@
-"""Fits and evaluates again and again on one local cluster, and notes what each process has.
+"""Fits and evaluates repeatedly on one local cluster, and records the resources of each process.
 
     many_fits.py FITS UPDATES NEW
 
-makes FITS fits of UPDATES updates each, with a model that is made anew before every NEW-th. Prints
-one JSON object: for each process and fit its threads, file descriptors and memory (MiB, of its
-own), and for each fit the seconds that it and an evaluation took; and those of the cluster's end.
+makes FITS fits of UPDATES updates each, with a new model before every NEW-th. Prints one JSON
+object: the threads, file descriptors and private memory (MiB) of each process after each fit, and
+the seconds that each fit, each evaluation and the end of the cluster took.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A worker's input pipelines, read as its process reads them; prints what it has read, as JSON.
+"""Reads a worker's input pipelines as its process does, and prints the elements as JSON.
 
-Arguments: the worker, how many elements to read, and files with a description and a graph each.
+Arguments: the worker, the number of elements, and files with a description and a graph each.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Trains a small model with BackupAndRestore; stops between two epochs until it is killed.
 
 Arguments: a directory, the numbers of workers and parameter servers, and, for a run that is to
-be killed, after which epoch it waits. Only the first two workers have data: whoever else there is,
-every update is of the same two gradients.
+be killed, the epoch after which it waits. Only the first two workers have data, so that every
+update uses the same two gradients, however many workers there are.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
 
 
 class Wait(keras.callbacks.Callback):  # type: ignore[misc]
-    """Notes epochs; after one of them (none if negative) it waits to be killed."""
+    """Records epochs; waits to be killed after one of them (none if negative)."""
 
     def __init__(self, directory: Path, last: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Wait(keras.callbacks.Callback):  # type: ignore[misc]
         if self.last >= 0 and epoch == self.last + 1:
             (self.directory / f"epoch-{self.last}-done").touch()
             test = os.getppid()
-            while os.getppid() == test:  # It kills this process, or is gone itself.
+            while os.getppid() == test:  # It kills this process, or ends itself.
                 time.sleep(0.1)
             sys.exit("The test that had this process wait is gone.")
 

@@ -1,4 +1,4 @@
-"""What happens with things that a script makes before its strategy; prints a line for each."""
+"""Tries objects that a script makes before its strategy, and prints the outcome of each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ X, Y = np.ones([8, 3], np.float32), np.ones([8, 1], np.float32)
 
 
 def main() -> None:
-    """Runs the program."""
+    """Run the program."""
     arrays = tf.constant(X), tf.constant(Y)
     dataset = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)
     dropout, metric = keras.layers.Dropout(0.5), keras.metrics.MeanAbsoluteError()

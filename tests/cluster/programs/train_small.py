@@ -1,7 +1,6 @@
 """Trains a small model on a local cluster, while something happens to the cluster.
 
-What happens is named by the first argument; the second may be "asynchronous". Prints one JSON
-object.
+The first argument names what happens; the second may be "asynchronous". Prints one JSON object.
 """
 
 from __future__ import annotations
