@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q -q
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-models run test lint clean
+.PHONY: help install install-models run test lint audit clean
 
 help: ## List the targets.
 	@echo 'make TARGET [PYTHON=python3.11] [ARGS="flags of the command"]'
@@ -27,6 +27,11 @@ lint: install ## Check style and types; changes nothing.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: install ## Check the locked packages against known advisories; asks pypi.org.
+	@test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && \
+	    $(VENV)/audit/bin/python -m pip --disable-pip-version-check --no-input -q -q install pip-audit; }
+	$(VENV)/audit/bin/pip-audit --no-deps --disable-pip -r requirements.lock
 
 clean: ## Delete .venv and all caches.
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -130,12 +130,16 @@ def preparing(command: str = "train.py") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def told(go_on: str, command: str = "train.py") -> Iterator[None]:
+def told(
+    go_on: str, command: str = "train.py", again: Callable[[str], None] | None = None
+) -> Iterator[None]:
     """End this process with a message and an exit code if an error would end it.
 
     Args:
       go_on: sentence about resuming, for messages about interruptions.
       command: name of the command, for error messages.
+      again: called with the error message if the cluster is lost; starts the command again, or
+        returns.
     """
     try:
         yield
@@ -146,26 +150,28 @@ def told(go_on: str, command: str = "train.py") -> Iterator[None]:
             end(f"Told to end.{go_on}", TOLD_TO_END)
         if issubclass(kind, KeyboardInterrupt):
             end(f"Interrupted.{go_on}", FAILED)
-        _end_with(error, go_on, command)
-
-
-def _end_with(error: BaseException, go_on: str, command: str) -> NoReturn:
-    """End this process with a message and an exit code; reraise errors that are bugs."""
-    if isinstance(error, (TfBackupError, ValueError, OSError)):
+        said, code = _message(error, go_on, command), _code(error)
         log.debug("", exc_info=error)
-        end(f"{command}: {error}", _code(error))
+        if code == LOST and again is not None:
+            again(said)
+        end(said, code)
+
+
+def _message(error: BaseException, go_on: str, command: str) -> str:
+    """Return an error as a message; reraise it if it is a bug."""
+    if isinstance(error, (TfBackupError, ValueError, OSError)):
+        return f"{command}: {error}"
     if not _is_tensorflows(error):
         raise error
     from tf_backup.actors.failures import GONE, gist
 
-    log.debug("", exc_info=error)
     said = f"{command}: TensorFlow raised {type(error).__name__}: {gist(error)}"
     if isinstance(error, GONE):
         said += (
             ". A task of the cluster went, or did not find another one: each must be there for "
             f"all others at its address in TF_CONFIG.{go_on}"
         )
-    end(said, _code(error))
+    return said
 
 
 def _is_tensorflows(error: BaseException) -> bool:

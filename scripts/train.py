@@ -19,12 +19,14 @@ Examples:
   python scripts/train.py --model=inception_v3 --recipe=paper --show_recipe
 
 Exit codes: 0 if training is done; 2 if flags, data or TF_CONFIG are wrong, so that a retry would
-fail, too; 138 if the cluster (in a worker or ps: the chief) is lost, so that the same command
-resumes from the last checkpoint, if it has a --log_dir; 143 after SIGTERM; 1 otherwise.
+fail, too; 138 if the cluster (in a worker or ps: the chief) is lost more often than --restarts
+allow, so that the same command resumes from the last checkpoint, if it has a --log_dir; 143 after
+SIGTERM; 1 otherwise.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
@@ -41,12 +43,11 @@ from scripts import early  # noqa: F401, I001
 from absl import app, flags
 
 import tf_backup
-from scripts.training import presets
-from scripts.training.recipe import Recipe
 from scripts import console, exits
-from scripts.training import memory
-from scripts.training.settings import FLAGS
-from scripts.training.settings import Settings
+from scripts.training import memory, presets
+from scripts.training.recipe import Recipe
+from scripts.training.restarts import Restarts
+from scripts.training.settings import FLAGS, Settings
 from tf_backup import quiet
 from tf_backup.records import Contributions, WorkerRecord
 
@@ -70,6 +71,7 @@ class Training:
     def __init__(self, settings: Settings) -> None:
         from models.data import loading
         from scripts.training import resumable
+        from scripts.training.directory_lock import DirectoryLock
         from scripts.training.plans import Plan
         from scripts.training.tasks import Task
 
@@ -87,6 +89,8 @@ class Training:
         per_epoch = FLAGS.updates_per_epoch
         self.plan = Plan.make(FLAGS.model, recipe, replicas, examples, per_epoch)
         if FLAGS.log_dir:
+            os.makedirs(FLAGS.log_dir, exist_ok=True)
+            atexit.register(DirectoryLock(FLAGS.log_dir).release)
             resumable.claim(FLAGS.log_dir, self.plan)
         self.metrics = self._metrics()
 
@@ -239,7 +243,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         exits.end(f"train.py takes flags only, not {argv[1]!r}; see --help.", exits.WRONG)
     console.set_up()
-    with exits.told(_how_to_go_on()):
+    with exits.told(_how_to_go_on(), again=_again if FLAGS.log_dir else None):
         exits.at_signals()  # Before TensorFlow's import: process 1 of a pod would ignore SIGTERM.
         if FLAGS.show_recipe:
             show(presets.find(FLAGS.model, FLAGS.recipe))
@@ -267,6 +271,14 @@ def _dismiss() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     tf_backup.dismiss()
     quiet.silence_stderr()
+
+
+def _again(message: str) -> None:
+    """Begin again from the last checkpoint after the cluster was lost, unless --restarts forbid."""
+    from scripts.training import resumable
+
+    steps = resumable.checkpoints_of(FLAGS.log_dir).steps()
+    Restarts(FLAGS.restarts).restart(message, steps[-1] if steps else 0)
 
 
 def _how_to_go_on() -> str:

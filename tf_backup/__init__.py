@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from tf_backup.cluster.strategy import dismiss as dismiss
     from tf_backup.cluster.strategy import parameter_server_strategy as parameter_server_strategy
     from tf_backup.errors import ClusterError as ClusterError
+    from tf_backup.errors import NonFiniteGradients as NonFiniteGradients
     from tf_backup.errors import ParameterServerLost as ParameterServerLost
     from tf_backup.errors import TfBackupError as TfBackupError
     from tf_backup.errors import WorkerFailed as WorkerFailed
@@ -28,6 +29,7 @@ _HOME = {
     "ClusterError": "errors",
     "Contributions": "records",
     "LocalCluster": "cluster.local_cluster",
+    "NonFiniteGradients": "errors",
     "ParameterServerLost": "errors",
     "SyncReplicasWithBackup": "keras.optimizer",
     "TfBackupError": "errors",

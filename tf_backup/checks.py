@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -28,3 +29,15 @@ def checked_int(name: str, value: Any, least: int = 1, meaning: str = "") -> int
     if number < least:
         raise ValueError(f"{name} is {number}; it must be at least {least}{meaning}.")
     return number
+
+
+def checked_choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """Return a value that is one of some strings.
+
+    Raises:
+      ValueError: if it is none of them.
+    """
+    if value not in choices:
+        known = ", ".join(map(repr, choices))
+        raise ValueError(f"{name} is {value!r}; it must be one of {known}.")
+    return str(value)

@@ -4,7 +4,8 @@
     |-- ClusterError            the cluster cannot be reached or used
     |   |-- ParameterServerLost a parameter server died: restart from a checkpoint
     |   `-- WorkersLost         fewer than N workers were left for too long
-    `-- WorkerFailed            a worker's own code (model, data) raised
+    |-- WorkerFailed            a worker's own code (model, data) raised
+    `-- NonFiniteGradients      fewer than N workers compute finite gradients
 
 Invalid arguments raise ``ValueError`` or ``TypeError`` at the call that receives them.
 """
@@ -28,3 +29,7 @@ class WorkersLost(ClusterError):
 
 class WorkerFailed(TfBackupError):
     """A worker raised while it read data or computed a gradient."""
+
+
+class NonFiniteGradients(TfBackupError):
+    """So many workers compute gradients with NaN or Inf that no update can be made."""

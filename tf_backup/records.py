@@ -46,6 +46,7 @@ class WorkerRecord:
         ago), or not used when its run ended.
       duplicate: offered a second time; used at most once.
       lost: its worker died, was silent for too long, or had not finished when training ended.
+      nonfinite: dropped because its gradient had NaN or Inf.
       staleness: number of accepted contributions by staleness; {0: accepted} in synchronous SGD.
     """
 
@@ -57,6 +58,7 @@ class WorkerRecord:
     duplicate: int
     lost: int
     staleness: Mapping[int, int] = dataclasses.field(default_factory=dict, hash=False)
+    nonfinite: int = 0
 
     @property
     def staleness_mean(self) -> float:
@@ -82,13 +84,16 @@ class WorkerRecord:
         return WorkerRecord(worker=worker, staleness=dict(sorted(staleness.items())), **sums)
 
 
-_COUNTS = ("computed", "accepted", "late", "stale", "duplicate", "lost")
+_COUNTS = ("computed", "accepted", "late", "stale", "duplicate", "lost", "nonfinite")
 NOTHING = WorkerRecord(None, 0, 0, 0, 0, 0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Contributions:
-    """Counts of all workers; computed = accepted + late + stale + duplicate + lost."""
+    """Counts of all workers.
+
+    computed = accepted + late + stale + duplicate + lost + nonfinite
+    """
 
     workers: tuple[WorkerRecord, ...]
 
@@ -108,7 +113,7 @@ class Contributions:
           staleness: counts by staleness for each worker, which the ledger does not hold.
         """
         under_way = (protocol.COMPUTING, protocol.DELIVERED)
-        verdicts = ("accepted", "late", "stale", "duplicate", "lost")
+        verdicts = _COUNTS[1:]
         return cls(
             tuple(
                 WorkerRecord(
@@ -131,17 +136,18 @@ class Contributions:
         return Contributions(tuple(map(_sum, zip(self.workers, other.workers, strict=True))))
 
     def __str__(self) -> str:
-        """Return a table with one row per worker; it shows staleness if any is above 0."""
-        rows: list[Sequence[Any]] = [["worker", *_COUNTS]]
+        """Return a table with one row per worker; nonfinite and staleness only if above 0."""
+        counts = _COUNTS if self.total.nonfinite else _COUNTS[:-1]
+        rows: list[Sequence[Any]] = [["worker", *counts]]
         for record in (*self.workers, self.total):
             name = "all" if record.worker is None else record.worker
-            rows.append([name, *(getattr(record, count) for count in _COUNTS)])
+            rows.append([name, *(getattr(record, count) for count in counts)])
         if self.total.staleness_max > 0:
             rows[0] = [*rows[0], "staleness: mean", "max"]
             for index, record in enumerate((*self.workers, self.total), start=1):
                 mean = f"{record.staleness_mean:.2f}"
                 rows[index] = [*rows[index], mean, record.staleness_max]
-        widths = [11] * (1 + len(_COUNTS)) + [18, 6]
+        widths = [11] * (1 + len(counts)) + [18, 6]
         return "\n".join(
             "".join(f"{cell!s:>{width}}" for cell, width in zip(row, widths, strict=False))
             for row in rows

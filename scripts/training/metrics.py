@@ -11,7 +11,7 @@ import prometheus_client
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 REFRESH_S = 5.0  # Minimum between reads of the accounts, which are on a parameter server.
-VERDICTS = ("accepted", "late", "stale", "duplicate", "lost")
+VERDICTS = ("accepted", "late", "stale", "duplicate", "lost", "nonfinite")
 
 
 class Metrics(keras.callbacks.Callback):

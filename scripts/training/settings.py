@@ -64,6 +64,12 @@ flags.DEFINE_string(  # Replaces absl's flag of this name, which does nothing he
 flags.DEFINE_float(
     "checkpoint_minutes", 10.0, "Minutes between checkpoints in the middle of an epoch."
 )
+flags.DEFINE_integer(
+    "restarts",
+    3,
+    "With --log_dir: how often to start again from the last checkpoint when the cluster is lost, "
+    "without a new checkpoint in between. 0: never.",
+)
 flags.DEFINE_multi_string(
     "delay", [], "WORKER:SECONDS, a straggler on purpose; may be given several times."
 )
@@ -81,7 +87,7 @@ _ABOVE_0 = [
     "learning_rate",
     "replicas",
 ]
-_AT_LEAST_0 = ("backups", "max_staleness", "seed", "checkpoint_minutes")
+_AT_LEAST_0 = ("backups", "max_staleness", "seed", "checkpoint_minutes", "restarts")
 _OF_CLUSTERS = ("replicas", "backups", "max_staleness", "ps_tasks", "delay")
 
 

@@ -103,7 +103,9 @@ class Sides:
 
     def __init__(self, strategy: Any, optimizer: Callable[[], Any] = sgd, **options: Any) -> None:
         with strategy.scope():
-            self.ours = built(tf_backup.wrap(optimizer(), replicas=1), **options)
+            # "keep": as on one device.
+            wrapped = tf_backup.wrap(optimizer(), replicas=1, on_nonfinite="keep")
+            self.ours = built(wrapped, **options)
         self.theirs = built(optimizer(), **options)
         self._start = [[v.numpy() for v in self._variables(model)] for model in self]
 

@@ -67,7 +67,8 @@ def check(process: Program, code: int, reason: str) -> str:
 # Registered workers are told at once; PATIENCE_S is for those that have not registered.
 DISMISS = """
 import time
-from tf_backup import coordinator, departures
+from tf_backup.actors import coordinator
+from tf_backup.cluster import departures
 strategy = tf_backup.parameter_server_strategy()
 while 1 in coordinator.of(strategy).members.missing:
     time.sleep(0.1)

@@ -457,9 +457,25 @@ def with_a_bad_number(strategy: Any) -> Any:
     return compiled(strategy, build), tf.data.Dataset.from_tensors((X, Y))
 
 
+class Asserts(keras.layers.Layer):  # type: ignore[misc]
+    """Nothing uses what the assertion returns."""
+
+    def call(self, x: Any) -> Any:
+        tf.debugging.assert_greater(x, 1e6, "too small")
+        return x
+
+
+def with_an_assertion(strategy: Any) -> Any:
+    def build() -> Any:
+        return keras.Sequential([keras.Input((6,)), Asserts(), keras.layers.Dense(2)])
+
+    return compiled(strategy, build), tf.data.Dataset.from_tensors((X, Y))
+
+
 @pytest.mark.parametrize(
     ("make", "cause"),
     [
+        (with_an_assertion, "too small"),
         (without_class, "Received a label value of 8 which is outside the valid range"),
         (without_row, "] = 1[23] is not in [0, 3)"),
         (with_a_bad_element, "no such file"),

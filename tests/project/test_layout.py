@@ -117,6 +117,7 @@ def test_public_names() -> None:
         "ClusterError",
         "Contributions",
         "LocalCluster",
+        "NonFiniteGradients",
         "ParameterServerLost",
         "SyncReplicasWithBackup",
         "TfBackupError",

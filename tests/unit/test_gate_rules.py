@@ -48,9 +48,9 @@ def test_rules_of_equal_policies_are_shared() -> None:
 def test_the_gradient_that_completes_a_step_is_an_event() -> None:
     known = gate_rules.of_policy(BackupPolicy(2, 1))
     packed = opened(known, 3, step=7)
-    packed, then, events = known.offer(packed, *numbers(2, 3, 1, 7, 300))
+    packed, then, events = known.offer(packed, *numbers(2, 3, 1, 7, 300, 1))
     assert (int(then), events.shape[0]) == (protocol.WAIT, 0)
-    packed, _, events = known.offer(packed, *numbers(0, 1, 1, 7, 100))
+    packed, _, events = known.offer(packed, *numbers(0, 1, 1, 7, 100, 1))
     assert events.numpy().tolist() == [[[7, 7], [100, 300], [0, 2], [0, 0]]]
     _, again = known.tick(packed, *numbers(1))
     assert again.numpy().tolist() == events.numpy().tolist()
@@ -62,7 +62,7 @@ def test_who_waits_gets_a_token(last: int, token: int) -> None:
     known = gate_rules.of_policy(BackupPolicy(2, 1))
     packed = opened(known, 3, step=7)
     for place in (2, 0):
-        packed, _, _ = known.offer(packed, *numbers(place, place + 1, 1, 7, 100 * place))
+        packed, _, _ = known.offer(packed, *numbers(place, place + 1, 1, 7, 100 * place, 1))
     _, step, tokens, sizes, events = known.advance(packed, *numbers(last))
     assert (int(step), events.shape[0]) == (8, 0)
     assert sizes.numpy().tolist() == [[1, 2], [0, 2], [1, 2]]  # Worker 1 computes.
@@ -75,7 +75,7 @@ def test_too_few_with_data_are_an_event() -> None:
     told = []
     for place in (0, 1):
         stop = protocol.STOP
-        packed, then, events = known.offer(packed, *numbers(place, place + 1, 1, stop, 0))
+        packed, then, events = known.offer(packed, *numbers(place, place + 1, 1, stop, 0, 1))
         assert int(then) == stop
         told.append(events.numpy().tolist())
     assert told == [[], [[[EXHAUSTED] * 2] * 4]]

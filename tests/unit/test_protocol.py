@@ -17,6 +17,7 @@ from tf_backup.rules.protocol import (
     LATE,
     LEFT,
     NO_PLACE,
+    NONFINITE,
     STALE,
     STOP,
     WAIT,
@@ -24,7 +25,7 @@ from tf_backup.rules.protocol import (
     Ledger,
 )
 
-ENDS = ("accepted", "late", "stale", "duplicate", "lost")
+ENDS = ("accepted", "late", "stale", "duplicate", "lost", "nonfinite")
 
 
 class Gate:
@@ -66,12 +67,13 @@ class Gate:
         run: int | None = None,
         ticket: int = 0,
         entry: int | None = None,
+        finite: bool = True,
     ) -> tuple[int, int, bool]:
         step = int(self.ledger.step) if step is None else step
         entry = int(self.ledger.entry[worker]) if entry is None else entry
         me, run = self._me(worker), self._run(run)
         ledger, verdict, then, complete = protocol.offer(
-            self.ledger, me, entry, run, step, ticket, self.replicas, self.bound
+            self.ledger, me, entry, run, step, ticket, self.replicas, self.bound, np.int64(finite)
         )
         self._keep(ledger)
         return int(verdict), int(then), bool(complete)
@@ -244,6 +246,36 @@ def test_stale_is_never_part_of_the_step():
     gate.offer(1, step=0, ticket=5)
     assert not gate.complete
     assert gate.ledger.ticket[1] == 0
+
+
+def test_what_is_not_finite_is_not_used_and_its_worker_goes_on_at_once():
+    gate = Gate(3, 2)
+    gate.enter_all()
+    assert gate.offer(0, finite=False, ticket=5) == (NONFINITE, 0, False)
+    assert gate.ledger.ticket[0] == 0
+    assert gate.count(0) == {"nonfinite": 1}
+    assert gate.offer(1) == (ACCEPTED, WAIT, False)
+    assert gate.offer(0) == (ACCEPTED, WAIT, True)
+    assert gate.ledger.begun.tolist() == [2, 1, 1]
+
+
+def test_what_is_not_finite_waits_while_the_step_is_full():
+    gate = Gate(2, 1)
+    gate.enter_all()
+    gate.offer(0)
+    assert gate.offer(1, finite=False) == (NONFINITE, WAIT, False)
+    assert gate.advance() == [1, 1]
+    assert gate.offer(1, step=0, finite=False) == (NONFINITE, 1, False)  # Stale or not.
+    assert gate.count(1) == {"nonfinite": 2}
+
+
+def test_what_is_not_finite_after_the_run_is_counted_and_its_worker_stops():
+    gate = Gate(2, 2)
+    gate.enter_all()
+    gate.close_run()
+    assert gate.offer(0, step=0, finite=False) == (NONFINITE, STOP, False)
+    assert gate.count(0) == {"nonfinite": 1}
+    assert gate.ledger.status[0] == ABSENT
 
 
 def test_second_offer_is_a_duplicate_and_is_not_used():

@@ -26,6 +26,7 @@ from tf_backup.rules.protocol import (
     LATE,
     LEFT,
     NO_PLACE,
+    NONFINITE,
     STALE,
     STOP,
     WAIT,
@@ -188,9 +189,10 @@ class Cluster:
     def offer(self, who: int, actor: Actor) -> None:
         run, step, place = actor.run, actor.step, actor.place
         self.places[place].batches -= run == self.ledger.run
-        right, flag = self.right_verdict(actor, run, step)
+        finite = bool(self.rng.random() < 0.9)
+        right, flag = self.right_verdict(actor, run, step, finite)
         actor.last_offer = (run, step)
-        verdict, then, complete = self.call_offer(actor, run, step)
+        verdict, then, complete = self.call_offer(actor, run, step, finite)
         assert (verdict, complete) == (right, flag)
         if verdict == ACCEPTED:
             self.queue.append(Admitted(place, self.tickets, step))
@@ -198,7 +200,7 @@ class Cluster:
             assert then == STOP
         elif not self.valid(actor):
             assert (verdict, then) == (DUPLICATE, EXPELLED)
-        elif verdict == STALE and not self.full:
+        elif verdict in (STALE, NONFINITE) and not self.full:
             assert then == self.ledger.step
         else:
             assert then == WAIT
@@ -370,6 +372,7 @@ class Cluster:
         delivered = ledger.status == DELIVERED
         under_way = delivered | (ledger.status == COMPUTING)
         ended = ledger.accepted + ledger.late + ledger.stale + ledger.duplicate + ledger.lost
+        ended = ended + ledger.nonfinite
         assert (ledger.begun == ended + under_way).all()
         assert all((getattr(ledger, name) >= 0).all() for name in SLOTS)
         assert np.flatnonzero(delivered).tolist() == sorted(each.place for each in self.queue)
@@ -385,12 +388,15 @@ class Cluster:
         assert not ledger.open or (now in self.complete) == full
         assert len(self.complete) == len(set(self.complete))
 
-    def right_verdict(self, actor: Actor, run: int, step: int) -> tuple[int, bool]:
+    def right_verdict(self, actor: Actor, run: int, step: int, finite: bool) -> tuple[int, bool]:
         """Return the right verdict on an offer, and whether it completes the step."""
         if run != self.ledger.run or not self.ledger.open:
-            return STALE, False
+            under_way = self.valid(actor) and self.ledger.status[actor.place] == COMPUTING
+            return (NONFINITE if under_way and not finite else STALE), False
         if self.waiting(actor.place) or not self.valid(actor):
             return DUPLICATE, False
+        if not finite:
+            return NONFINITE, False
         # Its staleness after those before it have been used, N at a time.
         staleness, before = self.updates - step, len(self.queue)
         while before >= self.replicas:
@@ -401,11 +407,13 @@ class Cluster:
 
     # ---- Plumbing -----------------------------------------------------------------------------
 
-    def call_offer(self, actor: Actor, run: int, step: int) -> tuple[int, int, bool]:
+    def call_offer(
+        self, actor: Actor, run: int, step: int, finite: bool = True
+    ) -> tuple[int, int, bool]:
         self.tickets += 1
         me, entry = self.me(actor.place), np.int64(actor.entry)
         self.ledger, verdict, then, complete = self.call(
-            "offer", me, entry, run, step, self.tickets, self.replicas, self.bound
+            "offer", me, entry, run, step, self.tickets, self.replicas, self.bound, np.int64(finite)
         )
         if complete:
             self.complete.append((int(self.ledger.run), int(self.ledger.step)))
@@ -479,7 +487,7 @@ def test_random_schedules_reach_every_verdict_state_and_event():
     events = "enter offer repeat leave take die revive freeze thaw expire "
     events += "update last_update close open settle"
     states = {protocol.ABSENT, COMPUTING, DELIVERED, WAITING, LEFT}
-    verdicts = (ACCEPTED, LATE, STALE, DUPLICATE)
+    verdicts = (ACCEPTED, LATE, STALE, DUPLICATE, NONFINITE)
     # Without a bound none is late: there is room for every gradient of the run.
     every = {(b, v) for b in BOUNDS for v in verdicts} - {(ANY_STALENESS, LATE)}
     every -= {(5, LATE)}  # At most five gradients can be queued before that of one of six workers.

@@ -90,6 +90,7 @@ def test_as_dict_names_the_worker_unless_it_is_a_total():
         "stale": 3,
         "duplicate": 2,
         "lost": 1,
+        "nonfinite": 0,
     }
     assert "worker" not in SUM.as_dict()
     assert SUM.as_dict()["computed"] == 18
@@ -103,6 +104,12 @@ def test_str_is_a_table_with_a_row_per_worker_and_one_for_all():
         ["1", "3", "2", "1", "0", "0", "0"],
         ["all", "18", "7", "5", "3", "2", "1"],
     ]
+
+
+def test_str_shows_what_was_not_finite_where_there_is_some() -> None:
+    bad = dataclasses.replace(TWO, computed=5, nonfinite=2)
+    rows = [line.split()[-2:] for line in str(Contributions((ONE, bad))).splitlines()]
+    assert rows == [["lost", "nonfinite"], ["1", "0"], ["0", "2"], ["1", "2"]]
 
 
 # ---- Staleness --------------------------------------------------------------------------------

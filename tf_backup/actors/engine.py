@@ -53,6 +53,7 @@ class Engine:
       objective: the training objective.
       element_spec: spec of the batches.
       stall_timeout_s: how long to wait for workers while fewer than N are alive.
+      on_nonfinite: what to do with a gradient that has NaN or Inf: "drop", "raise" or "keep".
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Engine:
         objective: Objective,
         element_spec: Any,
         stall_timeout_s: float,
+        on_nonfinite: str = "keep",
     ) -> None:
         self.policy = policy
         self._strategy = strategy
@@ -84,7 +86,7 @@ class Engine:
                 name / "reports",
             )
             parts = (self._snapshot, contribution, self._accumulator, self._gate)
-            self._worker = Worker(objective.compute, *parts)
+            self._worker = Worker(objective.compute, *parts, on_nonfinite)
             self._chief = Chief(
                 objective,
                 *parts,
@@ -252,6 +254,7 @@ class Engine:
         """Return the next update's report; None if too few workers have data left."""
         assert self._run is not None
         self._watch.restart()
+        self._care.restart()
         while True:
             report = self._run.next_report(_POLL_S)
             if report is not None:
@@ -270,6 +273,8 @@ class Engine:
         for error in self._coordinator.worker_errors():
             raise worker_failed(error)
         ledger = self._run.ledger
+        if ledger is not None:
+            self._care.check_finite(self._step, ledger)
         members = self._coordinator.members
         if members.living >= self.policy.replicas:
             self._watch.enough()

@@ -39,6 +39,7 @@ class Worker:
       contribution: format in which results are sent.
       accumulator: accumulator that results are sent to.
       gate: gate that decides which contributions are used.
+      on_nonfinite: what to do with a gradient that has NaN or Inf: "drop", "raise" or "keep".
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class Worker:
         contribution: Contribution,
         accumulator: Accumulator,
         gate: Gate,
+        on_nonfinite: str = "keep",
     ) -> None:
+        self._on_nonfinite = on_nonfinite
         self._compute = compute
         self._snapshot = snapshot
         self._contribution = contribution
@@ -96,7 +99,8 @@ class Worker:
                 self._contribution.nothing,
             )
             computed = tf.where(batch.has_value(), step, tf.constant(protocol.STOP, tf.int64))
-            message = tf.stack([place, entry, run, computed, ticket])
+            finite = self._finite(buffers, step)
+            message = tf.stack([place, entry, run, computed, ticket, finite])
             step, theta = self._deliver(message, buffers)
             return step, ticket + 1, theta
 
@@ -119,8 +123,11 @@ class Worker:
         # Lookups of table rows depend on the batch, so it waits until step t has started.
         with tf.control_dependencies([step]):
             batch = tf.nest.map_structure(tf.identity, batch, expand_composites=True)
-        results = self._compute(values, tf.stack([place + 1, step]), batch)
-        return self._contribution.buffers(results)
+        # Wait for all of it: assertions and prints of the model, too.
+        with graphs.changing() as written:
+            results = self._compute(values, tf.stack([place + 1, step]), batch)
+        with tf.control_dependencies(written):
+            return [tf.identity(each) for each in self._contribution.buffers(results)]
 
     def _enter(self, place: Tensor, life: Tensor, run: Tensor) -> tuple[Tensor, Tensor, Buffers]:
         """Enter; return the first step, the number of the entry, and theta of that step."""
@@ -151,7 +158,7 @@ class Worker:
         ) -> tuple[Tensor, list[Tensor]]:
             done = [self._put(message, part), *arrived]
             with tf.control_dependencies(done):
-                step = self._gate.offer(*tf.unstack(message, 5))
+                step = self._gate.offer(*tf.unstack(message, 6))
             with tf.control_dependencies([step]):
                 return step, self._read(GATE_SERVER)
 
@@ -165,12 +172,23 @@ class Worker:
 
     def _put(self, message: Tensor, part: list[Tensor]) -> Any:
         """Put a contribution's part, if there is one, on the server where this is called."""
-        step, ticket = message[3], message[4]
+        step, ticket, finite = message[3], message[4], message[5]
         return tf.cond(
-            tf.not_equal(step, protocol.STOP),
+            tf.not_equal(step, protocol.STOP) & (finite > 0),
             lambda: self._accumulator.put(ticket, part),
             tf.no_op,
         )
+
+    def _finite(self, buffers: Buffers, step: Tensor) -> Tensor:
+        """Return 0 for a contribution with NaN or Inf that is to be dropped, otherwise 1 ([])."""
+        if self._on_nonfinite == "keep":
+            return tf.constant(1, tf.int64)
+        finite = self._contribution.finite(buffers)
+        if self._on_nonfinite == "raise":
+            said = ["a gradient has NaN or Inf at step", step, '(on_nonfinite="raise").']
+            with tf.control_dependencies([tf.debugging.Assert(finite, said)]):
+                finite = tf.identity(finite)
+        return tf.cast(finite, tf.int64)
 
     def _take_back(self, ticket: Tensor) -> list[Tensor]:
         """Discard the last contribution from all servers, if it was not used."""

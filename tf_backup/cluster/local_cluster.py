@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import socket
-import tempfile
+import threading
 import time
 from types import TracebackType
 from typing import Any
@@ -17,6 +17,8 @@ from tf_backup.checks import checked_int
 from tf_backup.cluster import tf_config
 from tf_backup.cluster.connection import DEFAULT_TIMEOUT_S, Timeouts, connect, forget
 from tf_backup.cluster.fork_server import ForkServer, Task
+from tf_backup.cluster.scratch_folder import ScratchFolder
+from tf_backup.cluster.worker_restarts import WorkerRestarts
 from tf_backup.network import arrivals
 from tf_backup.network.status import ask, is_ready
 
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 START_TIMEOUT_S = 120.0
 _ATTEMPTS = 3  # Another program may take a free port before its task does.
 END_TIMEOUT_S = 5.0
+DEFAULT_WORKER_RESTARTS = 3
 
 
 class LocalCluster:
@@ -45,9 +48,12 @@ class LocalCluster:
         few cores are fastest with 1.
       worker_timeout_s: how long a worker may be silent before it is given up.
       server_timeout_s: how long a parameter server may be silent before it counts as lost.
+      worker_restarts: how often a worker is started again whose process ends by itself: it
+        crashes, or runs out of memory. 0 starts none again. One that `kill_task` has ended stays
+        ended until `start_task`.
 
     Raises:
-      TypeError: if a number of processes or threads is not an int.
+      TypeError: if a number of processes, threads or restarts is not an int.
       ValueError: if a number is too small.
       ClusterError: on entering the context, if a process does not start.
     """
@@ -60,17 +66,22 @@ class LocalCluster:
         threads: int = 1,
         worker_timeout_s: float = DEFAULT_TIMEOUT_S,
         server_timeout_s: float = DEFAULT_TIMEOUT_S,
+        worker_restarts: int = DEFAULT_WORKER_RESTARTS,
     ) -> None:
         self.workers = checked_int("workers", workers)
         self.ps = checked_int("ps", ps)
         self._threads = checked_int("threads", threads)
+        self._worker_restarts = checked_int("worker_restarts", worker_restarts, least=0)
         self._timeouts = Timeouts(worker_timeout_s, server_timeout_s)
         # A pipe that nobody writes to. The processes exit when its write end closes, which also
         # happens when this process ends, however it ends.
         self._lifeline: tuple[int, ...] = ()
-        self._logs: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: ScratchFolder | None = None
         self._fork_server: ForkServer | None = None
+        self._lock = threading.RLock()  # Held while a task is started, killed or looked at.
         self._tasks: dict[tuple[str, int], Task] = {}
+        self._killed: set[tuple[str, int]] = set()  # By `kill_task`.
+        self._restarts: WorkerRestarts | None = None
         self._config: tf_config.ClusterConfig | None = None
         self._strategy: Any = None
 
@@ -99,7 +110,7 @@ class LocalCluster:
             raise errors.ClusterError("The cluster has been started already.")
         log.info("Starting %d worker and %d ps processes.", self.workers, self.ps)
         self._lifeline = os.pipe()
-        self._logs = tempfile.TemporaryDirectory(prefix="tf_backup_")
+        self._folder = ScratchFolder()
         try:
             self._fork_server = ForkServer(
                 self._environment(), self._lifeline[0], self._log_path("fork_server", 0)
@@ -107,6 +118,18 @@ class LocalCluster:
             self._fork_server.ready()
             for _ in range(_ATTEMPTS):
                 if self._start_tasks():
+                    log.info(
+                        "TensorFlow's servers execute what reaches them, and listen on all network "
+                        "interfaces: keep others away from port(s) %s.",
+                        ", ".join(
+                            address.split(":")[-1] for address in self.config.addresses["ps"]
+                        ),
+                    )
+                    self._restarts = WorkerRestarts(
+                        self._worker_restarts,
+                        self._ended_workers,
+                        lambda worker: self.start_task("worker", worker),
+                    )
                     return
                 self._end_tasks()
             raise errors.ClusterError(
@@ -120,21 +143,25 @@ class LocalCluster:
         """Start the process of one task, for the first time or again after it ended."""
         address = self._address(job, index)
         assert self._fork_server is not None
-        task = self._tasks.get((job, index))
-        if task is not None and not task.ended:
-            raise errors.ClusterError(f"{job} {index} ({address}) runs already.")
         # Enough for a step, a gate call, and a transfer of each other task at the same time.
         inter_op = max(4, self.workers + 2)
-        self._tasks[job, index] = self._fork_server.start(
-            self.config.as_tf_config(job, index),
-            self._log_path(job, index),
-            [str(self._threads), str(inter_op)],
-        )
+        with self._lock:
+            task = self._tasks.get((job, index))
+            if task is not None and not task.ended:
+                raise errors.ClusterError(f"{job} {index} ({address}) runs already.")
+            self._killed.discard((job, index))
+            self._tasks[job, index] = self._fork_server.start(
+                self.config.as_tf_config(job, index),
+                self._log_path(job, index),
+                [str(self._threads), str(inter_op)],
+            )
 
     def kill_task(self, job: str, index: int) -> None:
         """Kill the process of one task with SIGKILL, as a failing machine would."""
         self._address(job, index)
-        self._tasks[job, index].kill()
+        with self._lock:
+            self._killed.add((job, index))
+            self._tasks[job, index].kill()
 
     def pid(self, job: str, index: int) -> int:
         """Return the process id of one task."""
@@ -152,6 +179,9 @@ class LocalCluster:
         if self._strategy is not None:
             forget(self._strategy)
             self._strategy = None
+        if self._restarts is not None:
+            self._restarts.stop()
+            self._restarts = None
         self._end_tasks()
         if self._fork_server is not None:
             self._fork_server.close()
@@ -159,9 +189,9 @@ class LocalCluster:
         for end in self._lifeline:
             os.close(end)
         self._lifeline = ()
-        if self._logs is not None:
-            self._logs.cleanup()
-            self._logs = None
+        if self._folder is not None:
+            self._folder.remove()
+            self._folder = None
 
     def _end_tasks(self) -> None:
         for task in self._tasks.values():
@@ -172,6 +202,15 @@ class LocalCluster:
             if not task.wait(deadline - time.monotonic()):
                 task.kill()
         self._tasks.clear()
+
+    def _ended_workers(self) -> list[int]:
+        """Return the indices of the workers whose processes have ended by themselves."""
+        with self._lock:
+            return [
+                index
+                for (job, index), task in self._tasks.items()
+                if job == "worker" and (job, index) not in self._killed and task.ended
+            ]
 
     def _address(self, job: str, index: int) -> str:
         """Return the address of a task of the running cluster.
@@ -191,8 +230,8 @@ class LocalCluster:
         return addresses[index]
 
     def _log_path(self, job: str, index: int) -> str:
-        assert self._logs is not None
-        return os.path.join(self._logs.name, f"{job}{index}.log")
+        assert self._folder is not None
+        return os.path.join(self._folder.path, f"{job}{index}.log")
 
     def _free_addresses(self) -> tf_config.ClusterConfig:
         """Return free addresses for all tasks."""

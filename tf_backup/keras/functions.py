@@ -13,7 +13,7 @@ from tf_backup.keras import _internals
 from tf_backup.keras.custom_step import step_measurement, step_objective
 from tf_backup.keras.feed import Feed
 from tf_backup.keras.model_objective import keras_measurement, keras_objective
-from tf_backup.keras.optimizer import DEFAULT_STALL_TIMEOUT_S, find
+from tf_backup.keras.optimizer import DEFAULT_STALL_TIMEOUT_S, find, on_nonfinite
 from tf_backup.worker_data import WorkerData
 
 Model = Any
@@ -86,6 +86,7 @@ class TrainFunction:
                 objective,
                 feed.data.element_spec,
                 self._wrapped.stall_timeout_s,
+                on_nonfinite(self._model.optimizer),
             )
             self._spec = spec
             self._wrapped.report_to(engine)

@@ -14,7 +14,12 @@ from tf_backup.actors.engine import Engine
 from tf_backup.checks import checked_int
 from tf_backup.keras import _internals
 from tf_backup.keras.model_objective import objective_of
-from tf_backup.keras.optimizer import SyncReplicasWithBackup, check_strategy, find
+from tf_backup.keras.optimizer import (
+    SyncReplicasWithBackup,
+    check_strategy,
+    find,
+    on_nonfinite,
+)
 from tf_backup.keras.variables import KerasVariables
 from tf_backup.worker_data import WorkerData
 
@@ -116,7 +121,14 @@ def _engine(
     variables = KerasVariables(model, optimizer)
     variables.check_placed()
     objective = objective_of(variables, optimizer, value, lambda reports: reports[0], element_spec)
-    engine = Engine(strategy, wrapped.policy, objective, element_spec, wrapped.stall_timeout_s)
+    engine = Engine(
+        strategy,
+        wrapped.policy,
+        objective,
+        element_spec,
+        wrapped.stall_timeout_s,
+        on_nonfinite(optimizer),
+    )
     wrapped.report_to(engine)
     return engine
 

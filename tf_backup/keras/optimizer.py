@@ -11,6 +11,7 @@ import tensorflow as tf
 from tf_backup._tf import runtime
 from tf_backup.actors import coordinator
 from tf_backup.actors.accounts import Account, Source
+from tf_backup.checks import checked_choice
 from tf_backup.policy import BackupPolicy
 from tf_backup.records import Contributions
 
@@ -30,6 +31,7 @@ _INNER = (
 )
 
 DEFAULT_STALL_TIMEOUT_S = 600.0
+ON_NONFINITE = ("drop", "raise", "keep")
 
 
 @keras.saving.register_keras_serializable(package="tf_backup")
@@ -49,10 +51,12 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
         `WorkersLost`.
       name: name of the optimizer.
       max_staleness: maximum staleness of a gradient that is used, in updates; None for no limit.
+      on_nonfinite: what to do with a gradient that has NaN or Inf; see `wrap`.
 
     Raises:
       TypeError: if `inner_optimizer` is not a Keras optimizer, or is wrapped already.
-      ValueError: if N, b, `stall_timeout_s` or `max_staleness` is out of range.
+      ValueError: if N, b, `stall_timeout_s` or `max_staleness` is out of range, or `on_nonfinite`
+        is unknown.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
         stall_timeout_s: float = DEFAULT_STALL_TIMEOUT_S,
         name: str | None = None,
         max_staleness: int | None = 0,
+        on_nonfinite: str = "drop",
     ) -> None:
         if isinstance(inner_optimizer, str | dict):
             inner_optimizer = keras.optimizers.get(inner_optimizer)
@@ -72,6 +77,7 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
             rule = "it must be a Keras 3 optimizer, such as keras.optimizers.SGD(0.1), or its name."
             raise TypeError(f"optimizer is {inner_optimizer!r}; {rule}")
         policy = BackupPolicy(replicas, backups, max_staleness)
+        checked_choice("on_nonfinite", on_nonfinite, ON_NONFINITE)
         if not isinstance(stall_timeout_s, int | float) or not stall_timeout_s > 0:
             raise ValueError(
                 f"stall_timeout_s is {stall_timeout_s!r}; it must be a number above 0."
@@ -82,6 +88,7 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
         self.inner_optimizer = inner_optimizer
         self.policy = policy
         self.stall_timeout_s = stall_timeout_s
+        self.on_nonfinite = on_nonfinite
         self._accounts: list[Account] = []
 
     @property
@@ -200,6 +207,7 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
             "backups": self.backups,
             "stall_timeout_s": self.stall_timeout_s,
             "max_staleness": self.max_staleness,
+            "on_nonfinite": self.on_nonfinite,
         }
 
     # The inner optimizer is saved, so that files are the same as those of one device.
@@ -288,6 +296,21 @@ def find(optimizer: Any) -> SyncReplicasWithBackup | None:
     while optimizer is not None and not isinstance(optimizer, SyncReplicasWithBackup):
         optimizer = vars(optimizer).get("inner_optimizer")
     return optimizer
+
+
+def on_nonfinite(optimizer: Any) -> str:
+    """Return what to do with a gradient that has NaN or Inf, for a wrapped optimizer.
+
+    Under loss scaling, around or inside the wrapped one, gradients overflow now and then by design,
+    and Keras skips such updates.
+    """
+    wrapped = find(optimizer)
+    assert wrapped is not None
+    while optimizer is not None:
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            return "keep"
+        optimizer = vars(optimizer).get("inner_optimizer")
+    return wrapped.on_nonfinite
 
 
 def _wrapped(optimizer: Any) -> bool:

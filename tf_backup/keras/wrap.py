@@ -22,6 +22,7 @@ def wrap(
     *,
     stall_timeout_s: float = DEFAULT_STALL_TIMEOUT_S,
     max_staleness: int | None = 0,
+    on_nonfinite: str = "drop",
 ) -> SyncReplicasWithBackup:
     """Make an optimizer update with the mean of the first N of N + b workers' gradients.
 
@@ -48,20 +49,31 @@ def wrap(
       max_staleness: maximum staleness of a gradient that is used, in updates: 0 for synchronous
         SGD, None for no limit. `replicas=1, max_staleness=None` is asynchronous SGD, in which
         every gradient makes an update; use the learning rate of one worker, or a lower one.
+      on_nonfinite: what to do with a gradient that has NaN or Inf. "drop": do not use it, count it
+        in `contributions`, and log a warning now and then; if fewer than N workers compute finite
+        gradients, raise `NonFiniteGradients`. "raise": raise `WorkerFailed`, which names the worker
+        and the step. "keep": use it, as on one device, where it makes all weights NaN. Under a
+        `LossScaleOptimizer` the policy is "keep": gradients overflow there by design, and Keras
+        skips such updates.
 
     Returns:
       An optimizer for `model.compile`.
 
     Raises:
       TypeError: if `optimizer` is not a Keras optimizer, or is wrapped already.
-      ValueError: if a number is out of range, if `wrap` is called or `optimizer` was created
-        outside a parameter-server strategy's scope, if the strategy has a `variable_partitioner`,
-        or if its cluster has fewer than N + b workers.
+      ValueError: if a number is out of range or `on_nonfinite` is unknown, if `wrap` is called or
+        `optimizer` was created outside a parameter-server strategy's scope, if the strategy has a
+        `variable_partitioner`, or if its cluster has fewer than N + b workers.
 
     Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 1 to 4.
     """
     wrapped = SyncReplicasWithBackup(
-        optimizer, replicas, backups, stall_timeout_s, max_staleness=max_staleness
+        optimizer,
+        replicas,
+        backups,
+        stall_timeout_s,
+        max_staleness=max_staleness,
+        on_nonfinite=on_nonfinite,
     )
     strategy = tf.distribute.get_strategy()
     check_strategy(strategy, wrapped.policy)

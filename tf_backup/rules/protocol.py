@@ -27,10 +27,14 @@ offered. It is accepted if its staleness is at most `max_staleness`: 0 is synchr
 without a bound is asynchronous SGD. A worker waits until its own gradient is used, so the queue
 holds at most one from each worker, and an update uses gradients of N different workers.
 
-Counts: a contribution begins when its worker is told to work on a step, and ends as exactly one of
-accepted, late, stale, duplicate or lost. Hence, for every worker at every moment,
+A gradient with NaN or Inf is not delivered. Its worker only says so, and continues like one whose
+gradient is stale.
 
-    begun = accepted + late + stale + duplicate + lost + (1 if its contribution is under way).
+Counts: a contribution begins when its worker is told to work on a step, and ends as exactly one of
+accepted, late, stale, duplicate, lost or nonfinite. Hence, for every worker at every moment,
+
+    begun = accepted + late + stale + duplicate + lost + nonfinite
+            + (1 if its contribution is under way).
 
 *accepted* is counted when the update is made, not when the gate accepts the gradient. So
 accepted = N x updates also holds when training stops between the two.
@@ -58,7 +62,7 @@ WAIT, STOP, EXPELLED = -1, -2, -3
 NO_PLACE = -1  # All places are taken: the worker is a spare for now.
 
 # Verdicts on an offered contribution.
-ACCEPTED, LATE, STALE, DUPLICATE = range(4)
+ACCEPTED, LATE, STALE, DUPLICATE, NONFINITE = range(5)
 
 ANY_STALENESS = 2**62  # No bound on staleness.
 
@@ -94,6 +98,7 @@ class Ledger(NamedTuple):
     stale: Array  # [places]
     duplicate: Array  # [places]
     lost: Array  # [places]
+    nonfinite: Array  # [places]
 
 
 SCALARS, VECTORS = Ledger._fields[:4], Ledger._fields[4:]
@@ -115,6 +120,7 @@ def offer(
     ticket: Array,
     replicas: int,
     max_staleness: int = 0,
+    finite: Array = np.int64(1),  # noqa: B008  # A constant.
     xp: Arrays = NUMPY,
 ) -> tuple[Ledger, Array, Array, Array]:
     """Offer a gradient that is on every parameter server, and decide whether it will be used.
@@ -128,6 +134,7 @@ def offer(
       ticket: [] the ticket of its gradient.
       replicas: N.
       max_staleness: the greatest staleness that is accepted, or ANY_STALENESS.
+      finite: [] 1, or 0 for a gradient with NaN or Inf, which is on no server.
       xp: the array functions.
 
     Returns:
@@ -142,16 +149,18 @@ def offer(
     due = ledger.step + queued // replicas
     wanted = welcome & (due - step <= max_staleness)
     current = welcome & (step == ledger.step)
-    accept = under_way & wanted
-    late = under_way & current & ~wanted
-    stale = under_way & ~current & ~wanted
+    usable = under_way & (finite > 0)
+    accept = usable & wanted
+    late = usable & current & ~wanted
+    stale = usable & ~current & ~wanted
+    nonfinite = under_way & (finite == 0)
     # A contribution that was already counted as ended, or never counted as begun, is a duplicate.
     # So is the gradient of a worker whose lease has ended: it already counts as lost. After the run
     # such a gradient is not counted again: the settled accounts include it.
     duplicate = ~under_way & welcome
     # A stale worker continues at once with the current step if that still needs gradients.
     # Otherwise an update is about to be made.
-    again = stale & welcome & (queued < replicas)
+    again = (stale | nonfinite) & welcome & (queued < replicas)
     waits = xp.where(mine == ABSENT, np.int64(WAITING), mine)
     status = xp.where(under_way, np.int64(WAITING), waits)
     status = xp.where(welcome | (mine == DELIVERED), status, np.int64(ABSENT))
@@ -167,9 +176,11 @@ def offer(
         late=ledger.late + one(me & late, xp),
         stale=ledger.stale + one(me & stale, xp),
         duplicate=ledger.duplicate + one(me & duplicate, xp),
+        nonfinite=ledger.nonfinite + one(me & nonfinite, xp),
     )
     verdict = xp.where(duplicate, np.int64(DUPLICATE), np.int64(STALE))
     verdict = xp.where(late, np.int64(LATE), verdict)
+    verdict = xp.where(nonfinite, np.int64(NONFINITE), verdict)
     verdict = xp.where(accept, np.int64(ACCEPTED), verdict)
     then = xp.where(valid, np.int64(WAIT), np.int64(EXPELLED))
     then = xp.where(welcome, then, np.int64(STOP))

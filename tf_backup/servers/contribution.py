@@ -95,6 +95,31 @@ class Contribution:
             for spec in self.specs(ps)
         ]
 
+    def finite(self, buffers: Sequence[Tensor]) -> Tensor:
+        """Return whether a contribution's gradients and state changes have no NaN or Inf ([] bool).
+
+        Metric sums are not looked at: a metric may have its own use for infinity.
+        """
+        checks = []
+        for ps in self.servers:
+            parts = iter(self.part(buffers, ps))
+            for key in self.layout.keys_on(ps):
+                values = next(parts)
+                if key.dtype.is_floating:
+                    checks.append(_finite(values[: self._size_before_sums(key)]))
+            for _ in self._rows_on(ps):
+                next(parts)
+                checks.append(_finite(next(parts)))
+        return tf.reduce_all(tf.stack(checks)) if checks else tf.constant(True)
+
+    def _size_before_sums(self, key: Key) -> int:
+        """Return how many numbers of a buffer belong to gradients and state changes: the first."""
+        return sum(
+            entry.size
+            for target, entry in zip(self._dense, self.layout.entries, strict=True)
+            if entry.key == key and target < self._sums.start
+        )
+
     def part(self, buffers: Sequence[Tensor], ps: int) -> list[Tensor]:
         """Return the buffers of a contribution that are for one server."""
         start = 0
@@ -146,3 +171,7 @@ def _flat(results: Results) -> list[Any]:
 
 def _key(variable: Any) -> Key:
     return Key(runtime.ps_index(variable.device), tf.as_dtype(variable.dtype))
+
+
+def _finite(values: Tensor) -> Tensor:
+    return tf.reduce_all(tf.math.is_finite(values))

@@ -75,7 +75,13 @@ class Gate:
         return self.tokens.resolve(place, entry, then), entry
 
     def offer(
-        self, place: Tensor, entry: Tensor, run: Tensor, step: Tensor, ticket: Tensor
+        self,
+        place: Tensor,
+        entry: Tensor,
+        run: Tensor,
+        step: Tensor,
+        ticket: Tensor,
+        finite: Tensor,
     ) -> Tensor:
         """Offer a worker's gradient that is on every server, and wait for the next action.
 
@@ -86,6 +92,7 @@ class Gate:
           step: [], the step that the gradient was computed at; `protocol.STOP` from a worker that
             has no more data, and hence no gradient.
           ticket: [], the ticket of the gradient.
+          finite: [], 1, or 0 for a gradient with NaN or Inf, which is on no server.
 
         Returns:
           The worker's next action ([]).
@@ -93,7 +100,7 @@ class Gate:
 
         def body() -> Tensor:
             ledger, then, events = self._rules.offer(
-                self._ledger.read_value(), place, entry, run, step, ticket
+                self._ledger.read_value(), place, entry, run, step, ticket, finite
             )
             # If this call is interrupted between the two, the next tick repeats the events.
             with tf.control_dependencies([self._write(ledger)]):

@@ -57,7 +57,7 @@ class Rules:
         self._queues = bound != 0  # Whether contributions may wait for a later step.
         self.admit = self._traced(self._admit, 3)
         self.enter = self._traced(self._enter, 3)
-        self.offer = self._traced(self._offer, 5)
+        self.offer = self._traced(self._offer, 6)
         self.advance = self._traced(self._advance, 1)
         self.open_run = self._traced(self._open_run, 1)
         self.close_run = self._traced(self._close_run, 0)
@@ -88,6 +88,7 @@ class Rules:
         run: Tensor,
         step: Tensor,
         ticket: Tensor,
+        finite: Tensor,
     ) -> Any:
         """Return the worker's next action, and events.
 
@@ -103,6 +104,7 @@ class Rules:
             ticket,
             self._replicas,
             self._max_staleness,
+            finite,
             _TENSORS,
         )
         left, exhausted = protocol.leave(ledger, me, entry, run, self._replicas, _TENSORS)

@@ -1,0 +1,190 @@
+"""What becomes of gradients with NaN or Inf: dropped, raised or kept, as the user wants."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_backup
+
+pytestmark = pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
+
+BATCHES, BAD = 8, 3
+NONFINITE = pytest.mark.parametrize("value", [np.nan, np.inf], ids=["nan", "inf"])
+SPARSE = pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+
+
+def examples(worker: int, sparse: bool, value: float | None) -> list[tuple[Any, Any]]:
+    """Returns a worker's batches of two examples; one label of worker 1 is `value`."""
+    rng = np.random.default_rng(worker)
+    found = []
+    for batch in range(BATCHES):
+        x = rng.integers(0, 7, [2, 3]) if sparse else rng.normal(size=[2, 3]).astype(np.float32)
+        y = rng.normal(size=[2, 1]).astype(np.float32)
+        if value is not None and (worker, batch) == (1, BAD):
+            y[1] = value
+        found.append((x, y))
+    return found
+
+
+def data(sparse: bool, value: float | None, slow: int | None = None) -> Any:
+    """Returns what `fit` trains on: each worker has its own batches."""
+
+    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        worker = context.input_pipeline_id
+        x, y = zip(*examples(worker, sparse, value), strict=True)
+        batches = tf.data.Dataset.from_tensor_slices((np.stack(x), np.stack(y)))
+        return tf_backup.delay(batches, 0.1 if worker == slow else 0.0)
+
+    return of_worker
+
+
+def built(sparse: bool) -> keras.Model:
+    """Returns a model with the same weights each time."""
+    layers: list[Any] = [keras.layers.Embedding(7, 2), keras.layers.Flatten()] if sparse else []
+    model = keras.Sequential([keras.Input((3,)), *layers, keras.layers.Dense(1)])
+    for index, variable in enumerate(model.trainable_variables):
+        rng = np.random.default_rng(index)
+        variable.assign(rng.normal(size=variable.shape).astype(np.float32))
+    return model
+
+
+def wrapped(
+    strategy: Any, sparse: bool, replicas: int, backups: int, on_nonfinite: str = "drop"
+) -> keras.Model:
+    with strategy.scope():
+        model = built(sparse)
+        optimizer = tf_backup.wrap(
+            keras.optimizers.SGD(0.05), replicas, backups, on_nonfinite=on_nonfinite
+        )
+        model.compile(optimizer=optimizer, loss="mse")
+    return model
+
+
+def plain(sparse: bool, updates: list[list[tuple[Any, Any]]]) -> keras.Model:
+    """Returns a model that one device has trained on the mean over each update's batches."""
+    model = built(sparse)
+    model.compile(optimizer=keras.optimizers.SGD(0.05), loss="mse")
+    for batches in updates:
+        x, y = (np.concatenate(part) for part in zip(*batches, strict=True))
+        model.train_on_batch(x, y)
+    return model
+
+
+def assert_same(ours: keras.Model, theirs: keras.Model) -> None:
+    for one, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@NONFINITE
+@SPARSE
+def test_dropped_it_is_as_if_its_batch_had_not_been_there(
+    strategy: Any, sparse: bool, value: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    model = wrapped(strategy, sparse, 2, 0)
+    model.fit(data(sparse, value), epochs=1, steps_per_epoch=BATCHES - 1, verbose=0)
+    first, second = (examples(worker, sparse, value) for worker in range(2))
+    del second[BAD]
+    updates = [list(pair) for pair in zip(first, second, strict=False)]
+    assert_same(model, plain(sparse, updates))
+    one, other = model.optimizer.contributions.workers
+    assert (one.nonfinite, other.nonfinite) == (0, 1)
+    assert other.accepted == BATCHES - 1
+    total = model.optimizer.contributions.total
+    ended = total.accepted + total.late + total.stale + total.duplicate + total.lost
+    assert total.computed == ended + total.nonfinite
+    assert "Dropped 1 gradient(s) with NaN or Inf, of worker(s) 1 (1)." in caplog.text
+
+
+@NONFINITE
+@SPARSE
+def test_dropped_with_a_backup_worker(strategy: Any, sparse: bool, value: float) -> None:
+    # The slow worker is 2: for every update worker 1 is among the first two.
+    model = wrapped(strategy, sparse, 2, 1)
+    model.fit(data(sparse, value, slow=2), steps_per_epoch=BATCHES - 1, verbose=0)
+    assert all(np.all(np.isfinite(weight)) for weight in model.get_weights())
+    total = model.optimizer.contributions.total
+    assert total.nonfinite == 1 and total.accepted == 2 * (BATCHES - 1)
+
+
+@NONFINITE
+@SPARSE
+@pytest.mark.parametrize("backups", [0, 1])
+def test_raised_it_names_worker_and_step(
+    strategy: Any, sparse: bool, value: float, backups: int
+) -> None:
+    model = wrapped(strategy, sparse, 2, backups, "raise")
+    said = r"Worker 1 .*NaN or Inf at step.*\[\d+\]"
+    with pytest.raises(tf_backup.WorkerFailed, match=said) as caught:
+        model.fit(data(sparse, value, slow=2), steps_per_epoch=BATCHES, verbose=0)
+    if not backups:
+        assert f"[{BAD}]" in str(caught.value)
+
+
+@NONFINITE
+@SPARSE
+@pytest.mark.parametrize("backups", [0, 1])
+def test_kept_it_does_what_it_does_on_one_device(
+    strategy: Any, sparse: bool, value: float, backups: int
+) -> None:
+    model = wrapped(strategy, sparse, 2, backups, "keep")
+    model.fit(data(sparse, value, slow=2), steps_per_epoch=BATCHES - 1, verbose=0)
+    assert not all(np.all(np.isfinite(weight)) for weight in model.get_weights())
+    assert model.optimizer.contributions.total.nonfinite == 0
+
+
+@SPARSE
+@pytest.mark.parametrize("on_nonfinite", ["drop", "raise", "keep"])
+def test_what_is_huge_and_finite_is_used(strategy: Any, sparse: bool, on_nonfinite: str) -> None:
+    model = wrapped(strategy, sparse, 2, 0, on_nonfinite)
+    model.fit(data(sparse, 1e30), epochs=1, steps_per_epoch=BAD + 1, verbose=0)
+    first, second = (examples(worker, sparse, 1e30) for worker in range(2))
+    updates = [list(pair) for pair in zip(first, second, strict=True)][: BAD + 1]
+    assert_same(model, plain(sparse, updates))
+    assert model.optimizer.contributions.total.nonfinite == 0
+
+
+@pytest.mark.parametrize("backups", [0, 1])
+def test_without_enough_finite_ones_it_ends(strategy: Any, backups: int) -> None:
+    model = wrapped(strategy, False, 2, backups)
+    x, y = np.ones([64, 3], np.float32), np.full([64, 1], np.nan, np.float32)
+    broken = tf.data.Dataset.from_tensor_slices((x, y)).batch(2).repeat()
+    with pytest.raises(tf_backup.NonFiniteGradients, match="Step 0 needs 2 gradients, but those"):
+        model.fit(broken, steps_per_epoch=5, verbose=0)
+    model.fit(data(False, None), steps_per_epoch=BATCHES - 1, verbose=0)  # It can go on.
+    assert all(np.all(np.isfinite(weight)) for weight in model.get_weights())
+
+
+def test_loss_scaling_skips_them_itself(strategy: Any) -> None:
+    with strategy.scope():
+        model = built(False)
+        optimizer = tf_backup.wrap(keras.optimizers.SGD(0.05), 2)
+        scaled = keras.optimizers.LossScaleOptimizer(optimizer)
+        model.compile(optimizer=scaled, loss="mse")
+    model.fit(data(False, np.nan), steps_per_epoch=BATCHES - 1, verbose=0)
+    assert all(np.all(np.isfinite(weight)) for weight in model.get_weights())
+    assert optimizer.contributions.total.nonfinite == 0
+    assert int(optimizer.iterations) < BATCHES - 1
+
+
+def test_loops_of_their_own_drop_them_too(strategy: Any) -> None:
+    model = wrapped(strategy, False, 2, 0)
+
+    def loss(batch: Any) -> Any:
+        x, y = batch
+        return keras.ops.mean((model(x, training=True) - y) ** 2)
+
+    list(tf_backup.minimize(loss, model, model.optimizer, data(False, np.nan), BATCHES - 1))
+    assert model.optimizer.contributions.total.nonfinite == 1
+    assert all(np.all(np.isfinite(weight)) for weight in model.get_weights())
+
+
+def test_an_unknown_policy_is_refused(strategy: Any) -> None:
+    with strategy.scope(), pytest.raises(ValueError, match="on_nonfinite is 'ignore'; it must be"):
+        tf_backup.wrap(keras.optimizers.SGD(0.05), 2, on_nonfinite="ignore")

@@ -1,0 +1,152 @@
+"""What starts again by itself: a local cluster's workers, and a training whose cluster is lost."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import tf_backup
+from tests.cluster.processes import children, start_fresh, wait_until
+
+SCRIPT = "scripts/train.py"
+
+
+class Kill(keras.callbacks.Callback):  # type: ignore[misc]
+    """Kills a worker's process from outside after each of some updates."""
+
+    runs_behind = True
+
+    def __init__(self, cluster: tf_backup.LocalCluster, updates: set[int]) -> None:
+        super().__init__()
+        self._cluster, self._updates = cluster, updates
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if batch in self._updates:
+            os.kill(self._cluster.pid("worker", 0), signal.SIGKILL)
+
+
+def test_a_local_worker_that_dies_is_started_again(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    with tf_backup.LocalCluster(workers=2, ps=1) as cluster:
+        with cluster.strategy().scope():
+            model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+            optimizer = tf_backup.wrap(keras.optimizers.SGD(0.01), replicas=2)
+            model.compile(optimizer=optimizer, loss="mse")
+        pid = cluster.pid("worker", 0)
+        x = np.ones((400, 2), np.float32)
+        model.fit(x, x[:, :1], batch_size=1, verbose=0, callbacks=[Kill(cluster, {10})])
+        assert cluster.pid("worker", 0) != pid
+        assert optimizer.contributions.total.accepted == 400
+    assert "worker 0 has ended. Starting it again (1 of 3)." in caplog.text
+
+
+def test_restarts_of_a_local_worker_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    with tf_backup.LocalCluster(workers=1, ps=1, worker_restarts=1) as cluster:
+        first = cluster.pid("worker", 0)
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: cluster.pid("worker", 0) != first)
+        second = cluster.pid("worker", 0)
+        os.kill(second, signal.SIGKILL)
+        wait_until(lambda: "after 1 restarts" in caplog.text)
+        assert cluster.pid("worker", 0) == second
+        cluster.start_task("worker", 0)  # It did not run.
+
+
+def test_one_that_was_killed_on_purpose_stays_ended() -> None:
+    with tf_backup.LocalCluster(workers=2, ps=1) as cluster:
+        cluster.kill_task("worker", 0)
+        other = cluster.pid("worker", 1)
+        os.kill(other, signal.SIGKILL)
+        wait_until(lambda: cluster.pid("worker", 1) != other)
+        cluster.start_task("worker", 0)  # It did not run.
+
+
+# ---- scripts/train.py -------------------------------------------------------------------------
+
+
+class Training:
+    """A training on a local cluster of two workers and one parameter server."""
+
+    def __init__(self, directory: Path, *flags: str) -> None:
+        self.summary = directory / "summary.json"
+        self.logs = directory / "logs"
+        self.process = start_fresh(
+            SCRIPT,
+            "--updates=60",
+            "--updates_per_epoch=20",
+            "--replicas=1",
+            "--backups=1",
+            "--delay=0:0.02",
+            "--delay=1:0.02",
+            f"--log_dir={self.logs}",
+            f"--summary_json={self.summary}",
+            *flags,
+        )
+
+    def read_until(self, word: str) -> str:
+        """Reads what it logs, until a line has a word."""
+        assert self.process.stderr is not None
+        read = ""
+        while word not in read:
+            line = self.process.stderr.readline()
+            assert line, read
+            read += line
+        return read
+
+    def kill_ps(self) -> None:
+        """Kills the parameter server: the first of its cluster's tasks."""
+        os.kill(min(children(self.process.pid)), signal.SIGKILL)
+
+    def end(self) -> str:
+        _, err = self.process.communicate(timeout=200)
+        assert not children(self.process.pid)
+        assert "Traceback" not in err
+        return err
+
+
+def test_training_goes_on_by_itself_when_its_parameter_server_dies(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    training.read_until("20 of 60")
+    training.kill_ps()
+    log = training.read_until("restart 1 of 3") + training.end()
+    assert training.process.returncode == 0, log
+    assert "ps 0" in log and "Goes on after" in log
+    summary = json.loads(training.summary.read_text())
+    assert summary["updates"] == 60
+    assert summary["updates_of_this_run"] <= 40
+    with open(training.logs / "history.csv", newline="") as file:
+        assert [row["updates"] for row in csv.DictReader(file)] == ["20", "40", "60"]
+
+
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_without_progress_it_is_tried_so_often(tmp_path: Path, restarts: int) -> None:
+    training = Training(tmp_path, "--updates_per_epoch=60", f"--restarts={restarts}")
+    for _ in range(1 + restarts):
+        training.read_until("Training small_cnn")
+        training.kill_ps()
+    log = training.end()
+    assert training.process.returncode == 138, log
+    assert ("1 restarts in a row" in log) == (restarts == 1)
+
+
+def test_two_cannot_have_one_directory(tmp_path: Path) -> None:
+    first = Training(tmp_path, "--updates=100000")
+    first.read_until("Training small_cnn")
+    second = Training(tmp_path)
+    said = second.end()
+    assert second.process.returncode == 2
+    assert f"is in use by process {first.process.pid} on " in said
+    first.process.send_signal(signal.SIGTERM)
+    first.end()
+    assert first.process.returncode == 143
+    assert not (first.logs / "chief.json").exists()
