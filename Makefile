@@ -41,8 +41,8 @@ clean: ## Delete .venv and all caches.
 # tf_backup itself) is then built with them and not with whatever is newest that day. seqeval, of the
 # model garden, is built with setuptools_scm.
 $(VENV)/installed: requirements.lock setup.py
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || { \
-	    echo 'tf_backup needs Python 3.10, 3.11 or 3.12, and "$(PYTHON)" is none of them: name one, as in "make install PYTHON=python3.11".' >&2; \
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+	    echo 'tf_backup needs Python 3.10 to 3.13, and "$(PYTHON)" is none of them: name one, as in "make install PYTHON=python3.11".' >&2; \
 	    exit 1; }
 	@echo 'Making $(VENV) ...'
 	@$(PYTHON) -m venv $(VENV)

@@ -291,7 +291,7 @@ def test_modules_are_short() -> None:
 
 # --- Lock files
 
-PIN = re.compile(r'(?P<name>[\w.-]+)==(?P<version>[\w.]+)(; python_version (<|>=) "3\.1[12]")?')
+PIN = re.compile(r'(?P<name>[\w.-]+)==(?P<version>[\w.]+)(; python_version (<|>=) "3\.1[123]")?')
 INCLUDE = "-r requirements.lock"
 
 
@@ -330,7 +330,7 @@ def requirements(*extras: str) -> list[Requirement]:
     return [Requirement(text) for text in asked]
 
 
-@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12"])
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
 @pytest.mark.parametrize(
     ("lock", "extras"),
     [
