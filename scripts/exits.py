@@ -131,15 +131,15 @@ def preparing(command: str = "train.py") -> Iterator[None]:
 
 @contextlib.contextmanager
 def told(
-    go_on: str, command: str = "train.py", again: Callable[[str], None] | None = None
+    go_on: str, command: str = "train.py", again: Callable[[BaseException, str], None] | None = None
 ) -> Iterator[None]:
     """End this process with a message and an exit code if an error would end it.
 
     Args:
       go_on: sentence about resuming, for messages about interruptions.
       command: name of the command, for error messages.
-      again: called with the error message if the cluster is lost; starts the command again, or
-        returns.
+      again: called with the error and its message if the cluster is lost; starts the command
+        again, or returns.
     """
     try:
         yield
@@ -153,7 +153,7 @@ def told(
         said, code = _message(error, go_on, command), _code(error)
         log.debug("", exc_info=error)
         if code == LOST and again is not None:
-            again(said)
+            again(error, said)
         end(said, code)
 
 

@@ -27,6 +27,7 @@ SIGTERM; 1 otherwise.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import logging
 import os
@@ -46,10 +47,11 @@ import tf_backup
 from scripts import console, exits
 from scripts.training import memory, presets
 from scripts.training.recipe import Recipe
-from scripts.training.restarts import Restarts
+from scripts.training.restarts import Restarts, is_restart
 from scripts.training.settings import FLAGS, Settings
+from scripts.training.summary import contributions_of, report, summary
 from tf_backup import quiet
-from tf_backup.records import Contributions, WorkerRecord
+from tf_backup.records import Contributions
 
 log = logging.getLogger("train")
 
@@ -71,7 +73,6 @@ class Training:
     def __init__(self, settings: Settings) -> None:
         from models.data import loading
         from scripts.training import resumable
-        from scripts.training.directory_lock import DirectoryLock
         from scripts.training.plans import Plan
         from scripts.training.tasks import Task
 
@@ -89,8 +90,7 @@ class Training:
         per_epoch = FLAGS.updates_per_epoch
         self.plan = Plan.make(FLAGS.model, recipe, replicas, examples, per_epoch)
         if FLAGS.log_dir:
-            os.makedirs(FLAGS.log_dir, exist_ok=True)
-            atexit.register(DirectoryLock(FLAGS.log_dir).release)
+            _lock(settings.in_job)
             resumable.claim(FLAGS.log_dir, self.plan)
         self.metrics = self._metrics()
 
@@ -130,7 +130,7 @@ class Training:
             run.save()
             raise
         made = self.plan.updates - run.start
-        contributions = _contributions(model.optimizer, made)
+        contributions = contributions_of(model.optimizer, made)
         return summary(self.settings, self.plan.updates, made, run, contributions), contributions
 
     def _model(self) -> Any:
@@ -182,55 +182,6 @@ class Training:
         return of_worker
 
 
-def _contributions(optimizer: Any, updates: int) -> Contributions:
-    """Return the accounts; those of a plain optimizer are of one worker that is never late."""
-    if hasattr(optimizer, "contributions"):
-        accounts: Contributions = optimizer.contributions
-        return accounts
-    return Contributions((WorkerRecord(0, updates, updates, 0, 0, 0, 0, {0: updates}),))
-
-
-def summary(
-    settings: Settings, updates: int, made: int, run: Any, contributions: Contributions
-) -> dict[str, Any]:
-    """Return the results, as `--summary_json` writes them."""
-    prefix = "val_"
-    logs = {name: value for name, value in run.logs.items() if name not in ("updates", "seconds")}
-    return {
-        "model": FLAGS.model,
-        "dataset": settings.recipe.dataset,
-        "strategy": FLAGS.strategy,
-        "replicas": settings.policy.replicas,
-        "backups": settings.policy.backups,
-        "updates": updates,
-        "updates_of_this_run": made,
-        "seconds": run.seconds,
-        "updates_per_second": made / run.seconds if run.seconds else 0.0,
-        "contributions": contributions.total.as_dict(),
-        "workers": [
-            {**record.as_dict(), "staleness": record.staleness} for record in contributions.workers
-        ],
-        "train": {name: value for name, value in logs.items() if not name.startswith(prefix)},
-        "validation": {
-            name.removeprefix(prefix): value
-            for name, value in logs.items()
-            if name.startswith(prefix)
-        },
-    }
-
-
-def report(result: dict[str, Any], contributions: Contributions) -> None:
-    """Print the results."""
-    from scripts.training.progress import described
-
-    print(
-        f"\n{result['updates_of_this_run']} updates in {result['seconds']:.1f} s "
-        f"({result['updates_per_second']:.1f} updates/s)"
-    )
-    print(contributions)
-    print(f"held out: {described(result['validation'])}")
-
-
 def show(recipe: Recipe) -> None:
     """Print the settings of a recipe."""
     print(f"--model={FLAGS.model} --recipe={FLAGS.recipe}")
@@ -273,12 +224,29 @@ def _dismiss() -> None:
     quiet.silence_stderr()
 
 
-def _again(message: str) -> None:
-    """Begin again from the last checkpoint after the cluster was lost, unless --restarts forbid."""
+def _again(error: BaseException, message: str) -> None:
+    """Start again from the last checkpoint after the cluster was lost, unless that is no use."""
     from scripts.training import resumable
 
-    steps = resumable.checkpoints_of(FLAGS.log_dir).steps()
-    Restarts(FLAGS.restarts).restart(message, steps[-1] if steps else 0)
+    if isinstance(error, tf_backup.AnotherChief):
+        return
+    with contextlib.suppress(OSError):
+        steps = resumable.checkpoints_of(FLAGS.log_dir).steps()
+        Restarts(FLAGS.restarts).restart(message, steps[-1] if steps else 0)
+
+
+def _lock(in_job: bool) -> None:
+    """Keep other chiefs out of --log_dir."""
+    from scripts.training.directory_lock import DirectoryInUse, DirectoryLock
+
+    os.makedirs(FLAGS.log_dir, exist_ok=True)
+    try:
+        lock = DirectoryLock(FLAGS.log_dir, lambda: os._exit(exits.LOST))
+    except DirectoryInUse as error:
+        if in_job:  # The chief before this one may still be saving.
+            exits.end(f"train.py: {error}", exits.LOST)
+        raise
+    atexit.register(lock.release)
 
 
 def _how_to_go_on() -> str:
@@ -293,7 +261,8 @@ def _begin(settings: Settings) -> None:
         return
     if not settings.in_job:
         workers, ps = settings.policy.workers, settings.recipe.ps
-        memory.check(workers, ps, memory.available_gib())
+        if not is_restart():  # Its processes before may still be ending.
+            memory.check(workers, ps, memory.available_gib())
     else:
         config = tf_config.from_tf_config()
         if not config.is_chief:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from tf_backup.cluster.server import serve as serve
     from tf_backup.cluster.strategy import dismiss as dismiss
     from tf_backup.cluster.strategy import parameter_server_strategy as parameter_server_strategy
+    from tf_backup.errors import AnotherChief as AnotherChief
     from tf_backup.errors import ClusterError as ClusterError
     from tf_backup.errors import NonFiniteGradients as NonFiniteGradients
     from tf_backup.errors import ParameterServerLost as ParameterServerLost
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 # Loaded at first use: Keras takes seconds to import, and worker processes do not need it.
 _HOME = {
+    "AnotherChief": "errors",
     "BackupPolicy": "policy",
     "ClusterError": "errors",
     "Contributions": "records",

@@ -2,6 +2,7 @@
 
     TfBackupError
     |-- ClusterError            the cluster cannot be reached or used
+    |   |-- AnotherChief        another chief has the parameter servers
     |   |-- ParameterServerLost a parameter server died: restart from a checkpoint
     |   `-- WorkersLost         fewer than N workers were left for too long
     |-- WorkerFailed            a worker's own code (model, data) raised
@@ -17,6 +18,10 @@ class TfBackupError(Exception):
 
 class ClusterError(TfBackupError):
     """The cluster cannot be reached or used."""
+
+
+class AnotherChief(ClusterError):
+    """Another chief has the parameter servers, or has taken them over."""
 
 
 class ParameterServerLost(ClusterError):

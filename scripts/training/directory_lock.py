@@ -11,42 +11,60 @@ import os
 import socket
 import threading
 import time
+import uuid
+from collections.abc import Callable
 from typing import Any
 
 log = logging.getLogger(__name__)
 
 BEAT_S = 5.0
 LEASE_S = 30.0  # A holder whose lease has not changed for longer is gone.
+_RELEASE_S = 5.0  # For a file system that does not answer.
 _LOCK, _LEASE = "chief.lock", "chief.json"
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+
+Lease = dict[str, Any]
+
+
+class DirectoryInUse(ValueError):
+    """Another process trains in the directory."""
 
 
 class DirectoryLock:
     """Lock on a directory, held until `release` or the end of this process.
 
-    A lock of the file system keeps out other processes of this machine, and does not survive a
-    crash. Not every shared volume passes such locks on to other machines, so the holder also
-    changes a lease, a small file, every few seconds. Clocks are not compared: who wants the
-    directory watches whether the lease changes.
+    A file lock keeps out other processes of this machine, and does not survive a crash. Not every
+    shared volume passes such locks on to other machines, or takes them back when a machine dies. So
+    the holder also changes a small file, its lease, every few seconds. Clocks are not compared:
+    a process that wants the directory watches whether the lease changes.
 
     Args:
       directory: path of a directory that exists.
+      lost: called in a thread if another process has taken the directory, which it does when this
+        one has not changed its lease for `lease_s`: it was frozen, or the volume was.
       beat_s: seconds between two changes of the lease.
-      lease_s: how long to watch the lease of a holder on another machine.
+      lease_s: how long to watch the lease of another machine before its holder counts as gone.
 
     Raises:
-      ValueError: if another process holds the lock. The message names it.
+      DirectoryInUse: if another process holds the lock. The message names it.
       OSError: if the directory cannot be written.
     """
 
-    def __init__(self, directory: str, beat_s: float = BEAT_S, lease_s: float = LEASE_S) -> None:
-        self._directory = directory
-        self._lease = os.path.join(directory, _LEASE)
+    def __init__(
+        self,
+        directory: str,
+        lost: Callable[[], None] = lambda: None,
+        beat_s: float = BEAT_S,
+        lease_s: float = LEASE_S,
+    ) -> None:
+        self._directory, self._lost = directory, lost
+        self._path = os.path.join(directory, _LEASE)
+        self._token = uuid.uuid4().hex
+        self._started = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
         self._file = os.open(os.path.join(directory, _LOCK), os.O_CREAT | os.O_RDWR, 0o644)
         self._released = threading.Event()
         try:
-            self._lock()
-            self._outwait(lease_s)
+            self._acquire(lease_s)
             self._write(0)
         except BaseException:
             os.close(self._file)
@@ -59,78 +77,113 @@ class DirectoryLock:
     def release(self) -> None:
         """Give the directory up."""
         self._released.set()
-        self._thread.join()
+        self._thread.join(_RELEASE_S)
         with contextlib.suppress(OSError):
-            os.remove(self._lease)
+            if not self._is_taken():
+                os.remove(self._path)
         os.close(self._file)
 
-    def _lock(self) -> None:
+    # ---- Taking it ----------------------------------------------------------------------------
+
+    def _acquire(self, lease_s: float) -> None:
+        """Wait until the file lock is held, or the lease shows that its holder is gone."""
+        first, deadline = self._read(), time.monotonic() + lease_s
+        lease, reported = first, False
+        while True:
+            locked = self._lock()
+            here = lease is None or lease.get("machine") == _machine()
+            mine = here and lease is not None and lease.get("pid") == os.getpid()  # After exec.
+            if (locked and here) or (locked is None and (lease is None or mine)):
+                return
+            if (locked is False and here) or lease != first:
+                raise self._refusal(lease)
+            if time.monotonic() > deadline:
+                log.info("Taking %s over: %s has not been heard of.", self._directory, _name(lease))
+                return
+            if not reported:
+                log.info(
+                    "%s was used by %s. Waiting up to %.0f s to see whether it still is.",
+                    self._directory,
+                    _name(lease),
+                    lease_s,
+                )
+                reported = True
+            time.sleep(min(1.0, lease_s / 10))
+            with contextlib.suppress(OSError, ValueError):  # Cannot be read: not released.
+                lease = self._read(strict=True)
+
+    def _lock(self) -> bool | None:
+        """Return whether this process has the file lock; None where there are no file locks."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise self._refusal(self._read()) from None
+            return False
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise
-            log.warning("%s has no file locks; only its %s is used.", self._directory, _LEASE)
+            return None
+        return True
 
-    def _outwait(self, lease_s: float) -> None:
-        """Wait until the lease of a holder on another machine has not changed for long enough."""
-        first = self._read()
-        if first is None or first.get("host") == socket.gethostname():
-            return  # One on this machine has ended, or its lock would be there.
-        log.info(
-            "%s was used by process %s on %s. Waiting up to %.0f s to see whether it still is.",
-            self._directory,
-            first.get("pid"),
-            first.get("host"),
-            lease_s,
-        )
-        deadline = time.monotonic() + lease_s
-        while time.monotonic() < deadline:
-            time.sleep(min(1.0, lease_s / 10))
-            now = self._read()
-            if now is None:
-                return
-            if now != first:
-                raise self._refusal(now)
-
-    def _refusal(self, holder: dict[str, Any] | None) -> ValueError:
-        holder = holder or {}
-        return ValueError(
-            f"{self._directory} is in use by process {holder.get('pid', '(unknown)')} on "
-            f"{holder.get('host', 'this machine')}, started {holder.get('started', 'just now')}. "
-            "Two training runs would overwrite each other's checkpoints. End the other one, or "
-            "give another --log_dir."
+    def _refusal(self, lease: Lease | None) -> DirectoryInUse:
+        started = (lease or {}).get("started", "just now")
+        return DirectoryInUse(
+            f"{self._directory} is in use by {_name(lease)}, started {started}. Two training runs "
+            "would overwrite each other's checkpoints. End the other one, or give another "
+            "--log_dir."
         )
 
-    def _read(self) -> dict[str, Any] | None:
-        """Return the lease, or None if there is none that can be read."""
+    # ---- The lease ----------------------------------------------------------------------------
+
+    def _read(self, strict: bool = False) -> Lease | None:
+        """Return the lease; None if there is none, or, unless `strict`, none that can be read."""
         try:
-            with open(self._lease, encoding="utf-8") as file:
+            with open(self._path, encoding="utf-8") as file:
                 lease = json.load(file)
+        except FileNotFoundError:
+            return None
         except (OSError, ValueError):
+            if strict:
+                raise
             return None
         return lease if isinstance(lease, dict) else None
 
     def _write(self, beat: int) -> None:
         lease = {
+            "machine": _machine(),
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "started": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+            "started": self._started,
+            "token": self._token,
             "beat": beat,
         }
-        if beat == 0:
-            self._started = lease["started"]
-        lease["started"] = self._started
-        partial = f"{self._lease}.partial"
+        partial = f"{self._path}.{self._token}.partial"
         with open(partial, "w", encoding="utf-8") as file:
             json.dump(lease, file)
-        os.replace(partial, self._lease)
+        os.replace(partial, self._path)
+
+    def _is_taken(self) -> bool:
+        """Return whether the lease is another process'."""
+        lease = self._read(strict=True)
+        return lease is not None and lease.get("token") != self._token
 
     def _beat(self, beat_s: float) -> None:
         beat = 0
         while not self._released.wait(beat_s):
             beat += 1
-            with contextlib.suppress(OSError):  # A full disk costs the lease, not the training.
+            with contextlib.suppress(OSError, ValueError):  # A full disk must not end training.
+                if self._is_taken():
+                    log.error("Another process has taken %s over.", self._directory)
+                    self._lost()
+                    return
                 self._write(beat)
+
+
+def _machine() -> str:
+    """Return what is the same for all processes of a running machine, and for no other."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
+        return file.read().strip()
+
+
+def _name(lease: Lease | None) -> str:
+    lease = lease or {}
+    return f"process {lease.get('pid', '(unknown)')} on {lease.get('host', 'this machine')}"

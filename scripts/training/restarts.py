@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 
 log = logging.getLogger(__name__)
 
 _VARIABLE = "TF_BACKUP_RESTARTS"  # "UPDATES:COUNT" of the last restart, for the next process.
+
+
+def is_restart() -> bool:
+    """Return whether this process is a restart."""
+    return _VARIABLE in os.environ
 
 
 class Restarts:
@@ -43,6 +49,8 @@ class Restarts:
             count,
             self._limit,
         )
+        # Until the new process listens to them, which `scripts.early` sees to.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
         sys.stdout.flush()
         sys.stderr.flush()
         environment = {**os.environ, _VARIABLE: f"{updates}:{count}"}

@@ -113,6 +113,7 @@ def uses(matches: str) -> set[str]:
 
 def test_public_names() -> None:
     assert tf_backup.__all__ == [
+        "AnotherChief",
         "BackupPolicy",
         "ClusterError",
         "Contributions",

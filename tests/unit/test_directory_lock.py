@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.training.directory_lock import DirectoryLock
+from scripts.training.directory_lock import DirectoryInUse, DirectoryLock
 
 HOLDER = """
 import sys, time
@@ -56,7 +57,7 @@ def test_it_can_be_taken_again(tmp_path: Path) -> None:
 
 def elsewhere(directory: Path, beat: int) -> None:
     """Writes the lease of a process on another machine."""
-    lease = {"host": "elsewhere", "pid": 7, "started": "today", "beat": beat}
+    lease = {"machine": "another", "host": "elsewhere", "pid": 7, "started": "today", "beat": beat}
     (directory / "partial").write_text(json.dumps(lease))
     (directory / "partial").replace(directory / "chief.json")
 
@@ -87,6 +88,55 @@ def test_a_lease_that_nobody_renews_ends(tmp_path: Path, damaged: bool) -> None:
     lock = DirectoryLock(str(tmp_path), lease_s=0.1)
     assert json.loads((tmp_path / "chief.json").read_text())["host"] != "elsewhere"
     lock.release()
+
+
+def test_one_that_was_taken_over_says_so_and_leaves_the_lease(tmp_path: Path) -> None:
+    lost = threading.Event()
+    lock = DirectoryLock(str(tmp_path), lost.set, beat_s=0.01)
+    elsewhere(tmp_path, 0)
+    assert lost.wait(60)
+    lock.release()
+    assert json.loads((tmp_path / "chief.json").read_text())["host"] == "elsewhere"
+
+
+@pytest.fixture
+def no_file_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(file: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+
+
+def test_without_file_locks_the_lease_keeps_others_out(no_file_locks: None, tmp_path: Path) -> None:
+    lock = DirectoryLock(str(tmp_path), beat_s=0.01)
+    lease = json.loads((tmp_path / "chief.json").read_text())
+    # As if another process of this machine held it.
+    lock.release()
+    done = threading.Event()
+
+    def beat() -> None:
+        count = 0
+        while not done.wait(0.01):
+            count += 1
+            (tmp_path / "partial").write_text(json.dumps({**lease, "pid": 7, "beat": count}))
+            (tmp_path / "partial").replace(tmp_path / "chief.json")
+
+    thread = threading.Thread(target=beat)
+    (tmp_path / "chief.json").write_text(json.dumps({**lease, "pid": 7}))
+    thread.start()
+    with pytest.raises(DirectoryInUse, match="in use by process 7"):
+        DirectoryLock(str(tmp_path), lease_s=60.0)
+    done.set()
+    thread.join()
+
+
+def test_a_file_lock_of_a_machine_that_died_is_outwaited(tmp_path: Path) -> None:
+    holder = hold(tmp_path)  # In the place of a server that keeps the lock.
+    holder.send_signal(signal.SIGSTOP)
+    elsewhere(tmp_path, 3)
+    DirectoryLock(str(tmp_path), lease_s=0.1).release()
+    holder.kill()
+    holder.communicate()
 
 
 def test_the_lease_is_renewed(tmp_path: Path) -> None:

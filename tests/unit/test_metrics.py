@@ -51,7 +51,7 @@ def test_every_verdict_of_every_worker(served: Metrics) -> None:
     found = scrape(served)
     assert found.pop("tf_backup_updates_total") == 12
     assert found.pop("tf_backup_living_workers") == 1
-    expected = {"late": 1, "stale": 2, "duplicate": 0, "lost": 3}
+    expected = {"late": 1, "stale": 2, "duplicate": 0, "lost": 3, "nonfinite": 0}
     for worker, accepted in (("0", 12), ("1", 11)):
         for verdict, count in {**expected, "accepted": accepted}.items():
             labels = f'{{verdict="{verdict}",worker="{worker}"}}'

@@ -26,6 +26,7 @@ def environments(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
 
     monkeypatch.delenv(restarts._VARIABLE, raising=False)
     monkeypatch.setattr(os, "execve", execve)
+    monkeypatch.setattr("signal.pthread_sigmask", lambda how, signals: None)
     return begun
 
 

@@ -125,8 +125,10 @@ def as_data_flows() -> Iterator[None]:
     graph = tf.compat.v1.get_default_graph()
     before = graph._add_control_dependencies
     graph._add_control_dependencies = False
-    yield
-    graph._add_control_dependencies = before
+    try:
+        yield
+    finally:
+        graph._add_control_dependencies = before
 
 
 @contextlib.contextmanager

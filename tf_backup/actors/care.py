@@ -19,8 +19,15 @@ from tf_backup.servers.gate_rules import unpacked
 
 log = logging.getLogger(__name__)
 
-_NONFINITE_IN_A_STEP = 10  # Of one worker: that it computes a finite one is given up then.
-_REPORT_S = 30.0  # Between two lines on gradients that were dropped.
+LAST_BATCH_TIMEOUT_S = 30.0  # How long the end of training waits for workers' last batches.
+_POLL_S = 0.02
+_NONFINITE_IN_A_STEP = 10  # After so many in one step, a worker is not expected to recover.
+_RETURN_S = 30.0  # How long a missing worker may take to come back, if an update needs it.
+_REPORT_S = 30.0  # Minimum between two warnings about dropped gradients.
+_REMEDY = (
+    "Either training has diverged (lower the learning rate, or clip gradients), or these workers' "
+    'data or machines are faulty. wrap(..., on_nonfinite="keep") uses such gradients.'
+)
 
 
 class Care:
@@ -35,9 +42,10 @@ class Care:
         self._gate = gate
         self._coordinator = coordinator
         self._gone: set[int] = set()
-        self._told: Any = 0  # [places] gradients that were not finite, when last told of,
-        self._next_report_s = 0.0  # and when to tell of more.
-        self._before: Any = None  # [places] the same, when the step began.
+        self._reported: Any = 0  # [places] dropped gradients that a warning has reported.
+        self._next_report_s = 0.0
+        self._before: Ledger | None = None  # The first that was seen in the current step.
+        self._short_since = 0.0  # Since when too few workers may be able to complete it.
 
     def look_after(self) -> Ledger:
         """End the entries of lost workers, log changes, and return the ledger."""
@@ -50,30 +58,79 @@ class Care:
         if any(gone):
             self._gate.expire(tf.constant(gone, tf.int64))
         self._tell_of_deaths()
-        self._tell_of_nonfinite(ledger)
+        self.report_nonfinite(ledger)
         return ledger
 
-    def restart(self) -> None:
-        """A new step begins."""
-        self._before = None
+    def await_last_batches(self) -> None:
+        """Wait until no responsive worker computes any more, at most `LAST_BATCH_TIMEOUT_S`."""
+        deadline = time.monotonic() + LAST_BATCH_TIMEOUT_S
+        while True:
+            ledger = self.look_after()
+            busy = ledger.status == protocol.COMPUTING
+            away = {int(worker) for worker in ledger.holder[busy]}
+            away -= {error["worker"] for error in self._coordinator.worker_errors()}
+            if away <= set(self._coordinator.members.silent):
+                return
+            if time.monotonic() > deadline:
+                log.warning(
+                    "Worker(s) %s have not finished their last batch within %.0f s. Training goes "
+                    "on without waiting for them; their last contributions count as lost.",
+                    ", ".join(map(str, sorted(away))),
+                    LAST_BATCH_TIMEOUT_S,
+                )
+                return
+            time.sleep(_POLL_S)
 
-    def check_finite(self, step: int, ledger: Ledger) -> None:
-        """Check that N workers may still compute finite gradients.
+    def check_finite(self, ledger: Ledger) -> None:
+        """Check that enough workers may still compute finite gradients for the current step.
+
+        Call it while a step takes long, in the main thread.
 
         Raises:
-          NonFiniteGradients: if in this step too many have computed nothing else.
+          NonFiniteGradients: if an update needs a worker that has computed nothing else in this
+            step. Where workers are missing, only if none comes back for some time.
         """
-        if self._before is None:
-            self._before = ledger.nonfinite
-        again = ledger.nonfinite - self._before >= _NONFINITE_IN_A_STEP
-        replicas, places = self._gate.policy.replicas, self._gate.policy.workers
-        if places - int(np.sum(again)) < replicas:
-            workers = ", ".join(str(int(worker)) for worker in ledger.holder[again])
+        if self._before is None or self._before.step != ledger.step:
+            self._before, self._short_since = ledger, 0.0
+        delivered = ledger.status == protocol.DELIVERED
+        dropped = ledger.nonfinite - self._before.nonfinite
+        hopeless = (dropped >= _NONFINITE_IN_A_STEP) & ~delivered
+        if not np.any(hopeless):
+            self._short_since = 0.0
+            return
+        able = ((ledger.life > 0) & (ledger.status != protocol.LEFT)) | delivered
+        replicas = self._gate.policy.replicas
+        if int(np.sum(able & ~hopeless)) >= replicas:
+            self._short_since = 0.0
+            return
+        self._short_since = self._short_since or time.monotonic()
+        may_come = int(np.sum(~hopeless)) >= replicas
+        if may_come and time.monotonic() - self._short_since < _RETURN_S:
+            return
+        workers = ", ".join(str(int(worker)) for worker in ledger.holder[hopeless])
+        raise NonFiniteGradients(
+            f"Step {int(ledger.step)} needs {replicas} gradients, but all of worker(s) {workers} "
+            f"have NaN or Inf: {int(np.sum(dropped))} were dropped in this step. {_REMEDY}"
+        )
+
+    def check_ended(self, made: int, before: Ledger, ledger: Ledger) -> None:
+        """Check that data did not end because gradients were dropped.
+
+        Args:
+          made: number of updates that the run made.
+          before: the ledger when the run began.
+          ledger: the ledger now.
+
+        Raises:
+          NonFiniteGradients: if at least one more update could have been made otherwise.
+        """
+        same_step = self._before is not None and self._before.step == ledger.step
+        since = self._before if same_step and made and self._before is not None else before
+        dropped = int(np.sum(ledger.nonfinite - since.nonfinite))
+        if (same_step or not made) and dropped >= self._gate.policy.replicas:
             raise NonFiniteGradients(
-                f"Step {step} needs {replicas} gradients, but those of worker(s) {workers} have "
-                f"NaN or Inf, {_NONFINITE_IN_A_STEP} times in a row each. Either training has "
-                "diverged (lower the learning rate, or clip gradients), or these workers' data or "
-                'machines are faulty. wrap(..., on_nonfinite="keep") uses such gradients.'
+                f"The data ended at step {int(ledger.step)}, where {dropped} gradients were "
+                f"dropped because they have NaN or Inf. {_REMEDY}"
             )
 
     def explain(self, step: int, seconds: float, ledger: Ledger) -> None:
@@ -113,10 +170,10 @@ class Care:
             log.warning("%s is back.", name[0].upper() + name[1:])
         self._gone = gone
 
-    def _tell_of_nonfinite(self, ledger: Ledger) -> None:
-        """Say which workers' gradients were dropped: at first, and then now and then."""
-        new = ledger.nonfinite - self._told
-        if not np.any(new) or time.monotonic() < self._next_report_s:
+    def report_nonfinite(self, ledger: Ledger, at_once: bool = False) -> None:
+        """Log which workers' gradients were dropped, at most every `_REPORT_S` or `at_once`."""
+        new = ledger.nonfinite - self._reported
+        if not np.any(new) or (time.monotonic() < self._next_report_s and not at_once):
             return
         whose = [f"{int(ledger.holder[place])} ({new[place]})" for place in np.flatnonzero(new)]
         log.warning(
@@ -124,5 +181,5 @@ class Care:
             int(np.sum(new)),
             ", ".join(whose),
         )
-        self._told = ledger.nonfinite
+        self._reported = ledger.nonfinite
         self._next_report_s = time.monotonic() + _REPORT_S

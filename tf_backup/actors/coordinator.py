@@ -118,7 +118,7 @@ class Coordinator:
                 "the last checkpoint if it saves them."
             ) from cause
         if self._superseded is not None:
-            raise errors.ClusterError(
+            raise errors.AnotherChief(
                 f"Another chief has taken over: {self._superseded}. Only one may train on these "
                 "parameter servers at a time."
             ) from cause
@@ -206,7 +206,7 @@ class Coordinator:
             now = self._board.lease()
             if now != seen:
                 if now.beats != FREE:
-                    raise errors.ClusterError(
+                    raise errors.AnotherChief(
                         f"The parameter servers have a chief already: {self._holder()}. Wait until "
                         "it has ended, or give this one servers of its own."
                     )
@@ -223,7 +223,7 @@ class Coordinator:
             time.sleep(_POLL_S)
         generation = self._board.take(seen, self._notice)
         if not generation:
-            raise errors.ClusterError(
+            raise errors.AnotherChief(
                 "Another chief has taken the parameter servers at the same time. Start only one."
             )
         if generation > 1:

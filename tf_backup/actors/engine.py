@@ -38,10 +38,9 @@ from tf_backup.worker_data import Pipelines
 
 log = logging.getLogger(__name__)
 
-HOME_TIMEOUT_S = 30.0  # How long the end of training waits for workers' last batches.
 AHEAD = 64  # Maximum number of updates that are permitted ahead of the chief's process.
 _POLL_S = 0.1
-_HOME_POLL_S = 0.02
+_SETTLE_POLL_S = 0.02
 
 
 class Engine:
@@ -69,6 +68,7 @@ class Engine:
         self._strategy = strategy
         self._coordinator = coordinator.of(strategy)
         self._stall_timeout_s = stall_timeout_s
+        self._on_nonfinite = on_nonfinite
         name = Name(self._coordinator.container, f"engine/{uuid.uuid4().hex}")
         with self._coordinator.tracing():
             self._snapshot = Snapshot(objective.read, name / "snapshot")
@@ -108,6 +108,8 @@ class Engine:
         self._step = 0
         self._granted = 0  # Permits whose updates have not been returned yet ...
         self._last = False  # ... and whether one of them is for the run's last update.
+        self._made = 0  # Updates in this run,
+        self._began = self._gate.ledger()  # and the ledger when it began.
         self._run: Run | None = None
         self._care = Care(self._gate, self._coordinator)
         self._watch = Watch()
@@ -149,6 +151,7 @@ class Engine:
             self._accumulator.clear()
             self._permits.revoke()
             self._granted, self._last = 0, False
+            self._made, self._began = 0, self._gate.ledger()
             number = int(self._gate.open_run(tf.constant(self._step, tf.int64)))
             start = tf.constant(self._step, tf.int64)
             self._run = Run(
@@ -181,6 +184,7 @@ class Engine:
             if report is None:
                 return None
             self._granted -= 1
+            self._made += 1
             self._step = report.step + 1
             if self._last and not self._granted:
                 self._run.wait(self._coordinator.check)
@@ -199,7 +203,7 @@ class Engine:
             self._last = False
             while self._run.reports < self._granted and self._run.goes_on:
                 self._coordinator.check()
-                time.sleep(_HOME_POLL_S)
+                time.sleep(_SETTLE_POLL_S)
 
     def end(self) -> None:
         """End the run, if any: tell the workers to stop, without waiting for them."""
@@ -218,8 +222,11 @@ class Engine:
         """End training: wait until the workers have finished, and complete the counts."""
         self.end()
         with self._coordinator.told_plainly():
-            self._await_home()
+            self._care.await_last_batches()
+            if self._on_nonfinite == "raise":
+                self._check_workers()
             self._gate.settle()
+            self._care.report_nonfinite(self._gate.ledger(), at_once=True)
             self._accumulator.clear()
             self._program.forget_data()
             self._coordinator.announce(None)
@@ -254,14 +261,24 @@ class Engine:
         """Return the next update's report; None if too few workers have data left."""
         assert self._run is not None
         self._watch.restart()
-        self._care.restart()
         while True:
             report = self._run.next_report(_POLL_S)
-            if report is not None:
-                return report if report.step >= 0 else None  # The run has ended: EXHAUSTED.
+            self._check_workers()
+            if report is not None and report.step >= 0:
+                return report
             self._coordinator.check()
-            if self._look_around():
+            if report is not None or self._look_around():
+                # EXHAUSTED, or as good as.
+                self._care.check_ended(self._made, self._began, self._gate.ledger())
                 return None
+
+    def _check_workers(self) -> None:
+        """Raise what a worker has reported.
+
+        Also while updates are made: the others may make all of them without it.
+        """
+        for error in self._coordinator.worker_errors():
+            raise worker_failed(error)
 
     def _look_around(self) -> bool:
         """Raise errors and log delays while a step takes long.
@@ -270,11 +287,9 @@ class Engine:
           Whether the run is over because too few living workers still have data.
         """
         assert self._run is not None
-        for error in self._coordinator.worker_errors():
-            raise worker_failed(error)
         ledger = self._run.ledger
         if ledger is not None:
-            self._care.check_finite(self._step, ledger)
+            self._care.check_finite(ledger)
         members = self._coordinator.members
         if members.living >= self.policy.replicas:
             self._watch.enough()
@@ -295,23 +310,3 @@ class Engine:
                 "if it saves them."
             )
         return False
-
-    def _await_home(self) -> None:
-        """Wait, at most `HOME_TIMEOUT_S`, until no responsive worker computes for this engine."""
-        deadline = time.monotonic() + HOME_TIMEOUT_S
-        while True:
-            ledger = self._care.look_after()
-            busy = ledger.status == protocol.COMPUTING
-            away = {int(worker) for worker in ledger.holder[busy]}
-            away -= {error["worker"] for error in self._coordinator.worker_errors()}
-            if away <= set(self._coordinator.members.silent):
-                return
-            if time.monotonic() > deadline:
-                log.warning(
-                    "Worker(s) %s have not finished their last batch within %.0f s. Training goes "
-                    "on without waiting for them; their last contributions count as lost.",
-                    ", ".join(map(str, sorted(away))),
-                    HOME_TIMEOUT_S,
-                )
-                return
-            time.sleep(_HOME_POLL_S)

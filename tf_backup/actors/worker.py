@@ -102,7 +102,8 @@ class Worker:
             finite = self._finite(buffers, step)
             message = tf.stack([place, entry, run, computed, ticket, finite])
             step, theta = self._deliver(message, buffers)
-            return step, ticket + 1, theta
+            # A ticket that nothing was put under is used again.
+            return step, ticket + finite, theta
 
         step, entry, theta = self._enter(place, life, run)
         # Tickets differ from those of all other entries, also of earlier lives of this worker.

@@ -126,9 +126,7 @@ class LocalCluster:
                         ),
                     )
                     self._restarts = WorkerRestarts(
-                        self._worker_restarts,
-                        self._ended_workers,
-                        lambda worker: self.start_task("worker", worker),
+                        self._worker_restarts, self._ended_workers, self._restart_worker
                     )
                     return
                 self._end_tasks()
@@ -149,12 +147,12 @@ class LocalCluster:
             task = self._tasks.get((job, index))
             if task is not None and not task.ended:
                 raise errors.ClusterError(f"{job} {index} ({address}) runs already.")
-            self._killed.discard((job, index))
             self._tasks[job, index] = self._fork_server.start(
                 self.config.as_tf_config(job, index),
                 self._log_path(job, index),
                 [str(self._threads), str(inter_op)],
             )
+            self._killed.discard((job, index))
 
     def kill_task(self, job: str, index: int) -> None:
         """Kill the process of one task with SIGKILL, as a failing machine would."""
@@ -206,11 +204,17 @@ class LocalCluster:
     def _ended_workers(self) -> list[int]:
         """Return the indices of the workers whose processes have ended by themselves."""
         with self._lock:
-            return [
-                index
-                for (job, index), task in self._tasks.items()
-                if job == "worker" and (job, index) not in self._killed and task.ended
-            ]
+            return [index for index in range(self.workers) if self._has_ended(index)]
+
+    def _has_ended(self, worker: int) -> bool:
+        task = self._tasks.get(("worker", worker))
+        return task is not None and ("worker", worker) not in self._killed and task.ended
+
+    def _restart_worker(self, worker: int) -> None:
+        """Start a worker again if its process has ended by itself, and still is."""
+        with self._lock:
+            if self._has_ended(worker):
+                self.start_task("worker", worker)
 
     def _address(self, job: str, index: int) -> str:
         """Return the address of a task of the running cluster.

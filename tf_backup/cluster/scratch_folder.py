@@ -9,7 +9,7 @@ import shutil
 import tempfile
 
 _PREFIX = "tf_backup_"
-_LOCK = "lock"
+_LOCK = "tf_backup.lock"  # No other program's file.
 
 
 class ScratchFolder:
@@ -25,8 +25,9 @@ class ScratchFolder:
         # Locked before it gets its name: a folder with an unlocked file is an abandoned one.
         partial = os.path.join(self.path, f"{_LOCK}.partial")
         self._lock = os.open(partial, os.O_CREAT | os.O_RDWR, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        os.rename(partial, os.path.join(self.path, _LOCK))
+        with contextlib.suppress(OSError):  # Without file locks, nobody else removes it.
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            os.rename(partial, os.path.join(self.path, _LOCK))
 
     def remove(self) -> None:
         """Remove the folder and everything in it."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import collections
 import logging
 import threading
+import time
 from collections.abc import Callable
+
+from tf_backup.errors import ClusterError
 
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.5
+_HEALTHY_S = 600.0  # A worker that runs for this long has its full number of restarts again.
 
 
 class WorkerRestarts:
@@ -18,7 +21,7 @@ class WorkerRestarts:
     Args:
       limit: how often each worker is started again.
       ended: returns the indices of the workers whose processes have ended by themselves.
-      start: starts the process of a worker.
+      start: starts the process of a worker, unless it runs or was ended on purpose meanwhile.
     """
 
     def __init__(
@@ -26,34 +29,49 @@ class WorkerRestarts:
     ) -> None:
         self._limit = limit
         self._ended, self._start = ended, start
-        self._counts: collections.Counter[int] = collections.Counter()
+        self._counts: dict[int, int] = {}
+        self._started: dict[int, float] = {}  # When each worker was last started again.
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="worker-restarts", daemon=True)
-        self._thread.start()
+        if limit:
+            self._thread.start()
 
     def stop(self) -> None:
-        """Start no worker again from now on."""
+        """Stop starting workers again."""
         self._stopped.set()
-        self._thread.join()
+        if self._limit:
+            self._thread.join()
 
     def _run(self) -> None:
         while not self._stopped.wait(_POLL_S):
             for worker in self._ended():
-                if self._counts[worker] > self._limit:
-                    continue
-                self._counts[worker] += 1
-                if self._counts[worker] > self._limit:
-                    log.warning(
-                        "The process of worker %d has ended again, after %d restarts. It is not "
-                        "started any more.",
-                        worker,
-                        self._limit,
-                    )
-                    continue
-                log.warning(
-                    "The process of worker %d has ended. Starting it again (%d of %d).",
-                    worker,
-                    self._counts[worker],
-                    self._limit,
-                )
-                self._start(worker)
+                try:
+                    self._restart(worker)
+                except ClusterError as error:
+                    log.warning("Worker %d cannot be started again: %s", worker, error)
+                    self._counts[worker] = self._limit + 1
+
+    def _restart(self, worker: int) -> None:
+        """Start a worker again, unless that was done too often."""
+        count = self._counts.get(worker, 0)
+        if time.monotonic() - self._started.get(worker, time.monotonic()) > _HEALTHY_S:
+            count = 0
+        if count > self._limit:
+            return
+        self._counts[worker] = count = count + 1
+        if count > self._limit:
+            log.warning(
+                "The process of worker %d has ended again, after %d restarts. It is not started "
+                "any more.",
+                worker,
+                self._limit,
+            )
+            return
+        log.warning(
+            "The process of worker %d has ended. Starting it again (%d of %d).",
+            worker,
+            count,
+            self._limit,
+        )
+        self._start(worker)
+        self._started[worker] = time.monotonic()

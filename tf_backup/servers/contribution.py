@@ -107,9 +107,11 @@ class Contribution:
                 values = next(parts)
                 if key.dtype.is_floating:
                     checks.append(_finite(values[: self._size_before_sums(key)]))
-            for _ in self._rows_on(ps):
-                next(parts)
-                checks.append(_finite(next(parts)))
+            for rows in self._rows_on(ps):
+                next(parts)  # The ids.
+                values = next(parts)
+                if rows.dtype.is_floating:
+                    checks.append(_finite(values))
         return tf.reduce_all(tf.stack(checks)) if checks else tf.constant(True)
 
     def _size_before_sums(self, key: Key) -> int:
