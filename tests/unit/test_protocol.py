@@ -272,7 +272,7 @@ def test_what_is_not_finite_waits_while_the_step_is_full():
 def test_what_is_not_finite_after_the_run_is_counted_and_its_worker_stops():
     gate = Gate(2, 2)
     gate.enter_all()
-    gate.close_run()
+    gate.close()
     assert gate.offer(0, step=0, finite=False) == (NONFINITE, STOP, False)
     assert gate.count(0) == {"nonfinite": 1}
     assert gate.ledger.status[0] == ABSENT

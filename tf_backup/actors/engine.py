@@ -218,18 +218,26 @@ class Engine:
             run.wait(self._coordinator.check)
             self._gate.close_run()
 
-    def close(self) -> None:
-        """End training: wait until the workers have finished, and complete the counts."""
+    def close(self, failed: bool = False) -> None:
+        """End training: wait until the workers have finished, and complete the counts.
+
+        Args:
+          failed: whether an error ends training, so that no other one is to be raised.
+
+        Raises:
+          WorkerFailed: for `on_nonfinite="raise"`, if a worker has reported such a gradient.
+        """
         self.end()
         with self._coordinator.told_plainly():
             self._care.await_last_batches()
-            if self._on_nonfinite == "raise":
-                self._check_workers()
+            reported = self._coordinator.worker_errors()
             self._gate.settle()
             self._care.report_nonfinite(self._gate.ledger(), at_once=True)
             self._accumulator.clear()
             self._program.forget_data()
             self._coordinator.announce(None)
+        if reported and self._on_nonfinite == "raise" and not failed:
+            raise worker_failed(reported[0])
 
     def abandon(self) -> None:
         """End training after the cluster is lost, without calling it."""

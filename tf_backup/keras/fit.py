@@ -76,7 +76,7 @@ class _Hooks:
         if not isinstance(train, TrainFunction) or train.engine is None:
             return
         try:
-            train.engine.close()
+            train.engine.close(failed)
             train.note_accounts()
         except (errors.TfBackupError, tf.errors.OpError):
             train.engine.abandon()
