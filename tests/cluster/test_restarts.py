@@ -148,12 +148,9 @@ def test_training_goes_on_by_itself_when_its_parameter_server_dies(
         assert [row["updates"] for row in csv.DictReader(file)] == ["20", "40", "60"]
 
 
-@pytest.mark.parametrize("restarts", [0, 1])
-def test_without_progress_it_is_tried_so_often(
-    start: Callable[..., Training], restarts: int
-) -> None:
-    training = start("--updates_per_epoch=60", f"--restarts={restarts}")
-    for _ in range(1 + restarts):
+def test_without_progress_it_is_tried_so_often(start: Callable[..., Training]) -> None:
+    training = start("--updates_per_epoch=60", "--restarts=1")
+    for _ in range(2):
         training.read_until("Training small_cnn")
         training.kill_ps()
     log = training.end()
