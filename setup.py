@@ -9,8 +9,8 @@ HERE = pathlib.Path(__file__).parent
 
 # Literals: a test reads these two from the source and compares them with the lock files.
 INSTALL_REQUIRES = [
-    # tf_backup uses private parts of both, each in one file (runtime.py, _internals.py): a version
-    # is added here once the tests have passed with it. Keras 3.12 is the last for Python 3.10.
+    # tf_backup uses private parts of both, which docs/internals.md lists: a version is added here
+    # once the tests have passed with it. Keras 3.12 is the last for Python 3.10.
     "tensorflow>=2.20,<2.22",
     "keras>=3.12,<3.16",
     "numpy>=2.0",
