@@ -95,9 +95,12 @@ class DirectoryLock:
             mine = here and lease is not None and lease.get("pid") == os.getpid()  # After exec.
             if (locked and here) or (locked is None and (lease is None or mine)):
                 return
-            if (locked is False and here) or lease != first:
+            # Without a lease, the holder of the file lock is just starting or just ending.
+            late = time.monotonic() > deadline
+            renewed = lease is not None and lease != first
+            if renewed or (locked is False and here and (lease is not None or late)):
                 raise self._refusal(lease)
-            if time.monotonic() > deadline:
+            if late:
                 log.info("Taking %s over: %s has not been heard of.", self._directory, _name(lease))
                 return
             if not reported:

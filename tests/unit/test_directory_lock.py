@@ -99,6 +99,14 @@ def test_one_that_was_taken_over_says_so_and_leaves_the_lease(tmp_path: Path) ->
     assert json.loads((tmp_path / "chief.json").read_text())["host"] == "elsewhere"
 
 
+def test_one_that_is_given_up_meanwhile_can_be_taken(tmp_path: Path) -> None:
+    elsewhere(tmp_path, 0)
+    given_up = threading.Timer(0.2, (tmp_path / "chief.json").unlink)
+    given_up.start()
+    DirectoryLock(str(tmp_path), lease_s=60.0).release()
+    given_up.join()
+
+
 @pytest.fixture
 def no_file_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     def flock(file: int, operation: int) -> None:
