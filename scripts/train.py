@@ -49,7 +49,7 @@ from scripts.training import memory, presets
 from scripts.training.recipe import Recipe
 from scripts.training.restarts import Restarts, is_restart
 from scripts.training.settings import FLAGS, Settings
-from scripts.training.summary import contributions_of, report, summary
+from scripts.training.outcome import contributions_of, report, summary
 from tf_backup import quiet
 from tf_backup.records import Contributions
 

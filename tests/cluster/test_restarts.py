@@ -16,9 +16,16 @@ import numpy as np
 import pytest
 
 import tf_backup
+from tests.cluster.conftest import Kept
 from tests.cluster.processes import children, start_fresh, wait_until
 
 SCRIPT = "scripts/train.py"
+
+
+@pytest.fixture(autouse=True)
+def alone(kept: Kept) -> None:
+    """Ends the cluster that tests share: a process cannot be the chief of two at a time."""
+    kept.stop()
 
 
 class Kill(keras.callbacks.Callback):  # type: ignore[misc]

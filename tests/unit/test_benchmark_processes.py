@@ -57,8 +57,12 @@ def test_a_system_has_n_and_b(
     [
         ("one_device", ["worker one_device"], 1),
         ("tf_backup", ["chief backup"], 6),
-        ("stock_async", ["chief stock_async", *["worker server"] * 3, *["ps server"] * 2], 6),
-        ("sync_replicas", [*["worker sync_replicas"] * 3, *["ps server"] * 2], 5),
+        (
+            "stock_async",
+            ["chief stock_async", *["worker plain_server"] * 3, *["ps plain_server"] * 2],
+            6,
+        ),
+        ("sync_replicas", [*["worker sync_replicas"] * 3, *["ps plain_server"] * 2], 5),
         ("all_reduce", ["worker all_reduce"] * 3, 3),
     ],
 )

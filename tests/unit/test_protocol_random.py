@@ -194,6 +194,8 @@ class Cluster:
         actor.last_offer = (run, step)
         verdict, then, complete = self.call_offer(actor, run, step, finite)
         assert (verdict, complete) == (right, flag)
+        if verdict == NONFINITE:
+            actor.computed = -1  # The random numbers that it drew were dropped with its gradient.
         if verdict == ACCEPTED:
             self.queue.append(Admitted(place, self.tickets, step))
         if run != self.ledger.run or not self.ledger.open:
@@ -355,7 +357,14 @@ class Cluster:
         """Number of places that can contribute to the current run, now or when told to."""
         there = [actor for actor in self.actors if actor.alive and not actor.frozen]
         home = [a for a in there if a.doing == "nothing" and a.run == self.ledger.run]
-        able = len(there) - len(home)
+        # One that waits for a token that a later holder of its place has taken learns from its
+        # heartbeats that its lease has ended; those are not modelled here.
+        deaf = [
+            a
+            for a in there
+            if a.doing == "waiting" and not self.valid(a) and self.token_for(a) is None
+        ]
+        able = len(there) - len(home) - len(deaf)
         with_data = sum(p.batches > 0 for n, p in enumerate(self.places) if n not in self.left)
         return min(able, with_data)
 
