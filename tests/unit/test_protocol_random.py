@@ -87,6 +87,9 @@ class Cluster:
 
     def __init__(self, rng: np.random.Generator, bound: int) -> None:
         self.rng = rng
+        self.coin = rng.spawn(1)[
+            0
+        ]  # For gradients that are not finite: other events stay the same.
         self.size = int(rng.integers(1, 7))
         self.replicas = int(rng.integers(1, min(3, self.size) + 1))
         self.bound = bound
@@ -189,7 +192,7 @@ class Cluster:
     def offer(self, who: int, actor: Actor) -> None:
         run, step, place = actor.run, actor.step, actor.place
         self.places[place].batches -= run == self.ledger.run
-        finite = bool(self.rng.random() < 0.9)
+        finite = bool(self.coin.random() < 0.9)
         right, flag = self.right_verdict(actor, run, step, finite)
         actor.last_offer = (run, step)
         verdict, then, complete = self.call_offer(actor, run, step, finite)
