@@ -163,6 +163,19 @@ def test_without_enough_finite_ones_it_ends(strategy: Any, backups: int) -> None
     assert all(np.all(np.isfinite(weight)) for weight in model.get_weights())
 
 
+def test_data_that_ends_without_an_update_is_told_from_data_that_ends(strategy: Any) -> None:
+    model = wrapped(strategy, False, 2, 0)
+    model.fit(data(False, np.nan), verbose=0)  # Of unknown length: to its end.
+    assert int(model.optimizer.iterations) == BATCHES - 1
+
+    def broken(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        return data(False, None)(context).map(lambda x, y: (x, y * np.nan))
+
+    with pytest.raises(tf_backup.NonFiniteGradients):  # In the step, or at the end of the data.
+        model.fit(broken, verbose=0)
+    assert int(model.optimizer.iterations) == BATCHES - 1
+
+
 def test_loss_scaling_skips_them_itself(strategy: Any) -> None:
     with strategy.scope():
         model = built(False)

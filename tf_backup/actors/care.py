@@ -90,10 +90,12 @@ class Care:
           NonFiniteGradients: if an update needs a worker that has computed nothing else in this
             step. Where workers are missing, only if none comes back for some time.
         """
-        if self._before is None or self._before.step != ledger.step:
-            self._before, self._short_since = ledger, 0.0
+        before = self._before
+        if before is None or (before.run, before.step) != (ledger.run, ledger.step):
+            self._before = before = ledger
+            self._short_since = 0.0
         delivered = ledger.status == protocol.DELIVERED
-        dropped = ledger.nonfinite - self._before.nonfinite
+        dropped = ledger.nonfinite - before.nonfinite
         hopeless = (dropped >= _NONFINITE_IN_A_STEP) & ~delivered
         if not np.any(hopeless):
             self._short_since = 0.0
@@ -113,24 +115,23 @@ class Care:
             f"have NaN or Inf: {int(np.sum(dropped))} were dropped in this step. {_REMEDY}"
         )
 
-    def check_ended(self, made: int, before: Ledger, ledger: Ledger) -> None:
-        """Check that data did not end because gradients were dropped.
+    def check_ended(self, before: Ledger, ledger: Ledger) -> None:
+        """Check that a run without updates did not end because gradients were dropped.
+
+        A run that made updates may end with dropped gradients: the warning about them is enough.
 
         Args:
-          made: number of updates that the run made.
           before: the ledger when the run began.
           ledger: the ledger now.
 
         Raises:
-          NonFiniteGradients: if at least one more update could have been made otherwise.
+          NonFiniteGradients: if there would have been an update otherwise.
         """
-        same_step = self._before is not None and self._before.step == ledger.step
-        since = self._before if same_step and made and self._before is not None else before
-        dropped = int(np.sum(ledger.nonfinite - since.nonfinite))
-        if (same_step or not made) and dropped >= self._gate.policy.replicas:
+        dropped = int(np.sum(ledger.nonfinite - before.nonfinite))
+        if dropped >= self._gate.policy.replicas:
             raise NonFiniteGradients(
-                f"The data ended at step {int(ledger.step)}, where {dropped} gradients were "
-                f"dropped because they have NaN or Inf. {_REMEDY}"
+                f"The data ended at step {int(ledger.step)} without an update: {dropped} gradients "
+                f"were dropped because they have NaN or Inf. {_REMEDY}"
             )
 
     def explain(self, step: int, seconds: float, ledger: Ledger) -> None:

@@ -276,8 +276,8 @@ class Engine:
                 return report
             self._coordinator.check()
             if report is not None or self._look_around():
-                # EXHAUSTED, or as good as.
-                self._care.check_ended(self._made, self._began, self._gate.ledger())
+                if not self._made:
+                    self._care.check_ended(self._began, self._gate.ledger())
                 return None
 
     def _check_workers(self) -> None:

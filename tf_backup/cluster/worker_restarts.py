@@ -31,6 +31,7 @@ class WorkerRestarts:
         self._ended, self._start = ended, start
         self._counts: dict[int, int] = {}
         self._started: dict[int, float] = {}  # When each worker was last started again.
+        self._given_up: set[int] = set()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="worker-restarts", daemon=True)
         if limit:
@@ -49,17 +50,17 @@ class WorkerRestarts:
                     self._restart(worker)
                 except ClusterError as error:
                     log.warning("Worker %d cannot be started again: %s", worker, error)
-                    self._counts[worker] = self._limit + 1
+                    self._given_up.add(worker)
 
     def _restart(self, worker: int) -> None:
         """Start a worker again, unless that was done too often."""
-        count = self._counts.get(worker, 0)
-        if time.monotonic() - self._started.get(worker, time.monotonic()) > _HEALTHY_S:
-            count = 0
-        if count > self._limit:
+        if worker in self._given_up:
             return
-        self._counts[worker] = count = count + 1
+        now = time.monotonic()
+        healthy = now - self._started.get(worker, now) > _HEALTHY_S
+        count = 1 if healthy else self._counts.get(worker, 0) + 1
         if count > self._limit:
+            self._given_up.add(worker)
             log.warning(
                 "The process of worker %d has ended again, after %d restarts. It is not started "
                 "any more.",
@@ -67,6 +68,7 @@ class WorkerRestarts:
                 self._limit,
             )
             return
+        self._counts[worker] = count
         log.warning(
             "The process of worker %d has ended. Starting it again (%d of %d).",
             worker,
