@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 
@@ -49,7 +50,8 @@ def draw(
         if not free:
             now = min(busy[target] for target in targets)
             free = [target for target in targets if busy[target] <= now]
-        fault = _draw_one(rng, round(now, 1), rng.choice(free), rng.choice(actions))
+        now = math.ceil(now * 10) / 10
+        fault = _draw_one(rng, now, rng.choice(free), rng.choice(actions))
         faults.append(fault)
         if fault.target.job == "worker":
             busy[fault.target] = now + (fault.seconds or 0.0) + BACK_S * (fault.action != "slow")
