@@ -115,7 +115,8 @@ class Training:
         keras.utils.set_random_seed(FLAGS.seed)
         model = self._model()
         every_s, bar = FLAGS.checkpoint_minutes * 60, sys.stdout.isatty()
-        run = Run(model, self.plan, FLAGS.log_dir, bar, every_s, self.watchers)
+        monitor = self._monitor()
+        run = Run(model, self.plan, FLAGS.log_dir, bar, every_s, self.watchers, monitor)
         log.info(
             "Training %s on %s: %d updates of %d x %d examples.",
             model.name,
@@ -147,8 +148,16 @@ class Training:
                 replicas=policy.replicas,
                 backups=policy.backups,
                 max_staleness=policy.max_staleness,
+                record_times=FLAGS.record_times,
             )
             return self.task.compile(optimizer)
+
+    def _monitor(self) -> Any:
+        """Return what records who is slow; None without a cluster, or if it is turned off."""
+        if not (self.settings.distributed and FLAGS.record_times):
+            return None
+        size = self.plan.recipe.batch_size
+        return tf_backup.StragglerMonitor(FLAGS.log_dir, every_s=10.0, batch_size=size)
 
     def _watchers(self) -> list[Any]:
         """Return the callbacks that tell others about this training run, if flags ask for any."""

@@ -88,6 +88,11 @@ flags.DEFINE_integer(
 flags.DEFINE_multi_string(
     "delay", [], "WORKER:SECONDS, a straggler on purpose; may be given several times."
 )
+flags.DEFINE_bool(
+    "record_times",
+    True,
+    "Record when each gradient arrives, under --log_dir: see scripts/report.py and TensorBoard.",
+)
 flags.DEFINE_integer(
     "metrics_port", None, "Serve numbers for Prometheus at this port of the chief."
 )

@@ -10,6 +10,7 @@ import pathlib
 import platform
 import threading
 import time
+import uuid
 from typing import Any
 
 import keras
@@ -70,6 +71,7 @@ class StragglerMonitor(keras.callbacks.Callback):
         self._log_dir = None if log_dir is None else pathlib.Path(log_dir)
         self._every_s = every_s
         self._batch_size = batch_size
+        self._optimizer: Any = None  # The one that the session is of.
         self._windows: Windows | None = None
         self._files: Writer | None = None
         self._scalars: Scalars | None = None
@@ -79,7 +81,7 @@ class StragglerMonitor(keras.callbacks.Callback):
         self._written_at = 0.0
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Begin a session: listen to the optimizer, and choose a new name for the files.
+        """Listen to the optimizer, and begin a session if this is the first time.
 
         Raises:
           ValueError: if the optimizer is not wrapped, or records no times.
@@ -91,11 +93,9 @@ class StragglerMonitor(keras.callbacks.Callback):
                 "StragglerMonitor needs an optimizer made by tf_backup.wrap: on one device there "
                 "are no stragglers."
             )
-        settings = self._settings(optimizer)
-        self._windows = Windows(settings)
-        if self._log_dir is not None:
-            self._files = Writer(self._log_dir, settings)
-            self._scalars = Scalars(self._log_dir / _SCALARS, self._batch_size, optimizer.replicas)
+        if self._optimizer is not optimizer:  # The first fit, or that of another model.
+            self._optimizer = optimizer
+            self._begin(self._settings(optimizer))
         self._written_at = time.monotonic()
         optimizer.listen(self._collect, self._end)
 
@@ -105,21 +105,18 @@ class StragglerMonitor(keras.callbacks.Callback):
         if time.monotonic() - self._written_at >= self._every_s:
             self._flush()
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Write all that has happened so far."""
-        del epoch, logs
-        self._read_and_flush()
-
     def on_train_end(self, logs: Any = None) -> None:
         """Write all that has happened so far; the rest follows when `fit` returns."""
         del logs
-        self._read_and_flush()
-
-    def _read_and_flush(self) -> None:
-        optimizer = find(self.model.optimizer)
-        assert optimizer is not None
-        optimizer.read_timeline()
+        self._optimizer.read_timeline()
         self._flush()
+
+    def _begin(self, settings: Settings) -> None:
+        """Begin a session; later fits of the same optimizer belong to it."""
+        self._windows = Windows(settings)
+        if self._log_dir is not None:
+            self._files = Writer(self._log_dir, settings)
+            self._scalars = Scalars(self._log_dir / _SCALARS, self._batch_size, settings.replicas)
 
     def _collect(self, contributions: Rows, updates: Rows) -> None:
         """Keep rows until they are written; called in another thread."""
@@ -169,6 +166,6 @@ class StragglerMonitor(keras.callbacks.Callback):
             parameter_servers=runtime.ps_count(_internals.strategy_of(self.model)),
             batch_size=self._batch_size,
             model=self.model.name,
-            session=f"{now}-{platform.node()}-{os.getpid()}",
+            session=f"{now}-{uuid.uuid4().hex[:8]}",
             versions=versions,
         )

@@ -57,6 +57,12 @@ class Window:
         return 1 - self.verdicts["accepted"] / computed if computed else 0.0
 
     @property
+    def late(self) -> float:
+        """Share of the gradients that came too late for their update, from 0 to 1."""
+        computed = sum(self.verdicts.values())
+        return (self.verdicts["late"] + self.verdicts["stale"]) / computed if computed else 0.0
+
+    @property
     def slowest(self) -> int | None:
         """The worker whose gradients take longest; None without gradients."""
         return max(self.worker_s, key=lambda worker: self.worker_s[worker], default=None)
