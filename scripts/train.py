@@ -92,6 +92,7 @@ class Training:
         if FLAGS.log_dir:
             _lock(settings.in_job)
             resumable.claim(FLAGS.log_dir, self.plan)
+        self.monitor = self._monitor()
         self.watchers = self._watchers()
 
     @property
@@ -115,8 +116,7 @@ class Training:
         keras.utils.set_random_seed(FLAGS.seed)
         model = self._model()
         every_s, bar = FLAGS.checkpoint_minutes * 60, sys.stdout.isatty()
-        monitor = self._monitor()
-        run = Run(model, self.plan, FLAGS.log_dir, bar, every_s, self.watchers, monitor)
+        run = Run(model, self.plan, FLAGS.log_dir, bar, every_s, self.watchers, self.monitor)
         log.info(
             "Training %s on %s: %d updates of %d x %d examples.",
             model.name,
@@ -165,7 +165,7 @@ class Training:
         if FLAGS.metrics_port is not None:
             from scripts.training.metrics import Metrics
 
-            watchers.append(Metrics(FLAGS.metrics_port))
+            watchers.append(Metrics(FLAGS.metrics_port, self.monitor))
         if FLAGS.update_log:
             from scripts.training.update_log import UpdateLog
 
