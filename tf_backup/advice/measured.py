@@ -23,6 +23,8 @@ class Measured:
     Attributes:
       seconds: [rows, N + b] how long a gradient takes that the worker at each place begins in each
         row. A row is an update, or several if a worker begins less than one gradient per update.
+      paces: [rows] how long each row took in the run, per update, in seconds. Where it is not
+        known, as across the end of a run, the median.
       update_s: median time from an update's start to its release, in seconds.
       seconds_per_update: mean time between two updates of a run, in seconds; NaN if there are none.
       updates: number of updates measured, after the warm-up.
@@ -30,6 +32,7 @@ class Measured:
     """
 
     seconds: Floats
+    paces: Floats
     update_s: float
     seconds_per_update: float
     updates: int
@@ -69,11 +72,13 @@ def measure(timeline: Timeline, rng: np.random.Generator) -> Measured:
     starts = np.concatenate([[-(2**62)], updates["started"][:-1]])[::stride]
     skip = min(WARM_UP, len(starts) // 3)
     table, more = _table(rows, starts[skip:], workers, rng)
+    paces = _paces(updates, stride)[skip:]
     updates = updates[skip * stride :]
     return Measured(
         seconds=table,
+        paces=paces,
         update_s=max(0.0, float(np.median(updates["released"] - updates["started"])) / 1e6),
-        seconds_per_update=_pace(updates),
+        seconds_per_update=_mean_gap(updates),
         updates=len(updates),
         notes=(*notes, *more),
     )
@@ -154,7 +159,16 @@ def _column(
     return column, min(float(np.mean(~there)), 1 - 1e-9)
 
 
-def _pace(updates: Rows) -> float:
+def _paces(updates: Rows, stride: int) -> Floats:
+    """Return [rows] how long each row took, per update, in seconds."""
+    bounds = updates[np.minimum(np.arange(-1, len(updates) - 1 + stride, stride), len(updates) - 1)]
+    known = (np.diff(bounds["run"]) == 0) & (np.diff(bounds["started"]) > 0)
+    known[0] = False  # Its first bound is not there.
+    paces = np.diff(bounds["started"]) / (1e6 * stride)
+    return np.where(known, paces, np.median(paces[known]) if known.any() else 1.0)
+
+
+def _mean_gap(updates: Rows) -> float:
     """Return the mean time between two updates of the same run, in seconds."""
     follows = np.diff(updates["run"]) == 0
     gaps = np.diff(updates["released"])[follows]

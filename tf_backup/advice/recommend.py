@@ -12,7 +12,7 @@ import numpy as np
 from tf_backup.advice.advice import Advice, Split
 from tf_backup.advice.measured import Measured, measure
 from tf_backup.advice.replay import order_statistics, replay
-from tf_backup.advice.resampling import fastest, interval, resample
+from tf_backup.advice.resampling import Blocks, fastest, interval
 from tf_backup.advice.survival import Floats
 from tf_backup.timeline.schema import Settings, Timeline
 
@@ -72,8 +72,9 @@ def recommend(
     rng = np.random.default_rng(seed)
     measured = measure(timeline, rng)
     replayed = replay(measured.seconds, measured.update_s)
-    times = replayed.seconds.mean(axis=0)  # [splits]
-    resampled = resample(replayed.seconds, rng) * needed  # [resamples, splits]
+    blocks = Blocks.of(replayed.seconds, measured.paces[replayed.rows])
+    times = blocks.mean()  # [splits]
+    resampled = blocks.resample(rng) * needed  # [resamples, splits]
     best = int(fastest(times * needed))
     wins = np.bincount(fastest(resampled), minlength=settings.workers) / len(resampled)
     splits = _splits(settings, measured, times, replayed.begun, needed, wins)

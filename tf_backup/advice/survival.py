@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
+Ints = np.ndarray[Any, np.dtype[np.integer[Any]]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 
@@ -57,7 +58,7 @@ ENOUGH = 30  # Arrived gradients of one worker that make an estimate of its own.
 
 
 def complete(
-    seconds: Floats, lost: Bools, workers: Floats, rng: np.random.Generator
+    seconds: Floats, lost: Bools, workers: Ints, rng: np.random.Generator
 ) -> tuple[Floats, float]:
     """Replace the durations of lost gradients by draws of how long they would have taken.
 
