@@ -23,20 +23,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from tf_backup.checks import checked_int
+from tf_backup.checks import checked_int, checked_number
 from tf_backup.policy import BackupPolicy
 from tf_backup.rules.protocol import ANY_STALENESS
-
-Floats = np.ndarray[Any, np.dtype[np.float64]]
-Ints = np.ndarray[Any, np.dtype[np.int64]]
-
-# Draws how long one gradient takes, in seconds, for each of the workers with the given indices.
-Durations = Callable[[np.random.Generator, Ints], Floats]
+from tf_backup.simulation.delays import Durations, Floats, Ints, draw
 
 _BUFFERED = 2**16  # Number of stalenesses that are counted together.
 
@@ -125,43 +119,11 @@ def simulate(
             f"warmup is {warmup}, but only {updates} update(s) are simulated, so that none is left "
             "to measure. Simulate more updates, or lower warmup."
         )
-    progress = _Progress(durations, policy, updates, checked_seconds("update_s", update_s), seed)
+    progress = _Progress(durations, policy, updates, checked_number("update_s", update_s), seed)
     for update in range(updates):
         progress.make(update)
     progress.finish(updates)
     return Simulated(progress.released, progress.counts, progress.staleness.counts(), warmup)
-
-
-def checked_seconds(name: str, value: float) -> float:
-    """Return a time in seconds, at least 0 and finite.
-
-    Raises:
-      ValueError: if it is not.
-    """
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} is {value}; it must be at least 0 and finite (seconds).")
-    return float(value)
-
-
-def draw(durations: Durations, rng: np.random.Generator, workers: Ints) -> Floats:
-    """Draw a duration for each of the given workers, and check what comes.
-
-    Raises:
-      ValueError: if it is not one positive, finite number per worker.
-    """
-    drawn = np.asarray(durations(rng, workers), np.float64)
-    if drawn.shape != workers.shape:
-        raise ValueError(
-            f"durations returned an array of shape {drawn.shape} for {len(workers)} worker(s); it "
-            f"must be {workers.shape}, one number per worker."
-        )
-    if len(drawn) and not (drawn.min() > 0 and drawn.max() < math.inf):
-        bad = int(np.flatnonzero(~((drawn > 0) & (drawn < math.inf)))[0])
-        raise ValueError(
-            f"durations returned {drawn[bad]} for worker {workers[bad]}; a duration must be "
-            "positive and finite (seconds)."
-        )
-    return drawn
 
 
 class _Progress:
