@@ -13,6 +13,7 @@ from tf_backup.timeline.schema import Rows, Timeline
 
 WARM_UP = 5  # Rows left out at the start, while workers trace and caches fill.
 _MOST_BEYOND = 0.001  # Share of gradients longer than anything seen that is worth a note.
+_EVER = 2**62  # us; later than any time.
 _MOST_ABSENT = 0.2  # Share of the rows without a worker that is worth a note.
 
 
@@ -23,16 +24,13 @@ class Measured:
     Attributes:
       seconds: [rows, N + b] how long a gradient takes that the worker at each place begins in each
         row. A row is an update, or several if a worker begins less than one gradient per update.
-      paces: [rows] how long each row took in the run, per update, in seconds. Where it is not
-        known, as across the end of a run, the median.
-      update_s: median time from an update's start to its release, in seconds.
+      update_s: median time from an update's N-th gradient to its release, in seconds.
       seconds_per_update: mean time between two updates of a run, in seconds; NaN if there are none.
       updates: number of updates measured, after the warm-up.
       notes: what a reader should know about the data.
     """
 
     seconds: Floats
-    paces: Floats
     update_s: float
     seconds_per_update: float
     updates: int
@@ -55,7 +53,7 @@ def measure(timeline: Timeline, rng: np.random.Generator) -> Measured:
     Raises:
       ValueError: if there are fewer than two updates, or no gradients.
     """
-    updates = _sorted(timeline.updates, "started")
+    updates = _sorted(timeline.updates, "released")
     if len(updates) < 2:
         raise ValueError(
             f"The timeline has {len(updates)} update(s); at least 2 are needed to know how long "
@@ -69,15 +67,15 @@ def measure(timeline: Timeline, rng: np.random.Generator) -> Measured:
             "advice needs at least one. Give the timeline of a training that made updates."
         )
     stride = max(1, round(len(updates) * workers / len(rows)))
-    starts = np.concatenate([[-(2**62)], updates["started"][:-1]])[::stride]
+    starts = np.concatenate([[-_EVER], updates["released"][:-1]])[::stride]
     skip = min(WARM_UP, len(starts) // 3)
     table, more = _table(rows, starts[skip:], workers, rng)
-    paces = _paces(updates, stride)[skip:]
+    # Restarted trainings repeat steps.
+    by_step = dataclasses.replace(timeline, updates=_sorted(timeline.updates, "step"))
     updates = updates[skip * stride :]
     return Measured(
         seconds=table,
-        paces=paces,
-        update_s=max(0.0, float(np.median(updates["released"] - updates["started"])) / 1e6),
+        update_s=max(0.0, float(np.median(by_step.update_seconds))),
         seconds_per_update=_mean_gap(updates),
         updates=len(updates),
         notes=(*notes, *more),
@@ -92,8 +90,8 @@ def _usable(contributions: Rows, workers: int) -> tuple[Rows, list[str]]:
         & (verdict != schema.NONFINITE)
         & (place >= 0)
         & (place < workers)
-        & (contributions["began"] != schema.UNKNOWN)
-        & (contributions["arrived"] != schema.UNKNOWN)
+        & (contributions["began"] > 0)
+        & (contributions["arrived"] > 0)
     ]
     positive = rows["arrived"] > rows["began"]
     notes = []
@@ -118,7 +116,7 @@ def _table(
     lost = rows["verdict"] == schema.LOST
     seconds = (rows["arrived"] - rows["began"]) / 1e6
     seconds, beyond = complete(seconds, lost, rows["place"], rng)
-    notes = []
+    notes: list[str] = []
     if beyond > _MOST_BEYOND:
         notes.append(
             f"{beyond:.1%} of a worker's gradients were lost after longer than all others took. "
@@ -147,7 +145,7 @@ def _column(
     if not count:
         return rng.choice(everyone, len(starts)), 1.0
     following = np.searchsorted(rows["began"], starts)
-    ends = np.append(starts[1:], 2**62)
+    ends = np.append(starts[1:], _EVER)
     exists = following < count
     after = np.minimum(following, count - 1)
     before = np.maximum(following - 1, 0)
@@ -159,18 +157,9 @@ def _column(
     return column, min(float(np.mean(~there)), 1 - 1e-9)
 
 
-def _paces(updates: Rows, stride: int) -> Floats:
-    """Return [rows] how long each row took, per update, in seconds."""
-    bounds = updates[np.minimum(np.arange(-1, len(updates) - 1 + stride, stride), len(updates) - 1)]
-    known = (np.diff(bounds["run"]) == 0) & (np.diff(bounds["started"]) > 0)
-    known[0] = False  # Its first bound is not there.
-    paces = np.diff(bounds["started"]) / (1e6 * stride)
-    return np.where(known, paces, np.median(paces[known]) if known.any() else 1.0)
-
-
 def _mean_gap(updates: Rows) -> float:
     """Return the mean time between two updates of the same run, in seconds."""
-    follows = np.diff(updates["run"]) == 0
+    follows = (np.diff(updates["run"]) == 0) & (np.diff(updates["step"]) == 1)
     gaps = np.diff(updates["released"])[follows]
     return float(gaps.mean()) / 1e6 if len(gaps) else float("nan")
 
@@ -178,6 +167,6 @@ def _mean_gap(updates: Rows) -> float:
 def _places(chosen: Any) -> str:
     """Return the places of a mask as text; empty if there are none."""
     places = np.flatnonzero(chosen).tolist()
-    return ("worker " if len(places) == 1 else "workers ") * bool(places) + ", ".join(
-        map(str, places)
-    )
+    if not places:
+        return ""
+    return f"worker{'s' * (len(places) > 1)} {', '.join(map(str, places))}"

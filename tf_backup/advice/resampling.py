@@ -42,20 +42,21 @@ class Blocks:
     updates: Floats
 
     @classmethod
-    def of(cls, steps: Floats, paces: Floats) -> Blocks:
+    def of(cls, steps: Floats, run: Floats) -> Blocks:
         """Return the blocks of replayed steps.
 
         Args:
           steps: [blocks, length, splits] time that each step takes with each split.
-          paces: [blocks, length] time that it took in the run.
+          run: [blocks, length] time that it takes with the run's own settings, up to a factor.
         """
-        local = _smooth(paces.reshape(-1, 1)) / _smooth(steps.reshape(-1, steps.shape[-1]))
+        local = _smooth(run.reshape(-1, 1)) / _smooth(steps.reshape(-1, steps.shape[-1]))
         weights = local.reshape(steps.shape)
         return cls((weights * steps).sum(axis=1), weights.sum(axis=1))
 
     def mean(self) -> Floats:
         """Return [splits] the mean time between updates."""
-        return self.seconds.sum(axis=0) / self.updates.sum(axis=0)
+        means: Floats = self.seconds.sum(axis=0) / self.updates.sum(axis=0)
+        return means
 
     def resample(self, rng: np.random.Generator) -> Floats:
         """Return [RESAMPLES, splits] means over as many blocks as there are, with replacement.

@@ -35,7 +35,8 @@ class Survival:
         """Return the estimate from durations, of which some are those of lost gradients."""
         order = np.lexsort((lost, seconds))  # At equal times, those that arrived come first.
         at_risk = len(seconds) - np.arange(len(seconds))
-        return cls(seconds[order], np.cumprod(1.0 - ~lost[order] / at_risk))
+        share = np.cumprod(1.0 - ~lost[order] / at_risk, dtype=np.float64)
+        return cls(seconds[order], share)
 
     @property
     def beyond(self) -> float:
