@@ -34,7 +34,7 @@ def order_statistics(advice):
     return np.array([split.order_statistic_s for split in advice.splits])
 
 
-def measured_pace(draws, replicas, update_s=0.0, updates=6000):
+def measured_pace(draws, replicas, update_s=0.0, updates=4000):
     """Return the time per update of a long training."""
     policy = BackupPolicy(replicas, len(draws) - replicas)
     released = timeline(draws, policy, updates, update_s=update_s, seed=99).updates["released"]
@@ -160,11 +160,11 @@ def test_lost_gradients_count_as_long():
 
 def test_a_tail_that_nobody_has_seen_gets_a_note():
     made = timeline(
-        [exponential] * 4, BackupPolicy(3, 1), 300, give_up=lambda rng, worker, s: min(s, 2) // 2
+        [exponential] * 4, BackupPolicy(3, 1), 300, give_up=lambda rng, worker, s: 2.0 * (s > 2)
     )
     advice = recommend(made)
     assert any("lost after longer than" in note for note in advice.notes)
-    assert order_statistics(advice)[-1] <= 2.0
+    assert order_statistics(advice)[-1] < 2.001
 
 
 @pytest.mark.parametrize("verdict", [schema.DUPLICATE, schema.NONFINITE])

@@ -96,4 +96,4 @@ def test_fastest_prefers_more_gradients_at_equal_times():
 
 
 def test_interval():
-    assert interval(np.arange(101.0), 0.9) == (5.0, 95.0)
+    assert interval(np.arange(101.0), 0.9) == pytest.approx((5.0, 95.0))

@@ -32,10 +32,10 @@ def table(draw, rows):
 
 @pytest.mark.parametrize("draw", [constant, exponential, unlike, heavy])
 def test_replay_follows_the_rules_of_the_gate(draw):
-    found = replay(table(draw, 6000), update_s=0.1)
+    found = replay(table(draw, 4000), update_s=0.1)
     for replicas in range(1, WORKERS + 1):
         policy = BackupPolicy(replicas, WORKERS - replicas)
-        expected = simulate(draw, policy, 3000, update_s=0.1, seed=1)
+        expected = simulate(draw, policy, 1500, update_s=0.1, warmup=50)
         seconds = found.seconds[:, :, replicas - 1].mean()
         close = {"rel": 1e-3} if draw is constant else {"rel": 0.05}
         assert seconds == pytest.approx(expected.seconds_per_update, **close)

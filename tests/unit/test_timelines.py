@@ -44,9 +44,9 @@ def test_workers_compute_one_gradient_at_a_time(policy):
 
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
 def test_pace_is_that_of_the_simulator(policy):
-    made = timeline([exponential] * 4, policy, 3000, update_s=0.1)
+    made = timeline([exponential] * 4, policy, 2000, update_s=0.1)
     found = simulate(
-        lambda rng, workers: rng.exponential(size=len(workers)), policy, 3000, update_s=0.1
+        lambda rng, workers: rng.exponential(size=len(workers)), policy, 2000, update_s=0.1
     )
     pace = np.diff(made.updates["released"]).mean() / 1e6
     assert pace == pytest.approx(found.seconds_per_update, rel=0.06)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from tf_backup.timeline.schema import Rows, Timeline
 
 WARM_UP = 5  # Rows left out at the start, while workers trace and caches fill.
 _MOST_BEYOND = 0.001  # Share of gradients longer than anything seen that is worth a note.
+_MOST_BEGIN = 2 / 3
 _EVER = 2**62  # us; later than any time.
 _MOST_ABSENT = 0.2  # Share of the rows without a worker that is worth a note.
 
@@ -23,7 +25,7 @@ class Measured:
 
     Attributes:
       seconds: [rows, N + b] how long a gradient takes that the worker at each place begins in each
-        row. A row is an update, or several if a worker begins less than one gradient per update.
+        row. A row is an update, or several if workers do not begin a gradient in most updates.
       update_s: median time from an update's N-th gradient to its release, in seconds.
       seconds_per_update: mean time between two updates of a run, in seconds; NaN if there are none.
       updates: number of updates measured, after the warm-up.
@@ -66,7 +68,7 @@ def measure(timeline: Timeline, rng: np.random.Generator) -> Measured:
             f"None of the timeline's {len(timeline.contributions)} gradient(s) has a duration, but "
             "advice needs at least one. Give the timeline of a training that made updates."
         )
-    stride = max(1, round(len(updates) * workers / len(rows)))
+    stride = _stride(rows, len(updates))
     starts = np.concatenate([[-_EVER], updates["released"][:-1]])[::stride]
     skip = min(WARM_UP, len(starts) // 3)
     table, more = _table(rows, starts[skip:], workers, rng)
@@ -102,6 +104,16 @@ def _usable(contributions: Rows, workers: int) -> tuple[Rows, list[str]]:
             "set back explains. They are left out."
         )
     return _sorted(rows[positive], "began"), notes
+
+
+def _stride(rows: Rows, updates: int) -> int:
+    """Return the number of updates in a row.
+
+    One, if most workers begin a gradient in most updates. Otherwise enough for two gradients of
+    each: with fewer, many rows in succession would have the same one, as if slowness lasted.
+    """
+    share = len(rows) / (updates * len(np.unique(rows["place"])))
+    return 1 if share > _MOST_BEGIN else math.ceil(2 / share)
 
 
 def _sorted(rows: Rows, field: str) -> Rows:
