@@ -94,7 +94,7 @@ class Worker:
         def body(step: Tensor, ticket: Tensor, theta: Buffers) -> tuple[Tensor, Tensor, Buffers]:
             with tf.control_dependencies([step]):
                 began = now()
-            # The end of the data must end the loop, not raise. Waiting for data counts as computing.
+            # The end of the data must end the loop, not raise. To wait for data is to compute, too.
             with tf.control_dependencies([began]):
                 batch = iterator.get_next_as_optional()
             buffers = tf.cond(
