@@ -14,7 +14,7 @@ def test_text():
            N   b   s/update s if fresh gradient/s  wasted   time fastest
            1   3       1.25       1.25        0.8     71%   3.00      0%
            2   2       1.25       1.25        1.6     43%   1.50      0%
-           3   1       1.25       1.25        2.4     13%   1.00    100%  fastest
+           3   1       1.25       1.25        2.4     14%   1.00    100%  fastest
            4   0       2.25       2.25      1.778      0%   1.35      0%  this run
 
         With N = 3 and b = 1, training would make 35.0% more progress per second than
