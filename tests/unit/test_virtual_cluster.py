@@ -143,17 +143,10 @@ def test_softsync_takes_the_mean_of_gradients_of_any_age():
     assert w == pytest.approx(w2 - 0.1 * (3 * 1.0 + w2) / 2)
 
 
-def test_mean_staleness_of_asynchronous_training():
-    workers = 5
-    cluster, _ = follow(BackupPolicy.asynchronous(workers), Exponential(0.0, 1.0), 400)
-    mean = np.mean([update.staleness for update in cluster.history])
-    assert mean == pytest.approx(workers - 1, abs=0.4)
-
-
 def test_only_parameters_that_are_needed_are_kept():
-    bounded = BackupPolicy.asynchronous(4, max_staleness=2)
-    for policy, most in ((BackupPolicy(2, 2), 1), (bounded, 3), (BackupPolicy(1, 3, None), 5)):
-        cluster, _ = follow(policy, Exponential(0.0, 1.0), 40)
+    bounded = BackupPolicy.asynchronous(6, max_staleness=2)
+    for policy, most in ((BackupPolicy(2, 2), 1), (bounded, 3)):
+        cluster, _ = follow(policy, Exponential(0.0, 1.0), 25)
         assert 1 <= len(cluster._workers._versions) <= most
 
 
@@ -224,23 +217,33 @@ def test_embeddings_and_loss_scaling():
     model.compile(optimizer, loss="mse", jit_compile=False)
     words = np.random.default_rng(0).integers(0, 9, [40, 2])
     data = tf.data.Dataset.from_tensor_slices((words, words[:, :1] / 9)).batch(5)
-    made = virtual_cluster(model, BackupPolicy(2, 1), Exponential(0.0, 1.0), data).run(30)
+    made = virtual_cluster(model, BackupPolicy(2, 1), Exponential(0.0, 1.0), data).run(20)
     assert made[-1].logs["loss"] < made[0].logs["loss"]
 
 
 # --- Time
 
 
+class Nothing:
+    """Work that takes no real time."""
+
+    def compute(self, worker: int, step: int) -> bool:
+        return True
+
+    def skip(self, worker: int) -> None:
+        pass
+
+
+def test_mean_staleness_of_asynchronous_training():
+    workers = 5
+    gate = VirtualGate(Exponential(0.0, 1.0), BackupPolicy.asynchronous(workers), 0.0, seed=0)
+    ages = [gate.update(Nothing()).staleness for _ in range(1000)]
+    assert np.mean(ages) == pytest.approx(workers - 1, rel=0.05)
+
+
 def test_the_gate_agrees_with_timing():
-    class Nothing:
-        def compute(self, worker: int, step: int) -> bool:
-            return True
-
-        def skip(self, worker: int) -> None:
-            pass
-
     rng = np.random.default_rng(0)
-    for bound, case in itertools.product((0, 1, 3, None), range(8)):
+    for bound, case in itertools.product((0, 1, 3, None), range(5)):
         replicas, backups = int(rng.integers(1, 5)), int(rng.integers(0, 5))
         policy = BackupPolicy(replicas, backups, bound)
         durations = seconds(*rng.integers(1, 9, [policy.workers]) / 4)
@@ -286,7 +289,7 @@ def test_same_seed_same_result():
         model = build()
         data = batches().unbatch().shuffle(SAMPLES).batch(BATCH)
         cluster = virtual_cluster(model, BackupPolicy(2, 2), Exponential(0.0, 1.0), data, seed=seed)
-        return cluster.run(6), model
+        return cluster.run(4), model
 
     (one, model), (again, model_again), (other, _) = train(1), train(1), train(2)
     assert one == again != other
@@ -301,7 +304,7 @@ def test_pieces_of_a_run_are_one_run():
         assert made == told == cluster.history
         return made, model
 
-    (one, model), (again, model_again) = train(6), train(1, 2, 3)
+    (one, model), (again, model_again) = train(4), train(1, 3)
     assert one == again
     assert_same(model, model_again)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -27,6 +27,7 @@ from tf_backup.timeline.schema import Timeline
 from tf_backup.worker_data import WorkerData
 
 Tensor = Any
+Parts = list[Tensor]  # The results of a computation, without those that are None.
 
 ON_NONFINITE = ("drop", "raise", "keep")
 _MOST_NONFINITE = 10  # Gradients of each worker between two updates, on average.
@@ -156,23 +157,25 @@ class _Workers:
         self._policy = policy
         self._on_nonfinite = on_nonfinite
         self._batches = [iter(dataset) for dataset in _datasets(data)]
-        self._delivered: dict[int, Results] = {}  # By worker.
+        self._delivered: dict[int, Parts] = {}  # By worker.
         self._dropped = 0  # Nonfinite gradients since the last update.
         # What the sums are before an update adds to them, so that logs are of its batches alone.
         self._zeros = [tf.identity(variable) for variable in objective.sums]
         self._versions = {step: self._parameters()}
-        self._finite = tf.function(self._is_finite, autograph=False)
-        self._add = tf.function(self._sum, autograph=False)
-        self._apply = tf.function(self._apply_mean, autograph=False)
+        signature = objective.compute.structured_input_signature[0]
+        self._compute = _traced(self._contribution, *signature)
+        parts = [tf.TensorSpec(t.shape, t.dtype) for t in self._compute.structured_outputs[0]]
+        self._add = _traced(self._sum, parts, parts)
+        self._apply = _traced(self._apply_mean, parts)
 
     def compute(self, worker: int, step: int) -> bool:
         """Compute a worker's gradient at theta(step); return whether it is finite."""
         seed = tf.constant([worker + 1, step], tf.int64)  # That of the engine's workers.
-        results = self._objective.compute(self._versions[step], seed, self._next(worker))
-        if self._on_nonfinite != "keep" and not self._finite(results):
+        parts, finite = self._compute(self._versions[step], seed, self._next(worker))
+        if not finite:
             self._drop(worker, step)
             return False
-        self._delivered[worker] = results
+        self._delivered[worker] = parts
         return True
 
     def skip(self, worker: int) -> None:
@@ -182,9 +185,7 @@ class _Workers:
     def apply(self, made: Made, gate: VirtualGate) -> dict[str, float]:
         """Make an update, and return its logs."""
         self._dropped = 0
-        results = [_flat(self._delivered.pop(worker)) for worker in made.workers]
-        # Those that are None are so for all workers.
-        parts = [[_wide(part) for part in each if part is not None] for each in results]
+        parts = [self._delivered.pop(worker) for worker in made.workers]
         logs = self._apply(functools.reduce(self._add, parts))
         bound = self._policy.max_staleness
         oldest = 0 if bound is None else gate.step - bound
@@ -221,25 +222,26 @@ class _Workers:
                 "than N. Lower the learning rate, clip gradients, or look for bad samples."
             )
 
-    def _is_finite(self, results: Results) -> Tensor:
-        """Return whether gradients and changes of state have no NaN or Inf ([] bool)."""
-        parts = [part for part in (*results.gradients, *results.changes) if part is not None]
-        checks = [tf.reduce_all(tf.math.is_finite(p)) for p in parts if p.dtype.is_floating]
-        return tf.reduce_all(tf.stack(checks)) if checks else tf.constant(True)
+    def _contribution(self, values: Any, seed: Tensor, batch: Any) -> tuple[Parts, Tensor]:
+        """Return a worker's results, and whether the gradient has no NaN or Inf ([] bool)."""
+        results = self._objective.compute(values, seed, batch)
+        finite = _finite([*results.gradients, *results.changes])
+        if self._on_nonfinite == "keep":
+            finite = tf.constant(True)
+        return [_wide(part) for field in results for part in field if part is not None], finite
 
-    def _sum(self, one: list[Tensor], other: list[Tensor]) -> list[Tensor]:
+    def _sum(self, one: Parts, other: Parts) -> Parts:
         return [a + b for a, b in zip(one, other, strict=True)]
 
-    def _apply_mean(self, totals: list[Tensor]) -> dict[str, Tensor]:
+    def _apply_mean(self, totals: Parts) -> dict[str, Tensor]:
         """Update the variables with the mean of N results, whose totals are given."""
         objective, replicas = self._objective, self._policy.replicas
-        told = objective.compute.structured_outputs
         rest = iter(totals)
-        sums = told._replace(
-            **{
-                field: [None if part is None else next(rest) for part in parts]
-                for field, parts in told._asdict().items()
-            }
+        sums = Results(
+            *[
+                [None if part is None else next(rest) for part in field]
+                for field in objective.compute.structured_outputs
+            ]
         )
         # First, since trainable variables may be among them: gradients apply to the new values.
         for variable, total in zip(objective.state, sums.changes, strict=True):
@@ -277,8 +279,14 @@ def _datasets(data: WorkerData) -> list[Any]:
     return found
 
 
-def _flat(results: Results) -> list[Tensor | None]:
-    return [part for field in results for part in field]
+def _traced(function: Callable[..., Any], *specs: Any) -> Any:
+    return tf.function(function, autograph=False).get_concrete_function(*specs)
+
+
+def _finite(parts: Sequence[Tensor | None]) -> Tensor:
+    """Return whether there is no NaN or Inf ([] bool)."""
+    floats = [part for part in parts if part is not None and part.dtype.is_floating]
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(part)) for part in floats])
 
 
 def _wide(part: Tensor) -> Tensor:
