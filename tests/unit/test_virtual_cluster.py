@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import pathlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -321,6 +323,19 @@ def test_seeds_go_on_with_the_iterations():
     virtual_cluster(model, BackupPolicy(2), Constant(1.0), batches()).run(3)
     later = virtual_cluster(model, BackupPolicy(2), Constant(1.0), batches())
     assert later.run(1)[0].step == 3
+
+
+def test_documented_snippets_run(capsys: pytest.CaptureFixture[str]):
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "simulation.md").read_text("utf-8")
+    times, training = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    exec(compile(times, "times", "exec"), {})
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[:2] for row in rows] == [["100", "0"], ["98", "2"], ["96", "4"], ["92", "8"]]
+    assert float(rows[-1][2]) < float(rows[0][2])
+    names: dict[str, Any] = {}
+    exec(compile(training, "training", "exec"), names)
+    losses = [update.logs["loss"] for update in names["cluster"].history]
+    assert losses[-1] < 0.5 * losses[0]
 
 
 # --- What cannot be used
