@@ -1,0 +1,30 @@
+"""The experiments that exist, by name, and those that are open."""
+
+from __future__ import annotations
+
+import importlib
+
+from scripts.experiments.definition import Experiment
+
+NAMES = ("backup_sweep", "figure3", "figure4")
+
+
+def find(name: str) -> Experiment:
+    """Return an experiment by name.
+
+    Raises:
+      ValueError: if there is none of that name.
+    """
+    if name not in NAMES:
+        raise ValueError(f"there is no experiment {name!r}, only {', '.join(NAMES)}.")
+    found: Experiment = importlib.import_module(f"scripts.experiments.{name}").EXPERIMENT
+    return found
+
+
+def overview() -> str:
+    """Return the first line of each experiment, for `--help`."""
+    lines = []
+    for name in NAMES:
+        module = importlib.import_module(f"scripts.experiments.{name}")
+        lines.append(f"  {name:<18} {(module.__doc__ or '').splitlines()[0]}")
+    return "\n".join(lines)
