@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q -q
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-models run test lint audit clean
+.PHONY: help install install-models run test lint audit results clean
 
 help: ## List the targets.
 	@echo 'make TARGET [PYTHON=python3.11] [ARGS="flags of the command"]'
@@ -27,6 +27,12 @@ lint: install ## Check style and types; changes nothing.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+results: install ## Redo the experiments of the paper; ARGS="--data_dir=DIR" has MNIST.
+	@for name in $$($(BIN)/python scripts/experiment.py --list); do \
+	    echo "$$name:"; $(BIN)/python scripts/experiment.py $$name --replace $(ARGS) || exit $$?; \
+	done
+	$(BIN)/python scripts/plot.py
 
 audit: install ## Check the locked packages against known advisories; asks pypi.org.
 	@test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && \

@@ -57,6 +57,7 @@ flags.DEFINE_string(
 flags.DEFINE_bool(
     "replace", False, "Make results of another version or of other settings anew, not refuse them."
 )
+flags.DEFINE_bool("list", False, "Print the names of all experiments, and end.")
 flags.DEFINE_integer("intra_op", 1, "Threads for one operation of TensorFlow.", lower_bound=1)
 
 _NAME = "experiment.py"
@@ -85,6 +86,9 @@ def seeds(default: Sequence[int]) -> list[int]:
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
     console.set_up()
+    if FLAGS.list:
+        print("\n".join(catalogue.NAMES))
+        return
     if len(argv) != 2:
         known = ", ".join(catalogue.NAMES)
         exits.end(f"{_NAME} takes the name of one experiment: {known}.", exits.WRONG)

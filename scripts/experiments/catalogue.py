@@ -6,7 +6,7 @@ import importlib
 
 from scripts.experiments.definition import Experiment
 
-NAMES = ("backup_sweep", "figure3", "figure4")
+NAMES = ("backup_sweep", "figure3", "figure4", "figure5", "figure6")
 
 
 def find(name: str) -> Experiment:

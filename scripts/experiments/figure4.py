@@ -19,7 +19,7 @@ import numpy as np
 from scripts.experiments.arrivals_simulated import Iterations, arrivals
 from scripts.experiments.claims import FOUND, Claim
 from scripts.experiments.definition import PAPER, SMALL, TINY, Experiment, Point, Row, Tick
-from scripts.experiments.spreads import by_seed, select
+from scripts.experiments.spreads import Spread, by_seed, select
 from scripts.experiments.straggler_fit import SHAPE, SHAPES
 
 GROWTH = 1.25
@@ -89,10 +89,7 @@ def draw(figure: Any, rows: Sequence[Row]) -> None:
         own = select(rows, shape=shape)
         counts = sorted({row["gradient"] for row in own})
         for column, style in (("mean_s", "-"), ("median_s", ":")):
-            times = [
-                by_seed(select(own, gradient=k), lambda each, c=column: each[0][c]).mean
-                for k in counts
-            ]
+            times = [Spread.of(row[column] for row in select(own, gradient=k)).mean for k in counts]
             name = f"{column[:-2]}, shape {shape:g}"
             panel.plot(counts, times, style, color=f"C{index}", label=name)
     panel.set(xlabel="number of the gradient, k", ylabel="time since the iteration's start (s)")

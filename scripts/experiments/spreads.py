@@ -15,7 +15,7 @@ class Spread(NamedTuple):
 
     mean: float
     deviation: float
-    count: int
+    seeds: int
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread:

@@ -5,9 +5,10 @@
 of the 98th. So the fit has a condition of the cluster that all gradients share which are begun
 together.
 
-What the text leaves open are choices, made before any result was known: no gradient takes less than
-`OFFSET_S`, the rest is heavy-tailed with an infinite variance (`SHAPE`), and the shared condition is
-log-normal. Experiments show other shapes beside it, each fitted to the same two numbers.
+What the text leaves open are choices, made before any result was known: no gradient takes less
+than `OFFSET_S`, the rest is heavy-tailed with an infinite variance (`SHAPE`), and the shared
+condition is log-normal. Experiments show other shapes beside it, each fitted to the same two
+numbers.
 """
 
 from __future__ import annotations
