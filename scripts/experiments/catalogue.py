@@ -6,7 +6,7 @@ import importlib
 
 from scripts.experiments.definition import Experiment
 
-NAMES = ("backup_sweep", "figure3", "figure4", "figure5", "figure6")
+NAMES = ("backup_sweep", "figure3", "figure4", "figure5", "figure6", "figure2")
 
 
 def find(name: str) -> Experiment:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,24 @@ def network(subset: Subset, images: Images, optimizer: Any, seed: int) -> Any:
     model = mnist_cnn.build(images.x.shape[1:], 10, subset.channels)
     model.compile(optimizer, jit_compile=False, **mnist_cnn.compile_arguments())
     return model
+
+
+def batches(images: Images, batch_size: int, seed: int) -> Callable[[Any], Any]:
+    """Return a function from a worker's `tf.distribute.InputContext` to its batches.
+
+    Each worker has a part of the images, endlessly and in a new order in each pass.
+    """
+    import tensorflow as tf
+
+    def of_worker(context: Any) -> Any:
+        index, workers = context.input_pipeline_id, context.num_input_pipelines
+        own = tf.data.Dataset.from_tensor_slices(
+            (images.x[index::workers], images.y[index::workers])
+        )
+        own = own.shuffle(len(images.y) // workers + 1, seed=1000 * seed + index)
+        return own.repeat().batch(batch_size, drop_remainder=True)
+
+    return of_worker
 
 
 def error_of(model: Any, images: Images) -> float:
