@@ -1,6 +1,6 @@
 """Figure 5: updates to converge against N, the number of gradients in an update.
 
-  python scripts/experiment.py figure5 --data_dir=DIR      # about 5 minutes on two cores
+  python scripts/experiment.py figure5 --data_dir=DIR      # about 2 minutes on one core
 
 The paper, Inception on ImageNet with RMSProp: 137.5e3 updates with N = 50, 76.2e3 with N = 100, a
 ratio of 1.80, where twice the gradients of an update would save half of the updates at best. Here,
@@ -9,7 +9,7 @@ is the mean of N gradients, so it is computed as one gradient of N B images. The
 proportional to N, as in the paper.
 
 The paper's convergence is the point of the best test accuracy, which is known only afterwards and
-varies much; here it is the first update, of every tenth, with a test error of at most 3 %.
+varies much; here it is the first update, of every fifth, with a test error of at most 5 %.
 
 Agreement, stated before the run: the ratio of N = 50 to N = 100 is within 0.2 of 1.80.
 """
@@ -148,17 +148,17 @@ EXPERIMENT = Experiment(
             Subset("digits", 1400, 300, (4, 8, 8)), (50, 100), 1, 0.002, 0.9, 0.5, 5, 60
         ),
         SMALL: Convergence(
-            Subset("mnist", 10_000, 1000, (8, 16, 16, 32)),
-            (50, 70, 80, 90, 100),
+            Subset("mnist", 10_000, 1000, (4, 8, 8, 16)),
+            (50, 70, 100),
             4,
             0.0005,
             0.9,
-            0.03,
-            10,
+            0.05,
+            5,
             1500,
         ),
     },
-    seeds=(1, 2, 3, 4, 5),
+    seeds=(1, 2, 3),
     points=points,
     measure=measure,
     claims=claims,
