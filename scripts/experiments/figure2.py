@@ -210,7 +210,7 @@ EXPERIMENT = Experiment(
     title="Test error against staleness: mean and standard deviation over seeds",
     settings={
         TINY: Staleness(Subset("digits", 400, 300, (4, 8, 8)), (0, 20), 16, 30),
-        SMALL: Staleness(Subset("mnist", 10_000, 5000, (4, 8, 8, 16)), (0, 15, 20, 50), 32, 800),
+        SMALL: Staleness(Subset("mnist", 10_000, 5000, (8, 16, 16, 32)), (0, 15, 20, 50), 32, 800),
     },
     seeds=(1, 2, 3),
     points=points,
