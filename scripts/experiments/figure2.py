@@ -209,7 +209,7 @@ EXPERIMENT = Experiment(
     name="figure2",
     title="Test error against staleness: mean and standard deviation over seeds",
     settings={
-        TINY: Staleness(Subset("digits", 400, 300, (4, 8, 8)), (0, 20), 16, 30),
+        TINY: Staleness(Subset("digits", 400, 300, (4, 8, 8)), (0, 20), 16, 12),
         SMALL: Staleness(Subset("mnist", 10_000, 5000, (8, 16, 16, 32)), (0, 15, 20, 50), 32, 800),
     },
     seeds=(1, 2, 3),
