@@ -1,0 +1,87 @@
+"""Blocks of a page: HTML of which every text is escaped."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+from collections.abc import Iterable, Sequence
+
+from scripts.reports.drawing import Picture
+
+
+@dataclasses.dataclass
+class Section:
+    """A part of the page.
+
+    Attributes:
+      name: its anchor.
+      title: its heading.
+      blocks: HTML of its content.
+      pictures: pictures in it.
+    """
+
+    name: str
+    title: str
+    blocks: list[str] = dataclasses.field(default_factory=list)
+    pictures: list[Picture] = dataclasses.field(default_factory=list)
+
+    def say(self, *sentences: str) -> None:
+        """Add a paragraph."""
+        self.blocks.append(paragraph(" ".join(filter(None, sentences))))
+
+    def show(self, *pictures: Picture) -> None:
+        """Add pictures, side by side where there is room."""
+        self.pictures += pictures
+        figures = "\n".join(_figure(picture) for picture in pictures)
+        self.blocks.append(f'<div class="pictures">\n{figures}\n</div>')
+
+    def tabulate(
+        self, caption: str, header: Sequence[str], rows: Iterable[Sequence[str]]
+    ) -> None:
+        """Add a table; the first cell of a row is its heading."""
+        self.blocks.append(table(caption, header, rows))
+
+
+def paragraph(text: str, kind: str = "") -> str:
+    """Return a paragraph."""
+    return f"<p{_class(kind)}>{html.escape(text)}</p>"
+
+
+def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table that scrolls by itself if the screen is narrow."""
+    top = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
+    body = "\n".join(
+        f'<tr><th scope="row">{html.escape(first)}</th>'
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in rest)
+        + "</tr>"
+        for first, *rest in rows
+    )
+    label = html.escape(caption)
+    return (
+        f'<div class="table" role="region" tabindex="0" aria-label="{label}"><table>\n'
+        f"<caption>{label}</caption>\n"
+        f"<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+    )
+
+
+def facts(pairs: Iterable[tuple[str, str]], kind: str = "") -> str:
+    """Return a list of names and values."""
+    items = "\n".join(
+        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
+        for name, value in pairs
+    )
+    return f"<dl{_class(kind)}>\n{items}\n</dl>"
+
+
+def note(text: str) -> str:
+    """Return a note that stands out."""
+    return f'<p class="note" role="note">{html.escape(text)}</p>'
+
+
+def _figure(picture: Picture) -> str:
+    caption = html.escape(picture.shows)
+    return f"<figure>\n{picture.svg}\n<figcaption>{caption}</figcaption>\n</figure>"
+
+
+def _class(kind: str) -> str:
+    return f' class="{kind}"' if kind else ""

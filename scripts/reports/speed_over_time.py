@@ -1,0 +1,45 @@
+"""Gradients per second, over the time of a training."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from scripts.reports.recording import Floats, Recording
+from tf_backup.timeline.schema import ACCEPTED
+
+_MOST = 120  # Intervals in a picture.
+_UPDATES = 5  # At least so many updates in an interval, on average.
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeedOverTime:
+    """Rates in equal intervals.
+
+    Attributes:
+      edges: [intervals + 1] seconds since the first event.
+      computed: [intervals] gradients that arrived per second; NaN in a pause between runs.
+      used: [intervals] gradients in updates per second; NaN in a pause.
+    """
+
+    edges: Floats
+    computed: Floats
+    used: Floats
+
+    @classmethod
+    def of(cls, recording: Recording) -> SpeedOverTime:
+        """Return the rates in a recording."""
+        intervals = int(np.clip(len(recording.updates) // _UPDATES, 1, _MOST))
+        end = recording.runs[-1].end
+        edges = np.linspace(0.0, end if end > 0 else 1e-6, intervals + 1)
+        width = edges[1] - edges[0]
+        verdict = recording.contributions["verdict"]
+        arrived, _ = np.histogram(recording.arrived[recording.computed], edges)
+        by_update = recording.used_by[(verdict == ACCEPTED) & (recording.used_by >= 0)]
+        used, _ = np.histogram(recording.released[by_update], edges)
+        active = np.zeros(intervals, bool)
+        for run in recording.runs:
+            active |= (edges[1:] > run.begin) & (edges[:-1] < run.end)
+        rates = [np.where(active, counts / width, np.nan) for counts in (arrived, used)]
+        return cls(edges, *rates)
