@@ -8,6 +8,8 @@
     |-- WorkerFailed            a worker's own code (model, data) raised
     `-- NonFiniteGradients      fewer than N workers compute finite gradients
 
+    RecordsError                records of a training cannot be used (a ValueError)
+
 Invalid arguments raise ``ValueError`` or ``TypeError`` at the call that receives them.
 """
 
@@ -38,3 +40,7 @@ class WorkerFailed(TfBackupError):
 
 class NonFiniteGradients(TfBackupError):
     """So many workers compute gradients with NaN or Inf that no update can be made."""
+
+
+class RecordsError(ValueError):
+    """There are no records of a training where they should be, or they cannot be used."""

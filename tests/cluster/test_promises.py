@@ -119,7 +119,7 @@ def shapes_in_loop(engine: Any) -> set[tuple[int, ...]]:
 
 def test_a_step_does_not_grow_with_a_table(strategy: Any) -> None:
     small, large = (lookup_model(strategy, rows).train_function.engine for rows in (1009, 10007))
-    assert small.bytes_per_step == large.bytes_per_step
+    assert small._snapshot.layout.nbytes == large._snapshot.layout.nbytes
     shapes = shapes_in_loop(large)
     assert (2, 3, 4) in shapes  # Shape of a batch of word vectors, to check the search.
     assert not [shape for shape in shapes if 10007 in shape]

@@ -21,6 +21,9 @@ class Source(Protocol):
     def settle(self) -> None:
         """Wait until no update is in progress."""
 
+    def read_timeline(self) -> None:
+        """Hand the rows of the timeline that are there to the listeners."""
+
 
 class Account:
     """Counts of one source. They stay available after the source is garbage-collected."""
@@ -39,6 +42,12 @@ class Account:
         source = self._source()
         if source is not None:
             source.settle()
+
+    def read_timeline(self) -> None:
+        """Hand the rows of the timeline that are there to the listeners."""
+        source = self._source()
+        if source is not None:
+            source.read_timeline()
 
     def read(self) -> Contributions:
         """Return the counts since the source was created, or the last known ones if it is gone."""

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_backup.actors.coordinator import Coordinator
+from tf_backup.actors.timeline_reader import TimelineReader
 from tf_backup.errors import NonFiniteGradients
 from tf_backup.rules import protocol
 from tf_backup.rules.protocol import Ledger
@@ -36,11 +37,13 @@ class Care:
     Args:
       gate: the gate of the runs.
       coordinator: the coordinator, which knows the workers that are alive.
+      timeline: reader of the gate's log.
     """
 
-    def __init__(self, gate: Gate, coordinator: Coordinator) -> None:
+    def __init__(self, gate: Gate, coordinator: Coordinator, timeline: TimelineReader) -> None:
         self._gate = gate
         self._coordinator = coordinator
+        self._timeline = timeline
         self._gone: set[int] = set()
         self._reported: Any = 0  # [places] dropped gradients that a warning has reported.
         self._next_report_s = 0.0
@@ -48,7 +51,7 @@ class Care:
         self._short_since = 0.0  # Since when too few workers may be able to complete it.
 
     def look_after(self) -> Ledger:
-        """End the entries of lost workers, log changes, and return the ledger."""
+        """End the entries of lost workers, log changes, read the timeline; return the ledger."""
         ledger = unpacked(self._gate.tick().numpy())
         lives = self._coordinator.members.lives
         gone = [
@@ -59,6 +62,7 @@ class Care:
             self._gate.expire(tf.constant(gone, tf.int64))
         self._tell_of_deaths()
         self.report_nonfinite(ledger)
+        self._timeline.read()
         return ledger
 
     def await_last_batches(self) -> None:

@@ -16,6 +16,7 @@ from tf_backup._tf.cut import Cut
 from tf_backup.objective import Objective
 from tf_backup.servers import permits, placement
 from tf_backup.servers.accumulator import Accumulator
+from tf_backup.servers.arrival_log import now
 from tf_backup.servers.contribution import Contribution
 from tf_backup.servers.gate import GATE_SERVER, STOPPED, Gate
 from tf_backup.servers.permits import Permits
@@ -127,13 +128,18 @@ class Chief:
         """Make an update on the only server; return the result of `_release`."""
 
         def at_server(event: Tensor, last: Tensor) -> Any:
+            times = [now()]
             taken, found = self._take(GATE_SERVER, event[1])
+            with tf.control_dependencies(taken):
+                times.append(now())
             with graphs.changing() as written:
                 results = self._apply(self._contribution.totals(found))
+            with tf.control_dependencies(written):
+                times.append(now())
             # Wait for all writes: the next step looks up rows of tables, which are in no snapshot.
             done = tf.group(*taken, *written, *self._snapshot.write(GATE_SERVER))
             with tf.control_dependencies([done]):
-                return self._release(event, last, results)
+                return self._release(event, last, results, times)
 
         return graphs.on_server(GATE_SERVER, at_server, event, last)
 
@@ -143,7 +149,8 @@ class Chief:
 
         def release(event: Tensor, last: Tensor, results: Any, done: list[Tensor]) -> Any:
             with tf.control_dependencies(done):
-                return self._release(event, last, results)
+                unknown = [tf.constant(-1, tf.int64)] * 3  # They are known in several places.
+                return self._release(event, last, results, unknown)
 
         # Release only after every server has taken the contributions to step t, also those that
         # publish nothing. Otherwise a late server could clear away contributions to step t + 1.
@@ -222,14 +229,20 @@ class Chief:
         objective.apply(gradients)
         return objective.results(reports)
 
-    def _release(self, event: Tensor, last: Tensor, results: Any) -> Any:
+    def _release(self, event: Tensor, last: Tensor, results: Any, times: list[Tensor]) -> Any:
         """Report the update, release the workers, and wait for the next event.
+
+        Args:
+          event: [4, N], the event of the update.
+          last: [] bool, whether the run ends with it.
+          results: the objective's results.
+          times: for the log; see `Gate.complete_step`.
 
         Returns:
           t + 1, the event, and whether the next update is the last.
         """
         with tf.control_dependencies([self._reports.put(event, results)]):
-            step = self._gate.complete_step(last)
+            step = self._gate.complete_step(last, tf.stack(times))
         with tf.control_dependencies([step]):
             event, last = tf.cond(
                 last,

@@ -21,6 +21,7 @@ from tf_backup.actors.care import Care
 from tf_backup.actors.chief import Chief
 from tf_backup.actors.failures import worker_failed
 from tf_backup.actors.run import Run
+from tf_backup.actors.timeline_reader import Listener, TimelineReader
 from tf_backup.actors.worker import Worker
 from tf_backup.network.watch import Watch
 from tf_backup.objective import Objective
@@ -53,6 +54,7 @@ class Engine:
       element_spec: spec of the batches.
       stall_timeout_s: how long to wait for workers while fewer than N are alive.
       on_nonfinite: what to do with a gradient that has NaN or Inf: "drop", "raise" or "keep".
+      listener: gets the rows of the timeline; None if none is to be recorded.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Engine:
         element_spec: Any,
         stall_timeout_s: float,
         on_nonfinite: str = "keep",
+        listener: Listener | None = None,
     ) -> None:
         self.policy = policy
         self._strategy = strategy
@@ -74,11 +77,9 @@ class Engine:
             self._snapshot = Snapshot(objective.read, name / "snapshot")
             results = objective.compute.structured_outputs
             contribution = Contribution(objective, results, policy.replicas)
-            self._contribution = contribution
             specs = {ps: contribution.specs(ps) for ps in contribution.servers}
-            queued = policy.max_staleness != 0
-            self._accumulator = Accumulator(specs, queued, name / "accumulator")
-            self._gate = gate.Gate(policy, name / "gate")
+            self._accumulator = Accumulator(specs, policy.max_staleness != 0, name / "accumulator")
+            self._gate = gate.Gate(policy, name / "gate", logs=listener is not None)
             self._permits = Permits(name / "permits")
             self._reports = Reports(
                 reports.structure_of(objective.results, results.reports),
@@ -111,7 +112,8 @@ class Engine:
         self._made = 0  # Updates in this run,
         self._began = self._gate.ledger()  # and the ledger when it began.
         self._run: Run | None = None
-        self._care = Care(self._gate, self._coordinator)
+        self._timeline = TimelineReader(self._gate.log, listener)
+        self._care = Care(self._gate, self._coordinator, self._timeline)
         self._watch = Watch()
 
     @property
@@ -123,11 +125,6 @@ class Engine:
     def living_workers(self) -> int:
         """Number of workers that are alive, at most N + b. Any thread may read this."""
         return min(self.policy.workers, self._coordinator.members.living)
-
-    @property
-    def bytes_per_step(self) -> dict[str, int]:
-        """Number of bytes that one worker reads and sends per step, without rows of tables."""
-        return {"read": self._snapshot.layout.nbytes, "sent": self._contribution.layout.nbytes}
 
     def contributions(self) -> Contributions:
         """Return the contribution counts since this engine was created."""
@@ -152,8 +149,8 @@ class Engine:
             self._permits.revoke()
             self._granted, self._last = 0, False
             self._made, self._began = 0, self._gate.ledger()
-            number = int(self._gate.open_run(tf.constant(self._step, tf.int64)))
             start = tf.constant(self._step, tf.int64)
+            number = int(self._gate.open_run(start))
             self._run = Run(
                 lambda: self._loop(start),
                 self._reports.read,
@@ -232,12 +229,18 @@ class Engine:
             self._care.await_last_batches()
             reported = self._coordinator.worker_errors()
             self._gate.settle()
+            self._timeline.read()
             self._care.report_nonfinite(self._gate.ledger(), at_once=True)
             self._accumulator.clear()
             self._program.forget_data()
             self._coordinator.announce(None)
         if reported and self._on_nonfinite == "raise" and not failed:
             raise worker_failed(reported[0])
+
+    def read_timeline(self) -> None:
+        """Hand the rows of the timeline that are there to the listener."""
+        with self._coordinator.told_plainly():
+            self._timeline.read()
 
     def abandon(self) -> None:
         """End training after the cluster is lost, without calling it."""
@@ -281,10 +284,7 @@ class Engine:
                 return None
 
     def _check_workers(self) -> None:
-        """Raise what a worker has reported.
-
-        Also while updates are made: the others may make all of them without it.
-        """
+        """Raise what a worker has reported, also while the others make updates without it."""
         for error in self._coordinator.worker_errors():
             raise worker_failed(error)
 

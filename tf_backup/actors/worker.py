@@ -13,6 +13,7 @@ import tensorflow as tf
 from tf_backup._tf import graphs
 from tf_backup.rules import protocol
 from tf_backup.servers.accumulator import Accumulator
+from tf_backup.servers.arrival_log import now
 from tf_backup.servers.contribution import Contribution
 from tf_backup.servers.gate import GATE_SERVER, Gate
 from tf_backup.servers.packing import Key
@@ -91,6 +92,8 @@ class Worker:
         """
 
         def body(step: Tensor, ticket: Tensor, theta: Buffers) -> tuple[Tensor, Tensor, Buffers]:
+            with tf.control_dependencies([step]):
+                began = now()
             # The end of the data must end the loop, not raise.
             batch = iterator.get_next_as_optional()
             buffers = tf.cond(
@@ -100,7 +103,9 @@ class Worker:
             )
             computed = tf.where(batch.has_value(), step, tf.constant(protocol.STOP, tf.int64))
             finite = self._finite(buffers, step)
-            message = tf.stack([place, entry, run, computed, ticket, finite])
+            with tf.control_dependencies(buffers):
+                compute = now() - began
+            message = tf.stack([place, entry, run, computed, ticket, finite, compute])
             step, theta = self._deliver(message, buffers)
             # A ticket that nothing was put under is used again.
             return step, ticket + finite, theta
@@ -159,7 +164,7 @@ class Worker:
         ) -> tuple[Tensor, list[Tensor]]:
             done = [self._put(message, part), *arrived]
             with tf.control_dependencies(done):
-                step = self._gate.offer(*tf.unstack(message, 6))
+                step = self._gate.offer(*tf.unstack(message, 7))
             with tf.control_dependencies([step]):
                 return step, self._read(GATE_SERVER)
 

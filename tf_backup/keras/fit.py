@@ -15,7 +15,8 @@ from tf_backup.checks import checked_int
 from tf_backup.keras import _adapters, _internals, _seams
 from tf_backup.keras.feed import Feed
 from tf_backup.keras.functions import TestFunction, TrainFunction
-from tf_backup.keras.optimizer import check_strategy, find, unwrapped, wrapped_again
+from tf_backup.keras.optimizer import check_strategy, find
+from tf_backup.keras.saved_config import unwrapped, wrapped_again
 from tf_backup.keras.variables import KerasVariables
 from tf_backup.worker_data import Immovable
 

@@ -87,6 +87,7 @@ class TrainFunction:
                 feed.data.element_spec,
                 self._wrapped.stall_timeout_s,
                 on_nonfinite(self._model.optimizer),
+                self._wrapped.listener,
             )
             self._spec = spec
             self._wrapped.report_to(engine)

@@ -128,6 +128,7 @@ def _engine(
         element_spec,
         wrapped.stall_timeout_s,
         on_nonfinite(optimizer),
+        wrapped.listener,
     )
     wrapped.report_to(engine)
     return engine

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -11,6 +11,7 @@ import tensorflow as tf
 from tf_backup._tf import runtime
 from tf_backup.actors import coordinator
 from tf_backup.actors.accounts import Account, Source
+from tf_backup.actors.timeline_reader import Listener, Listeners
 from tf_backup.checks import checked_choice
 from tf_backup.policy import BackupPolicy
 from tf_backup.records import Contributions
@@ -52,6 +53,7 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
       name: name of the optimizer.
       max_staleness: maximum staleness of a gradient that is used, in updates; None for no limit.
       on_nonfinite: what to do with a gradient that has NaN or Inf; see `wrap`.
+      record_times: whether to record when each gradient arrives; see `wrap`.
 
     Raises:
       TypeError: if `inner_optimizer` is not a Keras optimizer, or is wrapped already.
@@ -68,6 +70,7 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
         name: str | None = None,
         max_staleness: int | None = 0,
         on_nonfinite: str = "drop",
+        record_times: bool = True,
     ) -> None:
         if isinstance(inner_optimizer, str | dict):
             inner_optimizer = keras.optimizers.get(inner_optimizer)
@@ -89,7 +92,9 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
         self.policy = policy
         self.stall_timeout_s = stall_timeout_s
         self.on_nonfinite = on_nonfinite
+        self.record_times = record_times
         self._accounts: list[Account] = []
+        self._listeners = Listeners()
 
     @property
     def replicas(self) -> int:
@@ -126,6 +131,36 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
         """
         for account in self._accounts:
             account.settle()
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Call a function with the rows of the timeline of training, from now on.
+
+        It is called about twice a second, in another thread, with two structured arrays: rows of
+        `tf_backup.timeline.schema.CONTRIBUTION` for gradients whose fate has become known, and of
+        `UPDATE`. `StragglerMonitor` saves them.
+
+        Returns:
+          A function that ends this.
+
+        Raises:
+          ValueError: if the optimizer records no times.
+        """
+        if not self.record_times:
+            raise ValueError(
+                "The optimizer records no times: make it with tf_backup.wrap(..., "
+                "record_times=True)."
+            )
+        return self._listeners.add(listener)
+
+    def read_timeline(self) -> None:
+        """Call the listeners now with the rows that are there."""
+        for account in self._accounts:
+            account.read_timeline()
+
+    @property
+    def listener(self) -> Listener | None:
+        """What an engine hands its timeline to; None if no times are recorded."""
+        return self._listeners if self.record_times else None
 
     def report_to(self, source: Source) -> None:
         """Add a source of accounts.
@@ -208,6 +243,7 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
             "stall_timeout_s": self.stall_timeout_s,
             "max_staleness": self.max_staleness,
             "on_nonfinite": self.on_nonfinite,
+            "record_times": self.record_times,
         }
 
     # The inner optimizer is saved, so that files are the same as those of one device.
@@ -234,39 +270,6 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
             config["inner_optimizer"], custom_objects=custom_objects
         )
         return cls(**config)
-
-
-def unwrapped(serialized: Any) -> Any:
-    """Return a serialized optimizer without its `SyncReplicasWithBackup` wrapper.
-
-    The wrapper's settings, such as N and b, are stored next to it, where Keras ignores them.
-    """
-    config = serialized["config"]
-    if not isinstance(config, dict) or not isinstance(config.get("inner_optimizer"), dict):
-        return serialized
-    inner = unwrapped(config["inner_optimizer"])
-    if serialized["class_name"] != SyncReplicasWithBackup.__name__:
-        return {**serialized, "config": {**config, "inner_optimizer": inner}}
-    settings = {name: value for name, value in config.items() if name != "inner_optimizer"}
-    return {**inner, "tf_backup": settings}
-
-
-def wrapped_again(serialized: Any) -> Any:
-    """Return the serialized optimizer that `unwrapped` was given."""
-    serialized = dict(serialized)
-    settings = serialized.pop("tf_backup", None)
-    config = serialized["config"]
-    if isinstance(config, dict) and isinstance(config.get("inner_optimizer"), dict):
-        inner = wrapped_again(config["inner_optimizer"])
-        serialized["config"] = {**config, "inner_optimizer": inner}
-    if settings is None:
-        return serialized
-    return {
-        "module": SyncReplicasWithBackup.__module__,
-        "class_name": SyncReplicasWithBackup.__name__,
-        "config": {**settings, "inner_optimizer": serialized},
-        "registered_name": f"tf_backup>{SyncReplicasWithBackup.__name__}",
-    }
 
 
 def check_strategy(strategy: Any, policy: BackupPolicy) -> None:

@@ -23,6 +23,7 @@ def wrap(
     stall_timeout_s: float = DEFAULT_STALL_TIMEOUT_S,
     max_staleness: int | None = 0,
     on_nonfinite: str = "drop",
+    record_times: bool = True,
 ) -> SyncReplicasWithBackup:
     """Make an optimizer update with the mean of the first N of N + b workers' gradients.
 
@@ -55,6 +56,8 @@ def wrap(
         and the step. "keep": use it, as on one device, where it makes all weights NaN. Under a
         `LossScaleOptimizer` the policy is "keep": gradients overflow there by design, and Keras
         skips such updates.
+      record_times: whether to record when each gradient arrives and what becomes of it, for
+        `StragglerMonitor`. It costs less than 2% of the speed.
 
     Returns:
       An optimizer for `model.compile`.
@@ -74,6 +77,7 @@ def wrap(
         stall_timeout_s,
         max_staleness=max_staleness,
         on_nonfinite=on_nonfinite,
+        record_times=record_times,
     )
     strategy = tf.distribute.get_strategy()
     check_strategy(strategy, wrapped.policy)

@@ -19,6 +19,7 @@ from tf_backup._tf.named import Name, NamedLock, NamedQueue, NamedVariable
 from tf_backup.policy import BackupPolicy
 from tf_backup.rules import protocol
 from tf_backup.rules.protocol import Ledger
+from tf_backup.servers.arrival_log import ArrivalLog, Offer
 from tf_backup.servers.gate_rules import EXHAUSTED, STOPPED, of_policy, pack, unpacked
 from tf_backup.servers.tokens import DEVICE, GATE_SERVER, TokenQueues
 
@@ -38,9 +39,13 @@ class Gate:
     Args:
       policy: N, b, and the bound on staleness.
       name: name of its resources on the server.
+      logs: whether to log when gradients arrive.
+
+    Attributes:
+      log: log of gradients and updates; None unless `logs`.
     """
 
-    def __init__(self, policy: BackupPolicy, name: Name) -> None:
+    def __init__(self, policy: BackupPolicy, name: Name, logs: bool = True) -> None:
         self.policy = policy
         self._rules = of_policy(policy)
         ledger = pack(protocol.new_ledger(policy.workers))
@@ -51,13 +56,15 @@ class Gate:
             GATE_SERVER, name / "events", [tf.int64], [[4, policy.replicas]], _EVENTS
         )
         self._ledger.assign(ledger)
+        self.log = ArrivalLog(policy.workers, name / "log") if logs else None
         for call in ("open_run", "close_run", "settle", "stop", "expire", "tick"):
             setattr(self, call, graphs.function(getattr(self, call)))
 
     @property
     def resources(self) -> list[Any]:
         """The resources that workers find by name."""
-        return [self._lock, self._ledger, self._events, *self.tokens.resources]
+        log = self.log.resources if self.log is not None else []
+        return [self._lock, self._ledger, self._events, *self.tokens.resources, *log]
 
     # ---- For workers --------------------------------------------------------------------------
 
@@ -82,6 +89,7 @@ class Gate:
         step: Tensor,
         ticket: Tensor,
         finite: Tensor,
+        compute: Tensor,
     ) -> Tensor:
         """Offer a worker's gradient that is on every server, and wait for the next action.
 
@@ -93,19 +101,23 @@ class Gate:
             has no more data, and hence no gradient.
           ticket: [], the ticket of the gradient.
           finite: [], 1, or 0 for a gradient with NaN or Inf, which is on no server.
+          compute: [], microseconds that the worker took, for the log.
 
         Returns:
           The worker's next action ([]).
         """
 
         def body() -> Tensor:
+            before = self._ledger.read_value()
             ledger, then, events = self._rules.offer(
-                self._ledger.read_value(), place, entry, run, step, ticket, finite
+                before, place, entry, run, step, ticket, finite
             )
             # If this call is interrupted between the two, the next tick repeats the events.
             with tf.control_dependencies([self._write(ledger)]):
                 told = self._events.put_many(events)
             with tf.control_dependencies([told]):
+                logged = self._note(before, ledger, Offer(place, run, step, compute))
+            with tf.control_dependencies([told, *logged]):
                 return tf.identity(then)
 
         return self.tokens.resolve(place, entry, self._locked(body))
@@ -130,16 +142,18 @@ class Gate:
         """Return an event ([4, N]) without a step, such as STOPPED."""
         return tf.fill([4, self.policy.replicas], np.int64(code))
 
-    def complete_step(self, last: Tensor) -> Tensor:
+    def complete_step(self, last: Tensor, times: Tensor | None = None) -> Tensor:
         """Hand out tokens for step t + 1, after the update from step t is made and published.
 
         Args:
           last: [] bool, whether to end the run instead and tell the workers to stop.
+          times: [3], for the log: when the update began, when its gradients were taken, and when
+            the optimizer had run.
 
         Returns:
           [], the number of updates made.
         """
-        return self._release(self._rules.advance, tf.cast(last, tf.int64))
+        return self._release(self._rules.advance, tf.cast(last, tf.int64), times=times)
 
     # ---- For the coordinator ------------------------------------------------------------------
 
@@ -205,25 +219,51 @@ class Gate:
         """Apply a rule, and return its result besides the ledger."""
 
         def body() -> Tensor:
-            ledger, answer = rule(self._ledger.read_value(), *args)
-            with tf.control_dependencies([self._write(ledger)]):
+            before = self._ledger.read_value()
+            ledger, answer = rule(before, *args)
+            with tf.control_dependencies([self._write(ledger), *self._note(before, ledger)]):
                 return tf.identity(answer)
 
         return self._locked(body)
 
-    def _release(self, rule: Callable[..., Any], *args: Tensor) -> Tensor:
-        """Apply a rule that hands out tokens, and return the number of updates made."""
+    def _release(
+        self, rule: Callable[..., Any], *args: Tensor, times: Tensor | None = None
+    ) -> Tensor:
+        """Apply a rule that hands out tokens, and return the number of updates made.
+
+        Args:
+          rule: the rule.
+          args: its arguments.
+          times: times of the update, if the rule counts one.
+        """
 
         def body() -> Tensor:
-            ledger, step, tokens, sizes, events = rule(self._ledger.read_value(), *args)
+            before = self._ledger.read_value()
+            ledger, step, tokens, sizes, events = rule(before, *args)
             with tf.control_dependencies([self._write(ledger)]):
                 put = self.tokens.put(tokens, sizes)
             with tf.control_dependencies(put):
                 told = self._events.put_many(events)
             with tf.control_dependencies([told]):
+                logged = self._note(before, ledger, times=times)
+            with tf.control_dependencies([told, *logged]):
                 return tf.identity(step)
 
         return self._locked(body)
+
+    def _note(
+        self,
+        before: Tensor,
+        after: Tensor,
+        offer: Offer | None = None,
+        times: Tensor | None = None,
+    ) -> list[Any]:
+        """Log what a call has changed, if there is a log, and return the operations."""
+        if self.log is None:
+            return []
+        if times is not None:
+            return self.log.note_update(before, after, times)
+        return self.log.note(before, after, offer)
 
     def _write(self, ledger: Tensor) -> Any:
         return self._ledger.assign(ledger, read_value=False)

@@ -85,17 +85,36 @@ class Timeline:
       settings: settings of the training.
       contributions: rows of CONTRIBUTION, one per gradient, by when its fate was known.
       updates: rows of UPDATE, by step.
+      notes: what a reader should know, such as rows that are missing.
     """
 
     settings: Settings
     contributions: Rows
     updates: Rows
+    notes: tuple[str, ...] = ()
 
     @property
     def staleness(self) -> Rows:
-        """[accepted] the staleness of each accepted gradient, in updates."""
+        """[accepted] int64, the staleness of each accepted gradient, in updates."""
         used = self.contributions[self.contributions["verdict"] == ACCEPTED]
-        return used["update"] - used["step"]
+        staleness: Rows = used["update"] - used["step"]
+        return staleness
+
+    @property
+    def update_seconds(self) -> Rows:
+        """[updates] float64, the time that each update took once its N gradients were there.
+
+        From the arrival of the last of them, or the release of the update before if that was
+        later, to its own release.
+        """
+        used = self.contributions[self.contributions["verdict"] == ACCEPTED]
+        arrived = np.zeros(len(self.updates), np.int64)
+        known = np.isin(used["update"], self.updates["step"])
+        index = np.searchsorted(self.updates["step"], used["update"][known])
+        np.maximum.at(arrived, index, used["arrived"][known])
+        before = np.concatenate([[0], self.updates["released"][:-1]])
+        seconds: Rows = (self.updates["released"] - np.maximum(arrived, before)) / 1e6
+        return seconds
 
     def counts(self) -> dict[str, int]:
         """Return the number of contributions, as `computed`, and that of each verdict."""

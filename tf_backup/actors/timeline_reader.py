@@ -1,0 +1,118 @@
+"""Reader of the gate's log, which turns its rows into those of a timeline."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from tf_backup.rules import protocol
+from tf_backup.servers.arrival_log import UPDATE, ArrivalLog
+from tf_backup.timeline.schema import CONTRIBUTION, UNKNOWN, Rows
+from tf_backup.timeline.schema import UPDATE as UPDATE_ROW
+
+log = logging.getLogger(__name__)
+
+Listener = Callable[[Rows, Rows], None]  # Gets rows of CONTRIBUTION, and rows of UPDATE.
+
+
+class Listeners:
+    """Functions that get the rows of an optimizer's timeline, from all of its engines."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Listener] = []
+        self._lock = threading.Lock()
+
+    def add(self, listener: Listener) -> Callable[[], None]:
+        """Add a listener, and return the function that removes it."""
+        with self._lock:
+            self._listeners = [*self._listeners, listener]
+
+        def remove() -> None:
+            with self._lock:
+                self._listeners = [each for each in self._listeners if each is not listener]
+
+        return remove
+
+    def __call__(self, contributions: Rows, updates: Rows) -> None:
+        """Call the listeners."""
+        for listener in self._listeners:
+            listener(contributions, updates)
+
+
+class TimelineReader:
+    """Reads the log of one engine, and hands its rows to a listener. Any thread may call it.
+
+    Args:
+      log: the gate's log; None if it has none.
+      listener: gets the rows, in the order in which things happened.
+    """
+
+    def __init__(self, log: ArrivalLog | None, listener: Listener | None) -> None:
+        self._log = log
+        self._listener = listener
+        self._resolver = Resolver()
+        self._dropped = 0
+        self._lock = threading.Lock()
+
+    def read(self) -> None:
+        """Read the rows that are there."""
+        if self._log is None or self._listener is None:
+            return
+        with self._lock:
+            raw, dropped = self._log.read()
+            if dropped > self._dropped:
+                log.warning(
+                    "%d rows of the timeline were dropped, because this process did not read them "
+                    "for long. Training and its counts are not affected.",
+                    dropped - self._dropped,
+                )
+                self._dropped = dropped
+            if len(raw):
+                self._listener(*self._resolver.resolve(raw))
+
+
+class Resolver:
+    """Resolves what became of each contribution.
+
+    One that was delivered is accepted when its update is made, or stale if its run ends before.
+    """
+
+    def __init__(self) -> None:
+        self._delivered: dict[int, list[int]] = {}  # By place; at most one each.
+
+    def resolve(self, raw: Iterable[Any]) -> tuple[Rows, Rows]:
+        """Return the rows of contributions whose fate is known now, and those of updates.
+
+        Args:
+          raw: [n, FIELDS] rows of the log, in order; see `ArrivalLog`.
+        """
+        contributions: list[tuple[int, ...]] = []
+        updates: list[tuple[int, ...]] = []
+        for row in np.asarray(raw).tolist():
+            if row[0] == UPDATE:
+                _, released, started, step, taken, applied, run = row[:7]
+                updates.append((run, step, started, taken, applied, released))
+                contributions += self._used(step)
+            elif row[0] == protocol.ACCEPTED:
+                self._delivered[row[4]] = row
+            elif row[0] == protocol.STALE and row[4] in self._delivered:
+                contributions.append(_ended(self._delivered.pop(row[4]), protocol.STALE))
+            else:
+                contributions.append(_ended(row, row[0]))
+        return np.array(contributions, CONTRIBUTION), np.array(updates, UPDATE_ROW)
+
+    def _used(self, step: int) -> list[tuple[int, ...]]:
+        """Return the rows of the contributions that the update from a step has used."""
+        used = [row for row in self._delivered.values() if row[6] == step]
+        self._delivered = {place: row for place, row in self._delivered.items() if row[6] > step}
+        return [_ended(row, protocol.ACCEPTED, step) for row in used]
+
+
+def _ended(row: list[int], verdict: int, update: int = UNKNOWN) -> tuple[int, ...]:
+    """Return a row of CONTRIBUTION."""
+    _, arrived, began, step, place, worker, _, compute, run = row
+    return (run, step, update, worker, place, verdict, began, arrived, compute)
