@@ -4,8 +4,9 @@ Reading: `chosen_session.py` reads a timeline, and `recording.py` adds what all 
 Numbers: `arrivals_by_rank.py`, `work_shares.py`, `speed_over_time.py`, `worker_scores.py`,
 `incidents.py`, `slowdowns.py` (what-if), `windows.py` (updates to show from close by).
 Pictures: `drawing.py` (style, SVG), `pictures_of_updates.py`, `pictures_of_workers.py`.
-Page: `sections.py` and `sections_of_workers.py` say it in words, `html_blocks.py` and `page.py`
-make HTML of that, with the style in `page.css`. `amounts.py` writes numbers with their units.
+Page: `sections.py`, `sections_of_workers.py` and `advised_splits.py` say it in words,
+`html_blocks.py` and `page.py` make HTML of that, with the style in `page.css`. `amounts.py` writes
+numbers with their units. `written_report.py` puts all of it together.
 Trace: `trace_events.py`.
 
 Numbers know nothing of pictures, and pictures nothing of pages. Imports from `tf_backup`, and from

@@ -15,12 +15,18 @@ class Unit(NamedTuple):
 
 _UNITS = (Unit("µs", 1e-6), Unit("ms", 1e-3), Unit("s", 1.0), Unit("min", 60.0), Unit("h", 3600.0))
 _DIGITS = 3
-NOTHING = "–"  # For a number that does not exist.
+_SPACE = "\N{NO-BREAK SPACE}"  # Keeps a number and its unit on one line.
+NOTHING = "\N{EN DASH}"  # For a number that does not exist.
 
 
-def unit_for(longest_s: float) -> Unit:
-    """Return the unit in which times up to `longest_s` are easy to read."""
-    fitting = [unit for unit in _UNITS if longest_s >= 2 * unit.seconds]
+def unit_for(longest_s: float, least: float = 2.0) -> Unit:
+    """Return the unit for times up to `longest_s`.
+
+    Args:
+      longest_s: the longest time, in seconds.
+      least: how many units it is at least; 2, so that an axis has a tick or more.
+    """
+    fitting = [unit for unit in _UNITS if longest_s >= least * unit.seconds]
     return fitting[-1] if fitting else _UNITS[0]
 
 
@@ -46,18 +52,18 @@ def percent(share: float) -> str:
     if not math.isfinite(share):
         return NOTHING
     if 0 < share < 0.001:
-        return "under 0.1 %"
+        return f"under 0.1{_SPACE}%"
     if 0.999 < share < 1:
-        return "over 99.9 %"
-    return f"{100 * share:.1f} %"
+        return f"over 99.9{_SPACE}%"
+    return f"{100 * share:.1f}{_SPACE}%"
 
 
 def seconds(value: float) -> str:
     """Return a duration in the unit that suits it."""
     if not math.isfinite(value):
         return NOTHING
-    unit = _UNITS[2] if value == 0 else unit_for(abs(value))
-    return f"{number(value / unit.seconds)} {unit.name}"
+    unit = _UNITS[2] if value == 0 else unit_for(abs(value), least=1.0)
+    return f"{number(value / unit.seconds)}{_SPACE}{unit.name}"
 
 
 def listed(names: list[str]) -> str:

@@ -57,7 +57,7 @@ class ArrivalsByRank:
     @property
     def share(self) -> Floats:
         """[N + b] share of the steps whose k-th gradient arrived."""
-        return np.isfinite(self.times).mean(axis=0)
+        return np.asarray(np.isfinite(self.times).mean(axis=0))
 
     @property
     def mean(self) -> Floats:

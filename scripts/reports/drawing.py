@@ -25,8 +25,8 @@ WIDTH = 4.6  # Inches: on a phone, text is then still about 10 pixels high.
 _STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Helvetica", "Arial"],
-    "font.size": 9.5,
-    "axes.titlesize": 10.5,
+    "font.size": 10.2,
+    "axes.titlesize": 11,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.edgecolor": INK,
@@ -43,13 +43,11 @@ _STYLE = {
     "ytick.color": INK,
     "hatch.linewidth": 0.8,
     "legend.frameon": False,
-    "legend.fontsize": 8.5,
+    "legend.fontsize": 9.5,
     "svg.fonttype": "none",
 }
 _METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-_ALONE = (
-    "<style>svg{color:#1b1f24}@media (prefers-color-scheme:dark){svg{color:#e6e6e6}}</style>"
-)
+_ALONE = "<style>svg{color:#1b1f24}@media (prefers-color-scheme:dark){svg{color:#e6e6e6}}</style>"
 
 
 class Look(NamedTuple):
@@ -119,9 +117,10 @@ def canvas(name: str, title: str, description: str, height: float = 2.9) -> Iter
       description: what it shows, for those who cannot see it.
       height: height in inches.
     """
-    style = {**matplotlib.rcParamsDefault, **_STYLE, "svg.hashsalt": name}
-    style.pop("backend", None)
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # A user's own style may not fit both light and dark pages.
+        parameters: Any = matplotlib.rcParams
+        parameters.update({**_STYLE, "svg.hashsalt": name})
         figure = matplotlib.figure.Figure(figsize=(WIDTH, height), layout="constrained")
         drawn = Canvas(figure)
         drawn.axes.set_title(title)

@@ -36,10 +36,14 @@ class Section:
         self.blocks.append(f'<div class="pictures">\n{figures}\n</div>')
 
     def tabulate(
-        self, caption: str, header: Sequence[str], rows: Iterable[Sequence[str]]
+        self,
+        caption: str,
+        header: Sequence[str],
+        rows: Iterable[Sequence[str]],
+        words: Sequence[int] = (),
     ) -> None:
-        """Add a table; the first cell of a row is its heading."""
-        self.blocks.append(table(caption, header, rows))
+        """Add a table; the first cell of a row is its heading, columns `words` are text."""
+        self.blocks.append(table(caption, header, rows, words))
 
 
 def paragraph(text: str, kind: str = "") -> str:
@@ -47,20 +51,27 @@ def paragraph(text: str, kind: str = "") -> str:
     return f"<p{_class(kind)}>{html.escape(text)}</p>"
 
 
-def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(
+    caption: str, header: Sequence[str], rows: Iterable[Sequence[str]], words: Sequence[int] = ()
+) -> str:
     """Return a table that scrolls by itself if the screen is narrow."""
-    top = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
-    body = "\n".join(
-        f'<tr><th scope="row">{html.escape(first)}</th>'
-        + "".join(f"<td>{html.escape(cell)}</td>" for cell in rest)
-        + "</tr>"
-        for first, *rest in rows
-    )
+
+    def cells(tag: str, row: Sequence[str], first: str) -> str:
+        found = [f"<{first}>{html.escape(row[0])}</{first[:2]}>"]
+        for column, cell in enumerate(row[1:], start=1):
+            kind = _class("words" if column in words else "")
+            scope = ' scope="col"' if tag == "th" else ""
+            found.append(f"<{tag}{scope}{kind}>{html.escape(cell)}</{tag}>")
+        return f"<tr>{''.join(found)}</tr>"
+
+    top = cells("th", header, 'th scope="col"')
+    body = "\n".join(cells("td", row, 'th scope="row"') for row in rows)
     label = html.escape(caption)
     return (
-        f'<div class="table" role="region" tabindex="0" aria-label="{label}"><table>\n'
-        f"<caption>{label}</caption>\n"
-        f"<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+        f'<p class="caption">{label}</p>\n'
+        f'<div class="table" role="region" tabindex="0" aria-label="{label}">\n'
+        f'<table aria-label="{label}">\n<thead>{top}</thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>"
     )
 
 

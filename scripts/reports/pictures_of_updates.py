@@ -18,14 +18,16 @@ from scripts.reports.windows import Window
 from tf_backup.timeline.schema import VERDICTS
 
 MOST_ROWS = 32  # Workers in a picture.
-_CUT = 0.99  # Of the last gradient's times, so many decide the axis.
 
 
 def distribution(arrivals: ArrivalsByRank) -> Picture:
     """Draw how likely the k-th gradient is there after some time (the paper's figure 3)."""
     ks = [k for k in arrivals.shown_ranks() if len(arrivals.curve(k)[0])]
     finite = [arrivals.curve(k)[0] for k in ks]
-    limit = max(float(np.quantile(times, _CUT)) for times in finite)
+    limit = max(
+        float(np.quantile(times, 0.99 if k <= arrivals.replicas else 0.9))
+        for k, times in zip(ks, finite, strict=True)
+    )
     unit = unit_for(limit)
     replicas, worst = arrivals.replicas, max(float(times[-1]) for times in finite)
     median = arrivals.quantile(0.5)
@@ -57,7 +59,7 @@ def distribution(arrivals: ArrivalsByRank) -> Picture:
 
 def by_rank(arrivals: ArrivalsByRank) -> Picture:
     """Draw the mean and median time of the k-th gradient (the paper's figure 4)."""
-    median, mean, high = arrivals.quantile(0.5), arrivals.mean, arrivals.quantile(0.95)
+    median, mean, high = arrivals.quantile(0.5), arrivals.mean, arrivals.quantile(0.9)
     shown = np.where(np.isfinite(high), high, 0)
     unit = unit_for(float(max(np.nanmax(mean), shown.max())))
     replicas = arrivals.replicas
@@ -65,15 +67,15 @@ def by_rank(arrivals: ArrivalsByRank) -> Picture:
     shows = (
         f"Mean and median time until the k-th gradient of a step. On average, the N-th came "
         f"{seconds(last)} after the middle one of the N. "
-        "The 95 % line is the time within which 95 % of the steps had it. Where it is missing, "
-        "more than 5 % of the steps never got that gradient; a mean is over those that did. "
+        "The 90 % line is the time within which 90 % of the steps had it. Where it is missing, "
+        "more than 10 % of the steps never got that gradient; a mean is over those that did. "
         "(Figure 4 of the paper.)"
     )
     title = "Waiting for one more gradient"
     markers = "o" if len(median) <= 24 else ""
     with canvas("arrivals-by-rank", title, shows, height=3.4) as drawn:
         axes = drawn.axes
-        lines = ((high, "95 %", ":", "^"), (mean, "mean", "--", "s"), (median, "median", "-", "o"))
+        lines = ((high, "90 %", ":", "^"), (mean, "mean", "--", "s"), (median, "median", "-", "o"))
         for (values, label, dashes, marker), color in zip(lines, drawing.LINES[::2], strict=False):
             known = np.isfinite(values)
             axes.plot(
@@ -87,7 +89,11 @@ def by_rank(arrivals: ArrivalsByRank) -> Picture:
             )
         axes.axvline(replicas, color=INK, lw=0.8, alpha=0.6)
         axes.annotate(
-            f"N = {replicas} ", (replicas, 1), xycoords=("data", "axes fraction"), ha="right", va="top"
+            f"N = {replicas} ",
+            (replicas, 1),
+            xycoords=("data", "axes fraction"),
+            ha="right",
+            va="top",
         )
         axes.set_ylim(bottom=0)
         axes.margins(x=0.06)
@@ -104,11 +110,15 @@ def close_by(recording: Recording, window: Window, name: str, title: str, lead: 
     unit = unit_for(window.end - window.begin)
     steps = recording.updates["step"][[window.first, window.last]] + 1
     span = (
-        f"update {steps[0]:,}" if window.first == window.last else f"updates {steps[0]:,} to {steps[1]:,}"
+        f"update {steps[0]:,}"
+        if window.first == window.last
+        else f"updates {steps[0]:,} to {steps[1]:,}"
     )
-    some = f" {MOST_ROWS} of {len(recording.workers)} workers are shown." if rows.size < len(
-        recording.workers
-    ) else ""
+    some = (
+        f" {MOST_ROWS} of {len(recording.workers)} workers are shown."
+        if rows.size < len(recording.workers)
+        else ""
+    )
     shows = (
         f"{lead} ({span}, {seconds(window.end - window.begin)}). A bar is a gradient, from its "
         "start until it arrived; its pattern says what became of it. Gaps are waiting. A vertical "
@@ -172,7 +182,7 @@ def _bars(axes: Any, recording: Recording, window: Window, rows: Any, unit_s: fl
 def speed(found: SpeedOverTime) -> Picture:
     """Draw the gradients per second over time."""
     unit = unit_for(float(found.edges[-1]))
-    mean = np.nanmean(found.used)
+    mean = float(np.nanmean(found.used))
     slowest = int(np.nanargmin(found.used))
     at = (found.edges[slowest] + found.edges[slowest + 1]) / 2
     shows = (

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from scripts.reports import drawing
-from scripts.reports.amounts import count, listed, number, percent, seconds
+from scripts.reports.amounts import count, listed, percent, seconds
 from scripts.reports.drawing import INK, LOOKS, Picture, canvas, legend
 from scripts.reports.pictures_of_updates import MOST_ROWS, patch
 from scripts.reports.slowdowns import Slowdowns
@@ -70,7 +70,11 @@ def scores(found: Sequence[WorkerScore]) -> Picture:
         "Speed of each worker against the fastest one (circle) and against its own best time "
         f"(diamond). 1 is as fast, 0.5 twice as slow. Below {THRESHOLD}, the shaded part, a worker "
         "counts as slow: "
-        + (f"here {listed(slow[:8])}{' and others' if len(slow) > 8 else ''}." if slow else "here none.")
+        + (
+            f"here {listed(slow[:8])}{' and others' if len(slow) > 8 else ''}."
+            if slow
+            else "here none."
+        )
         + _some(len(shown), len(found), "with the lowest scores")
     )
     title = "Speed of the workers, compared"
@@ -83,15 +87,21 @@ def scores(found: Sequence[WorkerScore]) -> Picture:
         if own:
             rows, values = zip(*own, strict=True)
             axes.plot(
-                values, rows, marker="D", ms=6, color=drawing.LINES[1], label="own best", **style
+                values, rows, marker="D", ms=6, color=drawing.LINES[1], label="vs own best", **style
             )
         relative = [each.relative for each in shown]
         axes.plot(
-            relative, y, marker="o", ms=6, color=drawing.LINES[0], label="fastest worker", **style
+            relative,
+            y,
+            marker="o",
+            ms=6,
+            color=drawing.LINES[0],
+            label="vs fastest worker",
+            **style,
         )
         _rows(axes, [str(each.worker) for each in shown])
         axes.set_xlim(0, 1.04)
-        axes.set_xlabel("speed, relative to ... (1 is as fast)")
+        axes.set_xlabel("score (1 is as fast, 0.5 half as fast)")
         axes.set_ylabel("worker")
         legend(axes, columns=2)
     return Picture("scores", title, shows, drawn.svg)
@@ -105,11 +115,11 @@ def what_if(found: Slowdowns) -> Picture:
         **{f"worker {worker}": found.gain(each) for worker, each in found.without.items()},
     }
     alone = {worker: found.gain(each) for worker, each in found.without.items()}
-    worst = max(alone, key=lambda worker: alone[worker], default=None)
+    worst = next(iter(alone), None)
     shows = (
-        "How much less time an update would take in a replay of the recorded times, if no worker "
-        f"were slower than the usual one (median {seconds(found.usual)}), if no gradient at all "
-        "took longer than that, and if this held for one worker only."
+        "How much less time an update would take, in a replay of the recorded times: if no worker "
+        f"were slower than the usual one (median {seconds(found.usual)}); if no gradient at all "
+        "took longer than that; and if no gradient of one worker did."
     )
     if worst is not None and alone[worst] >= 0.005:
         shows += f" Worker {worst} alone costs most: {percent(alone[worst])} of the time."
@@ -125,8 +135,12 @@ def what_if(found: Slowdowns) -> Picture:
         )
         for row, gain in enumerate(gains):
             drawn.axes.annotate(
-                f"{number(round(gain, 1))} %", (max(gain, 0), row), (4, 0),
-                textcoords="offset points", va="center", fontsize=8.5,
+                f"{gain:.1f} %",
+                (max(gain, 0), row),
+                (4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9.5,
             )
         _rows(drawn.axes, list(bars))
         drawn.axes.set_xlim(min(0, *gains), 1.2 * max(5, *gains))

@@ -58,9 +58,7 @@ class Recording:
                 "training has ended in an error."
             )
         self.workers: Ints = np.unique(self.contributions["worker"]).astype(np.int64)
-        self.origin_us = int(
-            min(self.contributions["began"].min(), self.updates["released"].min())
-        )
+        self.origin_us = int(min(self.contributions["began"].min(), self.updates["released"].min()))
         self.began = self._seconds(self.contributions["began"])
         self.arrived = np.maximum(self._seconds(self.contributions["arrived"]), self.began)
         self.released = self._seconds(self.updates["released"])

@@ -31,7 +31,8 @@ class Slowdowns:
       usual: the median of the workers' median durations, in seconds.
       none_slow: with each slower worker's durations scaled to the usual median.
       none_long: with no gradient taking longer than the usual one.
-      without: the same for one worker's gradients only, by worker; the slowest workers.
+      without: the same for one worker's gradients only, by worker: for the slowest workers, and
+        what gains most first.
     """
 
     recorded: float
@@ -90,18 +91,19 @@ def slowdowns(recording: Recording) -> Slowdowns | None:
     excess = np.array([np.maximum(each - usual, 0).mean() for each in durations])
     slowest = [index for index in np.argsort(-excess)[:_WORKERS].tolist() if excess[index] > 0]
     scale = np.minimum(1.0, usual / medians)
+    without = {
+        workers[index]: replay(
+            [*durations[:index], np.minimum(durations[index], usual), *durations[index + 1 :]]
+        )
+        for index in slowest
+    }
     return Slowdowns(
         recorded=float(np.nanmean(took)),
         replayed=replay(durations),
         usual=usual,
         none_slow=replay([each * by for each, by in zip(durations, scale, strict=True)]),
         none_long=replay([np.minimum(each, usual) for each in durations]),
-        without={
-            workers[index]: replay(
-                [*durations[:index], np.minimum(durations[index], usual), *durations[index + 1 :]]
-            )
-            for index in slowest
-        },
+        without=dict(sorted(without.items(), key=lambda each: each[1])),
     )
 
 

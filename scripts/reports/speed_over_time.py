@@ -10,12 +10,13 @@ from scripts.reports.recording import Floats, Recording
 from tf_backup.timeline.schema import ACCEPTED
 
 _MOST = 120  # Intervals in a picture.
-_UPDATES = 5  # At least so many updates in an interval, on average.
+_UPDATES = 20  # At least so many updates in an interval, on average.
+_LEAST = 0.25  # A rate over a smaller part of an interval says little.
 
 
 @dataclasses.dataclass(frozen=True)
 class SpeedOverTime:
-    """Rates in equal intervals.
+    """Rates in equal intervals, without the time of pauses between runs.
 
     Attributes:
       edges: [intervals + 1] seconds since the first event.
@@ -38,8 +39,11 @@ class SpeedOverTime:
         arrived, _ = np.histogram(recording.arrived[recording.computed], edges)
         by_update = recording.used_by[(verdict == ACCEPTED) & (recording.used_by >= 0)]
         used, _ = np.histogram(recording.released[by_update], edges)
-        active = np.zeros(intervals, bool)
+        active = np.zeros(intervals)  # Seconds of each interval in which updates were made.
         for run in recording.runs:
-            active |= (edges[1:] > run.begin) & (edges[:-1] < run.end)
-        rates = [np.where(active, counts / width, np.nan) for counts in (arrived, used)]
+            within = np.minimum(edges[1:], run.end) - np.maximum(edges[:-1], run.begin)
+            active += np.maximum(within, 0.0)
+        known = active > _LEAST * width
+        seconds = np.where(known, active, 1.0)
+        rates = [np.where(known, counts / seconds, np.nan) for counts in (arrived, used)]
         return cls(edges, *rates)

@@ -33,7 +33,8 @@ class WorkShares:
         cell = recording.worker_of * len(VERDICTS) + recording.contributions["verdict"]
         size = shape[0] * shape[1]
         counts = np.bincount(cell, minlength=size).reshape(shape)
-        seconds = np.bincount(cell, recording.busy, minlength=size).reshape(shape)
+        busy = np.bincount(cell, recording.busy, minlength=size)
+        seconds: Floats = np.asarray(busy, np.float64).reshape(shape)
         waiting = np.maximum(recording.seconds - seconds.sum(axis=1), 0.0)
         return cls(recording.workers, counts, seconds, waiting)
 
@@ -57,4 +58,4 @@ class WorkShares:
     @property
     def unused(self) -> Floats:
         """[workers] share of the worker's gradients that no update used."""
-        return 1 - self.counts[:, ACCEPTED] / np.maximum(self.counts.sum(axis=1), 1)
+        return np.asarray(1 - self.counts[:, ACCEPTED] / np.maximum(self.counts.sum(axis=1), 1))

@@ -1,0 +1,183 @@
+"""Sections about the workers: their time, their speed, what slow ones cost, faults."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from scripts.reports import pictures_of_workers
+from scripts.reports.amounts import NOTHING, count, percent, seconds
+from scripts.reports.html_blocks import Section
+from scripts.reports.incidents import Incident
+from scripts.reports.slowdowns import Slowdowns
+from scripts.reports.work_shares import WorkShares
+from scripts.reports.worker_scores import THRESHOLD, WorkerScore
+from tf_backup.timeline.schema import VERDICTS
+
+_ROWS = 200  # Workers in a table.
+_INCIDENTS = 40  # In a table.
+_CLOSE = 0.1  # A replay this near the recorded time can be trusted.
+_NAMES = {"accepted": "used", "nonfinite": "not finite"}  # For readers.
+
+_KINDS = {
+    "lost": "gradient lost",
+    "nonfinite": "gradient with NaN or Inf",
+    "duplicate": "gradient came twice",
+    "joined": "joined late",
+    "away": "away, or had no data",
+    "gone": "did not come back, or had no more data",
+}
+
+
+def work(shares: WorkShares) -> Section:
+    """Return what the workers' time and gradients went into."""
+    section = Section("work", "Wasted work")
+    section.show(pictures_of_workers.time_shares(shares))
+    kinds = [kind for kind in range(len(VERDICTS)) if kind < 3 or shares.counts[:, kind].any()]
+    of_time, unused = shares.of_time, shares.unused
+    section.tabulate(
+        "Gradients of each worker, by what became of them",
+        [
+            "worker",
+            "computed",
+            *(_NAMES.get(VERDICTS[kind], VERDICTS[kind]) for kind in kinds),
+            "not used",
+            "time waiting or away",
+        ],
+        [
+            [
+                str(worker),
+                count(int(shares.counts[row].sum())),
+                *(count(int(shares.counts[row, kind])) for kind in kinds),
+                percent(float(unused[row])),
+                percent(float(of_time[row, -1])),
+            ]
+            for row, worker in enumerate(shares.workers[:_ROWS])
+        ],
+    )
+    _say_rest(section, len(shares.workers))
+    return section
+
+
+def compared(found: list[WorkerScore]) -> Section:
+    """Return the scores of the workers."""
+    section = Section("compared", "Workers compared")
+    if not found:
+        section.say("No worker has computed a gradient to its end.")
+        return section
+    section.say(
+        "Two scores for each worker, both ratios of median times. A low score against the fastest "
+        "worker tells a slow machine; a low score against its own best, one that has become slow. "
+        "NVIDIA's resiliency extension has the same two, and by default calls a worker slow below "
+        f"{THRESHOLD}."
+    )
+    section.show(pictures_of_workers.scores(found))
+    section.tabulate(
+        "Median time for a gradient, and the scores",
+        [
+            "worker",
+            "gradients",
+            "until it arrived",
+            "of that, computing",
+            "vs fastest",
+            "vs own best",
+        ],
+        [
+            [
+                str(each.worker),
+                count(each.gradients),
+                seconds(each.median),
+                seconds(each.median_compute),
+                f"{each.relative:.2f}",
+                NOTHING if each.own is None else f"{each.own:.2f}",
+            ]
+            for each in found[:_ROWS]
+        ],
+    )
+    _say_rest(section, len(found))
+    return section
+
+
+def what_if(found: Slowdowns | None) -> Section:
+    """Return what slow workers cost."""
+    section = Section("what-if", "What slow workers cost")
+    if found is None:
+        section.say("There are too few updates or workers to replay.")
+        return section
+    away = abs(found.replayed / found.recorded - 1)
+    section.say(
+        "The recorded times of all gradients are replayed under the same rules, and then again "
+        "with the times of slow workers made shorter (a what-if analysis, as in ByteDance's study "
+        f"of stragglers). The plain replay takes {seconds(found.replayed)} per update, and the run "
+        f"took {seconds(found.recorded)}:",
+        "they agree."
+        if away <= _CLOSE
+        else f"they differ by {percent(away)}, so take the rest as an estimate. A replay knows "
+        "nothing of workers that were away.",
+    )
+    section.show(pictures_of_workers.what_if(found))
+    rows = [
+        ("as recorded", found.replayed),
+        ("no slow worker", found.none_slow),
+        ("no long gradient", found.none_long),
+        *((f"worker {worker}", each) for worker, each in found.without.items()),
+    ]
+    section.tabulate(
+        "Time per update in replays, in the order of the picture",
+        ["what if", "time per update", "time saved", "speed-up"],
+        [
+            [
+                name,
+                seconds(each),
+                percent(found.gain(each)) if found.gain(each) > 0 else "none",
+                f"{found.replayed / each:.2f} times",
+            ]
+            for name, each in rows
+        ],
+    )
+    return section
+
+
+def faults(found: list[Incident]) -> Section:
+    """Return what went wrong."""
+    section = Section("faults", "Faults")
+    if not found:
+        section.say("Nothing was lost, and every worker was there all the time.")
+        return section
+    kinds = Counter(each.kind for each in found)
+    section.say(
+        "Seen: "
+        + "; ".join(f"{_KINDS[kind]}: {count(kinds[kind])}" for kind in _KINDS if kinds[kind])
+        + ". A worker is away if two updates or more are made for which it starts nothing."
+    )
+    worst = sorted(sorted(found, key=lambda each: -each.seconds)[:_INCIDENTS])
+    section.tabulate(
+        "What happened"
+        + (f": the {_INCIDENTS} longest of {count(len(found))}" if len(found) > _INCIDENTS else ""),
+        ["at", "worker", "what", "for", "updates meanwhile"],
+        [
+            [
+                seconds(each.at),
+                str(each.worker),
+                _KINDS[each.kind],
+                seconds(each.seconds),
+                count(each.updates),
+            ]
+            for each in worst
+        ],
+        words=(2,),
+    )
+    if len(found) > _INCIDENTS:
+        by_worker = Counter(each.worker for each in found)
+        section.say(
+            "Most happened to: "
+            + ", ".join(
+                f"worker {worker} ({times:,})" for worker, times in by_worker.most_common(8)
+            )
+            + "."
+        )
+    return section
+
+
+def _say_rest(section: Section, workers: int) -> None:
+    if workers > _ROWS:
+        section.say(f"The table has the first {_ROWS} of {count(workers, 'worker')}.")
