@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from scripts.reports import drawing
 from scripts.reports.amounts import NOTHING, number, percent, seconds
 from scripts.reports.drawing import INK, Picture, canvas, legend
-from scripts.reports.html_blocks import Section
+from scripts.reports.html_blocks import Section, table
 from tf_backup.advice.advice import Advice
 
 _ROWS = 16  # Splits in the table.
@@ -28,26 +28,27 @@ def advice(found: Advice | str) -> Section:
         "and b. The time to converge assumes that training needs the same number of samples with "
         "every N; large batches may need more."
     )
-    section.show(time_to_converge(found))
     shown = sorted(found.splits, key=lambda each: _order(each.time_to_converge))[:_ROWS]
-    section.tabulate(
-        "Splits of the workers" + (", the fastest" if len(shown) < len(found.splits) else ""),
-        ["N + b", "time per update", "gradients/s", "not used", "time to converge", "is fastest"],
+    rows = [
         [
-            [
-                f"{each.replicas} + {each.backups}"
-                + (" (this run)" if (each.replicas, each.backups) == found.run else ""),
-                seconds(each.seconds_per_update),
-                number(each.gradients_per_s),
-                percent(each.wasted),
-                NOTHING if math.isnan(each.time_to_converge) else f"{each.time_to_converge:.2f}",
-                percent(each.confidence),
-            ]
-            for each in sorted(shown, key=lambda each: each.replicas)
-        ],
+            f"{each.replicas} + {each.backups}"
+            + (" (this run)" if (each.replicas, each.backups) == found.run else ""),
+            NOTHING if math.isnan(each.time_to_converge) else f"{each.time_to_converge:.2f}",
+            percent(each.confidence),
+            seconds(each.seconds_per_update),
+            number(each.gradients_per_s),
+            percent(each.wasted),
+        ]
+        for each in sorted(shown, key=lambda each: each.replicas)
+    ]
+    caption = "Splits of the workers" + (
+        f", the {_ROWS} fastest" if len(shown) < len(found.splits) else ""
     )
+    header = ["N + b", "time to converge", "fastest in", "time per update", "gradients per s"]
+    beside = table(caption, [*header, "not used"], rows)
+    section.show(time_to_converge(found), beside=beside)
     section.say(
-        "Time to converge is relative to the fastest split. The last column says in how many of "
+        "Time to converge is relative to the fastest split. The next column says in how many of "
         "the resampled recordings the split was the fastest: how sure the advice is."
     )
     for text in found.notes:

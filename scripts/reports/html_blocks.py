@@ -29,21 +29,12 @@ class Section:
         """Add a paragraph."""
         self.blocks.append(paragraph(" ".join(filter(None, sentences))))
 
-    def show(self, *pictures: Picture) -> None:
-        """Add pictures, side by side where there is room."""
+    def show(self, *pictures: Picture, beside: str = "") -> None:
+        """Add pictures, and a table or nothing, side by side where there is room."""
         self.pictures += pictures
         figures = "\n".join(_figure(picture) for picture in pictures)
-        self.blocks.append(f'<div class="pictures">\n{figures}\n</div>')
-
-    def tabulate(
-        self,
-        caption: str,
-        header: Sequence[str],
-        rows: Iterable[Sequence[str]],
-        words: Sequence[int] = (),
-    ) -> None:
-        """Add a table; the first cell of a row is its heading, columns `words` are text."""
-        self.blocks.append(table(caption, header, rows, words))
+        more = f"\n<div>{beside}</div>" if beside else ""
+        self.blocks.append(f'<div class="pictures">\n{figures}{more}\n</div>')
 
 
 def paragraph(text: str, kind: str = "") -> str:
@@ -54,7 +45,14 @@ def paragraph(text: str, kind: str = "") -> str:
 def table(
     caption: str, header: Sequence[str], rows: Iterable[Sequence[str]], words: Sequence[int] = ()
 ) -> str:
-    """Return a table that scrolls by itself if the screen is narrow."""
+    """Return a table, which scrolls by itself if the screen is narrow.
+
+    Args:
+      caption: its caption.
+      header: headings of its columns.
+      rows: its cells; the first of each row is the row's heading.
+      words: columns that are text, not numbers.
+    """
 
     def cells(tag: str, row: Sequence[str], first: str) -> str:
         found = [f"<{first}>{html.escape(row[0])}</{first[:2]}>"]

@@ -42,12 +42,14 @@ def distribution(arrivals: ArrivalsByRank) -> Picture:
     )
     title = "How soon the k-th gradient arrives"
     with canvas("arrivals-distribution", title, shows, height=3.4) as drawn:
-        for k, color, dashes in zip(ks, drawing.LINES, drawing.DASHES, strict=False):
+        styles = iter(zip(drawing.LINES[1:], drawing.DASHES[1:], strict=True))
+        for k in ks:
             times, share = arrivals.curve(k)
             x = np.concatenate([[0, times[0]], times]) / unit.seconds
             y = np.concatenate([[0, 0], 100 * share])
             label = f"k = {k}" + (" = N" if k == replicas else "")
             width = 2.6 if k == replicas else 1.6
+            color, dashes = (drawing.LINES[0], "-") if k == replicas else next(styles)
             drawn.axes.plot(x, y, color=color, ls=dashes, lw=width, label=label)
         drawn.axes.set_xlim(0, 1.05 * limit / unit.seconds)
         drawn.axes.set_ylim(0, 102)
@@ -65,8 +67,8 @@ def by_rank(arrivals: ArrivalsByRank) -> Picture:
     replicas = arrivals.replicas
     last = mean[replicas - 1] - mean[(replicas - 1) // 2]
     shows = (
-        f"Mean and median time until the k-th gradient of a step. On average, the N-th came "
-        f"{seconds(last)} after the middle one of the N. "
+        f"Mean and median time until the k-th gradient of a step. On average, the last of the "
+        f"N came {seconds(last)} after the middle one. "
         "The 90 % line is the time within which 90 % of the steps had it. Where it is missing, "
         "more than 10 % of the steps never got that gradient; a mean is over those that did. "
         "(Figure 4 of the paper.)"
@@ -186,12 +188,12 @@ def speed(found: SpeedOverTime) -> Picture:
     slowest = int(np.nanargmin(found.used))
     at = (found.edges[slowest] + found.edges[slowest + 1]) / 2
     shows = (
-        f"Gradients per second over the training, in {count(len(found.used), 'interval')} of "
+        f"Gradients per second over time, in {count(len(found.used), 'interval')} of "
         f"{seconds(found.edges[1] - found.edges[0])}. On average {number(mean)} per second were "
         f"used; the fewest, {number(found.used[slowest])}, around {seconds(float(at))}. The gap "
         "between the lines is work that no update used."
     )
-    title = "Speed over time"
+    title = "Gradients per second"
     with canvas("speed-over-time", title, shows) as drawn:
         edges = found.edges / unit.seconds
         for values, label, color, width, dashes in (

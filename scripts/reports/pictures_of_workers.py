@@ -125,7 +125,7 @@ def what_if(found: Slowdowns) -> Picture:
         shows += f" Worker {worst} alone costs most: {percent(alone[worst])} of the time."
     elif worst is not None:
         shows += " No worker alone costs more than half a percent."
-    title = "What slow workers cost"
+    title = "Time saved without slow workers"
     with canvas("what-if", title, shows, height=1.2 + 0.24 * max(len(bars), 3)) as drawn:
         gains = [100 * gain for gain in bars.values()]
         colors = [drawing.LINES[0]] * 2 + [drawing.LINES[1]] * len(alone)

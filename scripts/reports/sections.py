@@ -10,7 +10,7 @@ import numpy as np
 from scripts.reports import pictures_of_updates, windows
 from scripts.reports.amounts import NOTHING, count, number, percent, seconds
 from scripts.reports.arrivals_by_rank import ArrivalsByRank
-from scripts.reports.html_blocks import Section, facts
+from scripts.reports.html_blocks import Section, facts, table
 from scripts.reports.recording import Floats, Recording
 from scripts.reports.speed_over_time import SpeedOverTime
 from scripts.reports.work_shares import WorkShares
@@ -38,7 +38,7 @@ def summary(recording: Recording, shares: WorkShares, found: list[WorkerScore]) 
                 ("late", percent(of_gradients[LATE])),
                 ("stale", percent(of_gradients[STALE])),
                 ("lost", percent(of_gradients[LOST])),
-                ("time training", seconds(recording.seconds)),
+                ("time spent training", seconds(recording.seconds)),
                 (
                     "slowest worker (median)",
                     NOTHING if slowest is None else f"{slowest.worker}: {seconds(slowest.median)}",
@@ -50,7 +50,7 @@ def summary(recording: Recording, shares: WorkShares, found: list[WorkerScore]) 
         "A gradient is late if its update already had all it needed, stale if that update was "
         "over, and lost if its worker died, froze or was not finished at the end.",
         _others(of_gradients),
-        "Time training leaves out pauses between epochs, such as evaluations.",
+        "Time spent training leaves out pauses between epochs, such as evaluations.",
     )
     section.blocks.append(facts(_settings(recording), "small"))
     return section
@@ -64,7 +64,8 @@ def _cost(recording: Recording, shares: WorkShares) -> str:
     of_time = shares.of_all_time
     went = (
         f"Of the workers' time, {percent(of_time[ACCEPTED])} went into gradients that were used, "
-        f"{percent(float(of_time[ACCEPTED + 1 : -1].sum()))} into others, and "
+        f"{percent(float(of_time[ACCEPTED + 1 : -1].sum()))} into "
+        f"gradients that were not, and "
         f"{percent(of_time[-1])} into waiting."
     )
     if not recording.synchronous or recording.settings.replicas < 2 or not np.isfinite(waited):
@@ -130,7 +131,7 @@ def arrivals(recording: Recording) -> Section:
     section.show(pictures_of_updates.distribution(found), pictures_of_updates.by_rank(found))
     quantiles = [found.quantile(q) for q in (0.5, 0.9, 0.99)]
     mean, share = found.mean, found.share
-    section.tabulate(
+    times = table(
         "Time from the start of a step until its k-th gradient",
         ["k", "arrived", "mean", "median", "90 %", "99 %"],
         [
@@ -143,6 +144,7 @@ def arrivals(recording: Recording) -> Section:
             for k in found.shown_ranks()
         ],
     )
+    section.blocks.append(times)
     return section
 
 

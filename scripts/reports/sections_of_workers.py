@@ -6,7 +6,7 @@ from collections import Counter
 
 from scripts.reports import pictures_of_workers
 from scripts.reports.amounts import NOTHING, count, percent, seconds
-from scripts.reports.html_blocks import Section
+from scripts.reports.html_blocks import Section, table
 from scripts.reports.incidents import Incident
 from scripts.reports.slowdowns import Slowdowns
 from scripts.reports.work_shares import WorkShares
@@ -33,27 +33,20 @@ def work(shares: WorkShares) -> Section:
     section = Section("work", "Wasted work")
     section.show(pictures_of_workers.time_shares(shares))
     kinds = [kind for kind in range(len(VERDICTS)) if kind < 3 or shares.counts[:, kind].any()]
+    names = [_NAMES.get(VERDICTS[kind], VERDICTS[kind]) for kind in kinds]
     of_time, unused = shares.of_time, shares.unused
-    section.tabulate(
-        "Gradients of each worker, by what became of them",
+    rows = [
         [
-            "worker",
-            "computed",
-            *(_NAMES.get(VERDICTS[kind], VERDICTS[kind]) for kind in kinds),
-            "not used",
-            "time waiting or away",
-        ],
-        [
-            [
-                str(worker),
-                count(int(shares.counts[row].sum())),
-                *(count(int(shares.counts[row, kind])) for kind in kinds),
-                percent(float(unused[row])),
-                percent(float(of_time[row, -1])),
-            ]
-            for row, worker in enumerate(shares.workers[:_ROWS])
-        ],
-    )
+            str(worker),
+            count(int(shares.counts[row].sum())),
+            percent(float(unused[row])),
+            *(count(int(shares.counts[row, kind])) for kind in kinds),
+            percent(float(of_time[row, -1])),
+        ]
+        for row, worker in enumerate(shares.workers[:_ROWS])
+    ]
+    header = ["worker", "computed", "not used", *names, "time waiting or away"]
+    section.blocks.append(table("Gradients of each worker, by what became of them", header, rows))
     _say_rest(section, len(shares.workers))
     return section
 
@@ -70,29 +63,20 @@ def compared(found: list[WorkerScore]) -> Section:
         "NVIDIA's resiliency extension has the same two, and by default calls a worker slow below "
         f"{THRESHOLD}."
     )
-    section.show(pictures_of_workers.scores(found))
-    section.tabulate(
-        "Median time for a gradient, and the scores",
+    rows = [
         [
-            "worker",
-            "gradients",
-            "until it arrived",
-            "of that, computing",
-            "vs fastest",
-            "vs own best",
-        ],
-        [
-            [
-                str(each.worker),
-                count(each.gradients),
-                seconds(each.median),
-                seconds(each.median_compute),
-                f"{each.relative:.2f}",
-                NOTHING if each.own is None else f"{each.own:.2f}",
-            ]
-            for each in found[:_ROWS]
-        ],
-    )
+            str(each.worker),
+            f"{each.relative:.2f}",
+            NOTHING if each.own is None else f"{each.own:.2f}",
+            seconds(each.median),
+            seconds(each.median_compute),
+            count(each.gradients),
+        ]
+        for each in found[:_ROWS]
+    ]
+    header = ["worker", "vs fastest", "vs own best", "median time", "of it computing", "gradients"]
+    beside = table("Scores, and the median time until a gradient arrived", header, rows)
+    section.show(pictures_of_workers.scores(found), beside=beside)
     _say_rest(section, len(found))
     return section
 
@@ -114,26 +98,24 @@ def what_if(found: Slowdowns | None) -> Section:
         else f"they differ by {percent(away)}, so take the rest as an estimate. A replay knows "
         "nothing of workers that were away.",
     )
-    section.show(pictures_of_workers.what_if(found))
+    replays = {
+        "as recorded": found.replayed,
+        "no slow worker": found.none_slow,
+        "no long gradient": found.none_long,
+        **{f"worker {worker}": each for worker, each in found.without.items()},
+    }
     rows = [
-        ("as recorded", found.replayed),
-        ("no slow worker", found.none_slow),
-        ("no long gradient", found.none_long),
-        *((f"worker {worker}", each) for worker, each in found.without.items()),
-    ]
-    section.tabulate(
-        "Time per update in replays, in the order of the picture",
-        ["what if", "time per update", "time saved", "speed-up"],
         [
-            [
-                name,
-                seconds(each),
-                percent(found.gain(each)) if found.gain(each) > 0 else "none",
-                f"{found.replayed / each:.2f} times",
-            ]
-            for name, each in rows
-        ],
-    )
+            name,
+            seconds(each),
+            percent(found.gain(each)) if found.gain(each) > 0 else "none",
+            f"{found.replayed / each:.2f} times",
+        ]
+        for name, each in replays.items()
+    ]
+    header = ["what if", "time per update", "time saved", "speed-up"]
+    beside = table("Time per update in replays, in the order of the picture", header, rows)
+    section.show(pictures_of_workers.what_if(found), beside=beside)
     return section
 
 
@@ -150,7 +132,7 @@ def faults(found: list[Incident]) -> Section:
         + ". A worker is away if two updates or more are made for which it starts nothing."
     )
     worst = sorted(sorted(found, key=lambda each: -each.seconds)[:_INCIDENTS])
-    section.tabulate(
+    what = table(
         "What happened"
         + (f": the {_INCIDENTS} longest of {count(len(found))}" if len(found) > _INCIDENTS else ""),
         ["at", "worker", "what", "for", "updates meanwhile"],
@@ -166,6 +148,7 @@ def faults(found: list[Incident]) -> Section:
         ],
         words=(2,),
     )
+    section.blocks.append(what)
     if len(found) > _INCIDENTS:
         by_worker = Counter(each.worker for each in found)
         section.say(
