@@ -93,7 +93,7 @@ def time_to_converge(found: Advice) -> Picture:
                 axes.plot(
                     [replicas], [times[replicas]], marker=marker, label=label, **{**style, **size}
                 )
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.12 * max(times.values()))
         axes.margins(x=0.06)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("N, gradients per update")

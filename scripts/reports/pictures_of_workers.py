@@ -63,7 +63,7 @@ def time_shares(shares: WorkShares) -> Picture:
 
 def scores(found: Sequence[WorkerScore]) -> Picture:
     """Draw both scores of each worker."""
-    worst = sorted(found, key=lambda each: min(each.relative, each.own or 1.0))[:MOST_ROWS]
+    worst = sorted(found, key=lambda each: each.lowest)[:MOST_ROWS]
     shown = sorted(worst, key=lambda each: each.worker)
     slow = [f"worker {each.worker}" for each in found if each.slow]
     shows = (
@@ -80,9 +80,11 @@ def scores(found: Sequence[WorkerScore]) -> Picture:
     title = "Speed of the workers, compared"
     with canvas("scores", title, shows, height=1.6 + 0.21 * max(len(shown), 3)) as drawn:
         axes, y = drawn.axes, np.arange(len(shown))
+        own = [(row, each.own) for row, each in enumerate(shown) if each.own is not None]
+        lowest = min(*(each.relative for each in shown), *(value for _, value in own), 1.0)
+        left = max(0.0, min(0.5, lowest - 0.1))
         axes.axvspan(0, THRESHOLD, color=drawing.LINES[4], alpha=0.12, lw=0)
         axes.axvline(THRESHOLD, color=INK, lw=0.8, ls="--")
-        own = [(row, each.own) for row, each in enumerate(shown) if each.own is not None]
         style: dict[str, Any] = {"ls": "", "markeredgecolor": INK, "markeredgewidth": 0.7}
         if own:
             rows, values = zip(*own, strict=True)
@@ -100,7 +102,7 @@ def scores(found: Sequence[WorkerScore]) -> Picture:
             **style,
         )
         _rows(axes, [str(each.worker) for each in shown])
-        axes.set_xlim(0, 1.04)
+        axes.set_xlim(left, 1.04)
         axes.set_xlabel("score (1 is as fast, 0.5 half as fast)")
         axes.set_ylabel("worker")
         legend(axes, columns=2)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
+
 from scripts.reports import pictures_of_workers
 from scripts.reports.amounts import NOTHING, count, percent, seconds
 from scripts.reports.html_blocks import Section, table
 from scripts.reports.incidents import Incident
+from scripts.reports.pictures_of_updates import MOST_ROWS
 from scripts.reports.slowdowns import Slowdowns
 from scripts.reports.work_shares import WorkShares
 from scripts.reports.worker_scores import THRESHOLD, WorkerScore
 from tf_backup.timeline.schema import VERDICTS
 
-_ROWS = 200  # Workers in a table.
 _INCIDENTS = 40  # In a table.
 _CLOSE = 0.1  # A replay this near the recorded time can be trusted.
 _NAMES = {"accepted": "used", "nonfinite": "not finite"}  # For readers.
@@ -35,6 +37,7 @@ def work(shares: WorkShares) -> Section:
     kinds = [kind for kind in range(len(VERDICTS)) if kind < 3 or shares.counts[:, kind].any()]
     names = [_NAMES.get(VERDICTS[kind], VERDICTS[kind]) for kind in kinds]
     of_time, unused = shares.of_time, shares.unused
+    shown = {*np.argsort(-unused, kind="stable")[:MOST_ROWS].tolist()}
     rows = [
         [
             str(worker),
@@ -43,11 +46,12 @@ def work(shares: WorkShares) -> Section:
             *(count(int(shares.counts[row, kind])) for kind in kinds),
             percent(float(of_time[row, -1])),
         ]
-        for row, worker in enumerate(shares.workers[:_ROWS])
+        for row, worker in enumerate(shares.workers)
+        if row in shown
     ]
     header = ["worker", "computed", "not used", *names, "time waiting or away"]
     section.blocks.append(table("Gradients of each worker, by what became of them", header, rows))
-    _say_rest(section, len(shares.workers))
+    _say_rest(section, len(shares.workers), "whose gradients were used least")
     return section
 
 
@@ -63,6 +67,7 @@ def compared(found: list[WorkerScore]) -> Section:
         "NVIDIA's resiliency extension has the same two, and by default calls a worker slow below "
         f"{THRESHOLD}."
     )
+    worst = sorted(found, key=lambda each: each.lowest)[:MOST_ROWS]
     rows = [
         [
             str(each.worker),
@@ -72,12 +77,12 @@ def compared(found: list[WorkerScore]) -> Section:
             seconds(each.median_compute),
             count(each.gradients),
         ]
-        for each in found[:_ROWS]
+        for each in sorted(worst, key=lambda each: each.worker)
     ]
     header = ["worker", "vs fastest", "vs own best", "median time", "of it computing", "gradients"]
     beside = table("Scores, and the median time until a gradient arrived", header, rows)
     section.show(pictures_of_workers.scores(found), beside=beside)
-    _say_rest(section, len(found))
+    _say_rest(section, len(found), "with the lowest scores")
     return section
 
 
@@ -161,6 +166,6 @@ def faults(found: list[Incident]) -> Section:
     return section
 
 
-def _say_rest(section: Section, workers: int) -> None:
-    if workers > _ROWS:
-        section.say(f"The table has the first {_ROWS} of {count(workers, 'worker')}.")
+def _say_rest(section: Section, workers: int, which: str) -> None:
+    if workers > MOST_ROWS:
+        section.say(f"The table has the {MOST_ROWS} of {count(workers, 'worker')} {which}.")

@@ -15,9 +15,9 @@ from scripts.reports.recording import Floats, Ints, Recording
 from tf_backup.policy import BackupPolicy
 from tf_backup.simulation import timing
 
-_UPDATES = 2000  # To simulate, at most.
+_UPDATES = 1000  # To simulate, at most.
 _BLOCK = 50  # Gradients in a row that stay together where only some are replayed.
-_WORKERS = 16  # That are made faster one at a time, at most.
+_WORKERS = 12  # That are made faster one at a time, at most.
 _SHORTEST_S = 1e-6
 
 

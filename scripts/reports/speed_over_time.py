@@ -21,7 +21,7 @@ class SpeedOverTime:
     Attributes:
       edges: [intervals + 1] seconds since the first event.
       computed: [intervals] gradients that arrived per second; NaN in a pause between runs.
-      used: [intervals] gradients in updates per second; NaN in a pause.
+      used: [intervals] those of them that an update used, per second; NaN in a pause.
     """
 
     edges: Floats
@@ -37,8 +37,7 @@ class SpeedOverTime:
         width = edges[1] - edges[0]
         verdict = recording.contributions["verdict"]
         arrived, _ = np.histogram(recording.arrived[recording.computed], edges)
-        by_update = recording.used_by[(verdict == ACCEPTED) & (recording.used_by >= 0)]
-        used, _ = np.histogram(recording.released[by_update], edges)
+        used, _ = np.histogram(recording.arrived[verdict == ACCEPTED], edges)
         active = np.zeros(intervals)  # Seconds of each interval in which updates were made.
         for run in recording.runs:
             within = np.minimum(edges[1:], run.end) - np.maximum(edges[:-1], run.begin)

@@ -39,9 +39,14 @@ class WorkerScore:
     own: float | None
 
     @property
+    def lowest(self) -> float:
+        """The lower one of the scores."""
+        return min(self.relative, 1.0 if self.own is None else self.own)
+
+    @property
     def slow(self) -> bool:
         """Whether one of the scores is below the threshold."""
-        return min(self.relative, 1.0 if self.own is None else self.own) < THRESHOLD
+        return self.lowest < THRESHOLD
 
 
 def scores(recording: Recording) -> list[WorkerScore]:
