@@ -92,7 +92,8 @@ class Training:
         if FLAGS.log_dir:
             _lock(settings.in_job)
             resumable.claim(FLAGS.log_dir, self.plan)
-        self.metrics = self._metrics()
+        self.monitor = self._monitor()
+        self.watchers = self._watchers()
 
     @property
     def is_complete(self) -> bool:
@@ -115,7 +116,7 @@ class Training:
         keras.utils.set_random_seed(FLAGS.seed)
         model = self._model()
         every_s, bar = FLAGS.checkpoint_minutes * 60, sys.stdout.isatty()
-        run = Run(model, self.plan, FLAGS.log_dir, bar, every_s, self.metrics)
+        run = Run(model, self.plan, FLAGS.log_dir, bar, every_s, self.watchers, self.monitor)
         log.info(
             "Training %s on %s: %d updates of %d x %d examples.",
             model.name,
@@ -138,23 +139,38 @@ class Training:
         policy = self.settings.policy
         if not self.settings.distributed:
             return self.task.compile(self.plan.optimizer())
-        strategy = tf_backup.parameter_server_strategy(policy.workers, self.settings.recipe.ps)
+        strategy = tf_backup.parameter_server_strategy(
+            policy.workers, self.settings.recipe.ps, **self.settings.of_strategy
+        )
         with strategy.scope():
             optimizer = tf_backup.wrap(
                 self.plan.optimizer(self.settings.asynchronous),
                 replicas=policy.replicas,
                 backups=policy.backups,
                 max_staleness=policy.max_staleness,
+                record_times=FLAGS.record_times,
             )
             return self.task.compile(optimizer)
 
-    def _metrics(self) -> list[Any]:
-        """Return the callback that serves metrics, if a port is given."""
-        if FLAGS.metrics_port is None:
-            return []
-        from scripts.training.metrics import Metrics
+    def _monitor(self) -> Any:
+        """Return what records who is slow; None without a cluster, or if it is turned off."""
+        if not (self.settings.distributed and FLAGS.record_times):
+            return None
+        size = self.plan.recipe.batch_size
+        return tf_backup.StragglerMonitor(FLAGS.log_dir, every_s=10.0, batch_size=size)
 
-        return [Metrics(FLAGS.metrics_port)]
+    def _watchers(self) -> list[Any]:
+        """Return the callbacks that tell others about this training run, if flags ask for any."""
+        watchers: list[Any] = []
+        if FLAGS.metrics_port is not None:
+            from scripts.training.metrics import Metrics
+
+            watchers.append(Metrics(FLAGS.metrics_port, self.monitor))
+        if FLAGS.update_log:
+            from scripts.training.update_log import UpdateLog
+
+            watchers.append(UpdateLog(FLAGS.update_log))
+        return watchers
 
     def _batches(self, start: int) -> Any:
         """Return the training data after `start` updates, in another order for each start."""

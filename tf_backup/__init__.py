@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from tf_backup.errors import ClusterError as ClusterError
     from tf_backup.errors import NonFiniteGradients as NonFiniteGradients
     from tf_backup.errors import ParameterServerLost as ParameterServerLost
+    from tf_backup.errors import RecordsError as RecordsError
     from tf_backup.errors import TfBackupError as TfBackupError
     from tf_backup.errors import WorkerFailed as WorkerFailed
     from tf_backup.errors import WorkersLost as WorkersLost
     from tf_backup.keras.minimize import Update as Update
     from tf_backup.keras.minimize import minimize as minimize
     from tf_backup.keras.optimizer import SyncReplicasWithBackup as SyncReplicasWithBackup
+    from tf_backup.keras.straggler_monitor import StragglerMonitor as StragglerMonitor
     from tf_backup.keras.wrap import wrap as wrap
     from tf_backup.policy import BackupPolicy as BackupPolicy
     from tf_backup.records import Contributions as Contributions
@@ -33,6 +35,8 @@ _HOME = {
     "LocalCluster": "cluster.local_cluster",
     "NonFiniteGradients": "errors",
     "ParameterServerLost": "errors",
+    "RecordsError": "errors",
+    "StragglerMonitor": "keras.straggler_monitor",
     "SyncReplicasWithBackup": "keras.optimizer",
     "TfBackupError": "errors",
     "Update": "keras.minimize",

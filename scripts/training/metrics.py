@@ -15,10 +15,11 @@ VERDICTS = ("accepted", "late", "stale", "duplicate", "lost", "nonfinite")
 
 
 class Metrics(keras.callbacks.Callback):
-    """Callback that serves the verdicts on gradients, and the numbers of updates and workers.
+    """Callback that serves verdicts on gradients, numbers of updates and workers, and times.
 
     Args:
       port: port to serve at, on all interfaces; 0 for a free one.
+      monitor: a `tf_backup.StragglerMonitor`, whose window has the times; None to serve no times.
       refresh_s: least number of seconds between two reads of the accounts.
 
     Attributes:
@@ -27,8 +28,9 @@ class Metrics(keras.callbacks.Callback):
 
     runs_behind = True  # Its metrics need not be exact to the update.
 
-    def __init__(self, port: int, refresh_s: float = REFRESH_S) -> None:
+    def __init__(self, port: int, monitor: Any = None, refresh_s: float = REFRESH_S) -> None:
         super().__init__()
+        self._monitor = monitor
         self._refresh_s = refresh_s
         self._looked_at: float | None = None
         self._updates = 0
@@ -82,8 +84,44 @@ class Metrics(keras.callbacks.Callback):
                 "tf_backup_living_workers", "Workers that live, of N + b.", value=living
             )
 
+        if self._monitor is not None and self._monitor.window is not None:
+            yield from _times(self._monitor.window)
+
     def _look(self) -> None:
         optimizer = self.model.optimizer
         self._updates = int(optimizer.iterations)
         if hasattr(optimizer, "contributions"):
             self._workers = optimizer.contributions.workers
+
+
+def _times(window: Any) -> Iterator[Any]:
+    """Yield the metrics of a window of the timeline."""
+    yield GaugeMetricFamily(
+        "tf_backup_updates_per_second", "Updates per second.", value=window.updates_per_s
+    )
+    yield GaugeMetricFamily(
+        "tf_backup_wasted_ratio", "Share of gradients that were not used.", value=window.wasted
+    )
+    yield GaugeMetricFamily(
+        "tf_backup_staleness", "Mean staleness of used gradients.", value=window.staleness
+    )
+    ranks = GaugeMetricFamily(
+        "tf_backup_arrival_seconds",
+        "Median time from the beginning of a step to its first, N-th and last gradient.",
+        labels=["rank"],
+    )
+    for rank, seconds in (
+        ("first", window.first_s),
+        ("nth", window.nth_s),
+        ("last", window.last_s),
+    ):
+        ranks.add_metric([rank], seconds)
+    yield ranks
+    workers = GaugeMetricFamily(
+        "tf_backup_worker_seconds",
+        "Median time that a worker takes for a gradient.",
+        labels=["worker"],
+    )
+    for worker, seconds in window.worker_s.items():
+        workers.add_metric([str(worker)], seconds)
+    yield workers

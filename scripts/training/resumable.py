@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from scripts.training.bar import Bar
 from scripts.training.checkpoints import Checkpoints, Saving
 from scripts.training.plans import Plan
 from scripts.training.progress import Clock, History, Lines
@@ -92,9 +93,10 @@ class Run:
       model: a compiled Keras model; its optimizer is the plan's, which may be wrapped.
       plan: plan of the training run.
       directory: directory for checkpoints and logs; None to write none.
-      bar: whether to show Keras' progress bar; otherwise lines are logged.
+      bar: whether to show a progress bar; otherwise lines are logged.
       every_s: seconds between checkpoints in the middle of an epoch.
       callbacks: further Keras callbacks.
+      monitor: `tf_backup.StragglerMonitor` that the progress bar shows; None without a cluster.
 
     Attributes:
       start: number of updates made before.
@@ -110,9 +112,9 @@ class Run:
         bar: bool,
         every_s: float,
         callbacks: Sequence[Any] = (),
+        monitor: Any = None,
     ) -> None:
         self.model, self.plan = model, plan
-        self._bar = bar
         self._clock = Clock()
         self._saving: Saving | None = None
         self._history: History | None = None
@@ -130,8 +132,8 @@ class Run:
             own = [self._saving, *averages, self._clock, self._history, board]
         else:
             own = [*averages, self._clock]
-        if not bar:
-            own.append(Lines(plan.updates))
+        own += [] if monitor is None else [monitor]
+        own.append(Bar(monitor) if bar else Lines(plan.updates))
         self._callbacks, self._averages = [*own, *callbacks], averages
 
     @property
@@ -162,7 +164,7 @@ class Run:
                     shuffle=False,  # The data sets shuffle themselves.
                     validation_data=held_out,
                     callbacks=[*self._callbacks],
-                    verbose=1 if self._bar else 0,
+                    verbose=0,
                 )
             made += span.updates * (span.epochs - span.initial_epoch)
             self.logs = {name: float(values[-1]) for name, values in history.history.items()}

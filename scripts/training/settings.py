@@ -70,11 +70,37 @@ flags.DEFINE_integer(
     "With --log_dir: how often to start again from the last checkpoint when the cluster is lost, "
     "without a new checkpoint in between. 0: never.",
 )
+flags.DEFINE_float(
+    "worker_timeout_s",
+    None,
+    "Seconds that a worker may be silent before it is given up; it may come back. Default: 30.",
+)
+flags.DEFINE_float(
+    "server_timeout_s",
+    None,
+    "Seconds that a parameter server may be silent before it counts as lost. Default: 30.",
+)
+flags.DEFINE_integer(
+    "worker_restarts",
+    None,
+    "How often each worker of the local cluster is started again when it ends. Default: 3.",
+)
 flags.DEFINE_multi_string(
     "delay", [], "WORKER:SECONDS, a straggler on purpose; may be given several times."
 )
+flags.DEFINE_bool(
+    "record_times",
+    True,
+    "Record when each gradient arrives, under --log_dir: see scripts/report.py and TensorBoard.",
+)
 flags.DEFINE_integer(
     "metrics_port", None, "Serve numbers for Prometheus at this port of the chief."
+)
+flags.DEFINE_string(
+    "update_log",
+    None,
+    "File to append a JSON line to at each start of training and at each update, for a process "
+    "that watches; see scripts/training/update_log.py.",
 )
 flags.DEFINE_string("summary_json", None, "Where to write what happened, as one JSON object.")
 
@@ -87,8 +113,16 @@ _ABOVE_0 = [
     "learning_rate",
     "replicas",
 ]
-_AT_LEAST_0 = ("backups", "max_staleness", "seed", "checkpoint_minutes", "restarts")
-_OF_CLUSTERS = ("replicas", "backups", "max_staleness", "ps_tasks", "delay")
+_AT_LEAST_0 = (
+    "backups",
+    "max_staleness",
+    "seed",
+    "checkpoint_minutes",
+    "restarts",
+    "worker_restarts",
+)
+_OF_STRATEGY = ("worker_timeout_s", "server_timeout_s", "worker_restarts")
+_OF_CLUSTERS = ("replicas", "backups", "max_staleness", "ps_tasks", "delay", *_OF_STRATEGY)
 
 
 class Settings:
@@ -118,6 +152,12 @@ class Settings:
         from tf_backup.cluster import tf_config
 
         return self.distributed and tf_config.has_tf_config()
+
+    @property
+    def of_strategy(self) -> dict[str, Any]:
+        """Optional arguments of `tf_backup.parameter_server_strategy` that flags set."""
+        given = {name: FLAGS[name].value for name in _OF_STRATEGY}
+        return {name: value for name, value in given.items() if value is not None}
 
     def _policy(self, recipe: Recipe) -> BackupPolicy:
         replicas = recipe.replicas if FLAGS.replicas is None else FLAGS.replicas

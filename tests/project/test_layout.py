@@ -126,6 +126,8 @@ def test_public_names() -> None:
         "LocalCluster",
         "NonFiniteGradients",
         "ParameterServerLost",
+        "RecordsError",
+        "StragglerMonitor",
         "SyncReplicasWithBackup",
         "TfBackupError",
         "Update",

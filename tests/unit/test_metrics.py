@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import pathlib
+import re
 import socket
 import urllib.request
 from collections.abc import Iterator
@@ -9,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from scripts.training import metrics
 from scripts.training.metrics import Metrics
@@ -99,3 +103,56 @@ def test_a_port_that_is_taken_is_an_oserror() -> None:
         other.listen()
         with pytest.raises(OSError):
             Metrics(other.getsockname()[1])
+
+
+class Monitor:
+    """Stand-in for a StragglerMonitor with one window."""
+
+    window = SimpleNamespace(
+        updates_per_s=12.5,
+        wasted=0.25,
+        staleness=0.0,
+        first_s=0.1,
+        nth_s=0.2,
+        last_s=0.9,
+        worker_s={0: 0.1, 3: 0.8},
+    )
+
+
+def test_times_of_the_last_window() -> None:
+    callback = Metrics(port=0, monitor=Monitor())
+    try:
+        found = scrape(callback)
+    finally:
+        callback.close()
+    assert found.pop("tf_backup_updates_total") == 0
+    assert found == {
+        "tf_backup_updates_per_second": 12.5,
+        "tf_backup_wasted_ratio": 0.25,
+        "tf_backup_staleness": 0.0,
+        'tf_backup_arrival_seconds{rank="first"}': 0.1,
+        'tf_backup_arrival_seconds{rank="nth"}': 0.2,
+        'tf_backup_arrival_seconds{rank="last"}': 0.9,
+        'tf_backup_worker_seconds{worker="0"}': 0.1,
+        'tf_backup_worker_seconds{worker="3"}': 0.8,
+    }
+
+
+def test_dashboard_and_alerts_ask_for_metrics_that_exist() -> None:
+    folder = pathlib.Path(__file__).parents[2] / "k8s" / "monitoring"
+    dashboard = json.loads((folder / "dashboard.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    rules = yaml.safe_load((folder / "alerts.yaml").read_text())["groups"][0]["rules"]
+    assert len(rules) == 2
+    asked += [rule["expr"] for rule in rules]
+    callback = Metrics(port=0, monitor=Monitor())
+    try:
+        callback.set_model(wrapped(3, 3, living=1))
+        callback.on_train_begin()
+        callback.on_train_batch_end(0)
+        served = {name.partition("{")[0] for name in scrape(callback)}
+    finally:
+        callback.close()
+    names = {name for text in asked for name in re.findall(r"tf_backup_\w+", text)}
+    assert names <= served
+    assert names >= served - {"tf_backup_updates_per_second"}  # The dashboard computes its own.

@@ -17,7 +17,7 @@ import tensorflow as tf
 import tf_backup
 from tf_backup._tf import runtime
 from tf_backup.actors import coordinator
-from tf_backup.keras import fit, optimizer
+from tf_backup.keras import fit, optimizer, strategy_check
 from tf_backup.keras.optimizer import SyncReplicasWithBackup
 from tf_backup.policy import BackupPolicy
 from tf_backup.records import Contributions, WorkerRecord
@@ -418,16 +418,16 @@ def parameter_servers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_cluster_with_enough_workers_is_accepted(parameter_servers):
-    optimizer.check_strategy(object(), BackupPolicy(2, 1))
-    optimizer.check_strategy(object(), BackupPolicy(1, 0))
+    strategy_check.check_strategy(object(), BackupPolicy(2, 1))
+    strategy_check.check_strategy(object(), BackupPolicy(1, 0))
 
 
 def test_cluster_with_too_few_workers_is_refused(parameter_servers):
     with pytest.raises(ValueError, match=r"more than the 3 worker.* Start 1 more"):
-        optimizer.check_strategy(object(), BackupPolicy(2, 2))
+        strategy_check.check_strategy(object(), BackupPolicy(2, 2))
 
 
 def test_variable_partitioner_is_refused(parameter_servers):
     parameter_servers["partitioner"] = True
     with pytest.raises(ValueError, match=r"variable_partitioner.*Make the strategy without it"):
-        optimizer.check_strategy(object(), BackupPolicy(2, 1))
+        strategy_check.check_strategy(object(), BackupPolicy(2, 1))

@@ -21,7 +21,7 @@ from tf_backup.actors.care import Care
 from tf_backup.actors.chief import Chief
 from tf_backup.actors.failures import worker_failed
 from tf_backup.actors.run import Run
-from tf_backup.actors.timeline_reader import Listener, TimelineReader
+from tf_backup.actors.timeline_reader import Listeners, TimelineReader
 from tf_backup.actors.worker import Worker
 from tf_backup.network.watch import Watch
 from tf_backup.objective import Objective
@@ -54,7 +54,7 @@ class Engine:
       element_spec: spec of the batches.
       stall_timeout_s: how long to wait for workers while fewer than N are alive.
       on_nonfinite: what to do with a gradient that has NaN or Inf: "drop", "raise" or "keep".
-      listener: gets the rows of the timeline; None if none is to be recorded.
+      listeners: get the rows of the timeline; None if none is to be recorded.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Engine:
         element_spec: Any,
         stall_timeout_s: float,
         on_nonfinite: str = "keep",
-        listener: Listener | None = None,
+        listeners: Listeners | None = None,
     ) -> None:
         self.policy = policy
         self._strategy = strategy
@@ -79,7 +79,7 @@ class Engine:
             contribution = Contribution(objective, results, policy.replicas)
             specs = {ps: contribution.specs(ps) for ps in contribution.servers}
             self._accumulator = Accumulator(specs, policy.max_staleness != 0, name / "accumulator")
-            self._gate = gate.Gate(policy, name / "gate", logs=listener is not None)
+            self._gate = gate.Gate(policy, name / "gate", logs=listeners is not None)
             self._permits = Permits(name / "permits")
             self._reports = Reports(
                 reports.structure_of(objective.results, results.reports),
@@ -112,7 +112,7 @@ class Engine:
         self._made = 0  # Updates in this run,
         self._began = self._gate.ledger()  # and the ledger when it began.
         self._run: Run | None = None
-        self._timeline = TimelineReader(self._gate.log, listener)
+        self._timeline = TimelineReader(self._gate.log, listeners)
         self._care = Care(self._gate, self._coordinator, self._timeline)
         self._watch = Watch()
 
@@ -238,7 +238,7 @@ class Engine:
             raise worker_failed(reported[0])
 
     def read_timeline(self) -> None:
-        """Hand the rows of the timeline that are there to the listener."""
+        """Hand the rows of the timeline that are there to the listeners."""
         with self._coordinator.told_plainly():
             self._timeline.read()
 

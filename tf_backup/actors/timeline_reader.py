@@ -20,47 +20,45 @@ Listener = Callable[[Rows, Rows], None]  # Gets rows of CONTRIBUTION, and rows o
 
 
 class Listeners:
-    """Functions that get the rows of an optimizer's timeline, from all of its engines."""
+    """Functions that get the rows of an optimizer's timeline while it trains."""
 
     def __init__(self) -> None:
-        self._listeners: list[Listener] = []
-        self._lock = threading.Lock()
+        self._listeners: list[tuple[Listener, Callable[[], None]]] = []
 
-    def add(self, listener: Listener) -> Callable[[], None]:
-        """Add a listener, and return the function that removes it."""
-        with self._lock:
-            self._listeners = [*self._listeners, listener]
-
-        def remove() -> None:
-            with self._lock:
-                self._listeners = [each for each in self._listeners if each is not listener]
-
-        return remove
+    def add(self, listener: Listener, ended: Callable[[], None]) -> None:
+        """Add a listener, and a function to call after its last rows."""
+        self._listeners = [*self._listeners, (listener, ended)]
 
     def __call__(self, contributions: Rows, updates: Rows) -> None:
-        """Call the listeners."""
-        for listener in self._listeners:
+        """Call the listeners with rows, in the order in which things happened."""
+        for listener, _ in self._listeners:
             listener(contributions, updates)
+
+    def end(self) -> None:
+        """Remove all listeners, after their last rows."""
+        listeners, self._listeners = self._listeners, []
+        for _, ended in listeners:
+            ended()
 
 
 class TimelineReader:
-    """Reads the log of one engine, and hands its rows to a listener. Any thread may call it.
+    """Reads the log of one engine, and hands its rows to listeners. Any thread may call it.
 
     Args:
       log: the gate's log; None if it has none.
-      listener: gets the rows, in the order in which things happened.
+      listeners: get the rows.
     """
 
-    def __init__(self, log: ArrivalLog | None, listener: Listener | None) -> None:
+    def __init__(self, log: ArrivalLog | None, listeners: Listeners | None) -> None:
         self._log = log
-        self._listener = listener
+        self._listeners = listeners
         self._resolver = Resolver()
         self._dropped = 0
         self._lock = threading.Lock()
 
     def read(self) -> None:
         """Read the rows that are there."""
-        if self._log is None or self._listener is None:
+        if self._log is None or self._listeners is None:
             return
         with self._lock:
             raw, dropped = self._log.read()
@@ -72,7 +70,7 @@ class TimelineReader:
                 )
                 self._dropped = dropped
             if len(raw):
-                self._listener(*self._resolver.resolve(raw))
+                self._listeners(*self._resolver.resolve(raw))
 
 
 class Resolver:

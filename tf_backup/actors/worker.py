@@ -94,8 +94,9 @@ class Worker:
         def body(step: Tensor, ticket: Tensor, theta: Buffers) -> tuple[Tensor, Tensor, Buffers]:
             with tf.control_dependencies([step]):
                 began = now()
-            # The end of the data must end the loop, not raise.
-            batch = iterator.get_next_as_optional()
+            # The end of the data must end the loop, not raise. To wait for data is to compute, too.
+            with tf.control_dependencies([began]):
+                batch = iterator.get_next_as_optional()
             buffers = tf.cond(
                 batch.has_value(),
                 lambda: self._contribute(place, step, theta, batch.get_value()),

@@ -9,7 +9,7 @@ from typing import Any
 from tf_backup.actors import coordinator
 from tf_backup.cluster import departures, tf_config
 from tf_backup.cluster.connection import DEFAULT_TIMEOUT_S, Timeouts, connect, forget
-from tf_backup.cluster.local_cluster import LocalCluster
+from tf_backup.cluster.local_cluster import DEFAULT_WORKER_RESTARTS, LocalCluster
 from tf_backup.cluster.server import CHIEF_TIMEOUT_S, serve
 from tf_backup.network import arrivals
 
@@ -24,6 +24,7 @@ def parameter_server_strategy(
     *,
     worker_timeout_s: float = DEFAULT_TIMEOUT_S,
     server_timeout_s: float = DEFAULT_TIMEOUT_S,
+    worker_restarts: int = DEFAULT_WORKER_RESTARTS,
 ) -> Any:
     """Return a `tf.distribute.ParameterServerStrategy`.
 
@@ -39,6 +40,8 @@ def parameter_server_strategy(
         later.
       server_timeout_s: how long a parameter server may be silent before it counts as lost and
         training ends.
+      worker_restarts: how often a worker of the local cluster is started again whose process ends
+        by itself; ignored with TF_CONFIG.
 
     Returns:
       The strategy; the same one if called again with the same arguments.
@@ -75,7 +78,11 @@ def parameter_server_strategy(
                 "tf_backup.LocalCluster as a context for several."
             )
         local = LocalCluster(
-            workers, ps, worker_timeout_s=worker_timeout_s, server_timeout_s=server_timeout_s
+            workers,
+            ps,
+            worker_timeout_s=worker_timeout_s,
+            server_timeout_s=server_timeout_s,
+            worker_restarts=worker_restarts,
         )
         local.start()  # Its processes end with this one, later than the objects that refer to them.
         atexit.register(forget, local.strategy())

@@ -15,8 +15,9 @@ from tf_backup.checks import checked_int
 from tf_backup.keras import _adapters, _internals, _seams
 from tf_backup.keras.feed import Feed
 from tf_backup.keras.functions import TestFunction, TrainFunction
-from tf_backup.keras.optimizer import check_strategy, find
+from tf_backup.keras.optimizer import find
 from tf_backup.keras.saved_config import unwrapped, wrapped_again
+from tf_backup.keras.strategy_check import check_strategy
 from tf_backup.keras.variables import KerasVariables
 from tf_backup.worker_data import Immovable
 
@@ -74,13 +75,11 @@ class _Hooks:
         if feed is not None:
             feed.close()  # First, because workers may be waiting for it.
         train = model.train_function
-        if not isinstance(train, TrainFunction) or train.engine is None:
+        if not isinstance(train, TrainFunction):
             return
         try:
-            train.engine.close(failed)
-            train.note_accounts()
+            train.close(failed)
         except (errors.TfBackupError, tf.errors.OpError):
-            train.engine.abandon()
             if not failed:
                 raise
             log.warning("The cluster is lost; the last counts of contributions are missing.")

@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_backup import errors
 from tf_backup._tf import runtime
 from tf_backup.actors.engine import AHEAD, Engine
 from tf_backup.actors.evaluation import Evaluation
@@ -68,10 +69,26 @@ class TrainFunction:
             logs = results
         return logs
 
-    def note_accounts(self) -> None:
-        """Make the optimizer read the accounts while the engine still exists."""
+    def close(self, failed: bool) -> None:
+        """End training: close the engine, and complete the counts and the timeline.
+
+        Args:
+          failed: whether an error ends training, so that no other one is to be raised.
+
+        Raises:
+          TfBackupError, tf.errors.OpError: if the cluster is lost. The engine is abandoned then.
+        """
         assert self._wrapped is not None
-        _ = self._wrapped.contributions
+        try:
+            if self.engine is not None:
+                self.engine.close(failed)
+                _ = self._wrapped.contributions  # Read while the engine exists.
+        except (errors.TfBackupError, tf.errors.OpError):
+            assert self.engine is not None
+            self.engine.abandon()
+            raise
+        finally:
+            self._wrapped.stop_listening()
 
     def _engine_for(self, feed: Feed) -> Engine:
         """Return the engine for batches of the feed's spec."""
@@ -87,7 +104,7 @@ class TrainFunction:
                 feed.data.element_spec,
                 self._wrapped.stall_timeout_s,
                 on_nonfinite(self._model.optimizer),
-                self._wrapped.listener,
+                self._wrapped.listeners,
             )
             self._spec = spec
             self._wrapped.report_to(engine)

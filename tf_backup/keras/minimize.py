@@ -14,12 +14,8 @@ from tf_backup.actors.engine import Engine
 from tf_backup.checks import checked_int
 from tf_backup.keras import _internals
 from tf_backup.keras.model_objective import objective_of
-from tf_backup.keras.optimizer import (
-    SyncReplicasWithBackup,
-    check_strategy,
-    find,
-    on_nonfinite,
-)
+from tf_backup.keras.optimizer import SyncReplicasWithBackup, find, on_nonfinite
+from tf_backup.keras.strategy_check import check_strategy
 from tf_backup.keras.variables import KerasVariables
 from tf_backup.worker_data import WorkerData
 
@@ -128,7 +124,7 @@ def _engine(
         element_spec,
         wrapped.stall_timeout_s,
         on_nonfinite(optimizer),
-        wrapped.listener,
+        wrapped.listeners,
     )
     wrapped.report_to(engine)
     return engine
@@ -176,3 +172,5 @@ def _close(engine: Engine, wrapped: SyncReplicasWithBackup, failed: bool) -> Non
         engine.abandon()
         if not failed:
             raise
+    finally:
+        wrapped.stop_listening()

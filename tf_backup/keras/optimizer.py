@@ -8,8 +8,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_backup._tf import runtime
-from tf_backup.actors import coordinator
 from tf_backup.actors.accounts import Account, Source
 from tf_backup.actors.timeline_reader import Listener, Listeners
 from tf_backup.checks import checked_choice
@@ -132,15 +130,16 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
         for account in self._accounts:
             account.settle()
 
-    def listen(self, listener: Listener) -> Callable[[], None]:
-        """Call a function with the rows of the timeline of training, from now on.
+    def listen(self, listener: Listener, ended: Callable[[], None] = lambda: None) -> None:
+        """Call a function with the rows of the timeline, until the next `fit` or `minimize` ends.
 
         It is called about twice a second, in another thread, with two structured arrays: rows of
         `tf_backup.timeline.schema.CONTRIBUTION` for gradients whose fate has become known, and of
         `UPDATE`. `StragglerMonitor` saves them.
 
-        Returns:
-          A function that ends this.
+        Args:
+          listener: function of the rows.
+          ended: called after the last rows.
 
         Raises:
           ValueError: if the optimizer records no times.
@@ -150,15 +149,19 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
                 "The optimizer records no times: make it with tf_backup.wrap(..., "
                 "record_times=True)."
             )
-        return self._listeners.add(listener)
+        self._listeners.add(listener, ended)
 
     def read_timeline(self) -> None:
         """Call the listeners now with the rows that are there."""
         for account in self._accounts:
             account.read_timeline()
 
+    def stop_listening(self) -> None:
+        """Remove the listeners, when training has ended."""
+        self._listeners.end()
+
     @property
-    def listener(self) -> Listener | None:
+    def listeners(self) -> Listeners | None:
         """What an engine hands its timeline to; None if no times are recorded."""
         return self._listeners if self.record_times else None
 
@@ -270,28 +273,6 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
             config["inner_optimizer"], custom_objects=custom_objects
         )
         return cls(**config)
-
-
-def check_strategy(strategy: Any, policy: BackupPolicy) -> None:
-    """Check that SGD with backup workers can run under a strategy.
-
-    Raises:
-      ValueError: if it cannot; the message gives the reason and what to do.
-    """
-    if not runtime.is_parameter_server_strategy(strategy):
-        given = "no strategy" if not tf.distribute.has_strategy() else type(strategy).__name__
-        raise ValueError(
-            f"tf_backup needs a parameter-server strategy, but found {given}. Call it inside "
-            "`with strategy.scope():`, where strategy = tf_backup.parameter_server_strategy()."
-        )
-    if runtime.has_variable_partitioner(strategy):
-        raise ValueError(
-            "The strategy has a variable_partitioner, but Keras 3 cannot use the pieces of a "
-            "variable. Make the strategy without it: tf_backup spreads whole variables over the "
-            "parameter servers."
-        )
-    coordinator.of(strategy)
-    policy.check_cluster(runtime.worker_count(strategy))
 
 
 def find(optimizer: Any) -> SyncReplicasWithBackup | None:

@@ -8,11 +8,8 @@ import keras
 import tensorflow as tf
 
 from tf_backup.keras import _internals, fit
-from tf_backup.keras.optimizer import (
-    DEFAULT_STALL_TIMEOUT_S,
-    SyncReplicasWithBackup,
-    check_strategy,
-)
+from tf_backup.keras.optimizer import DEFAULT_STALL_TIMEOUT_S, SyncReplicasWithBackup
+from tf_backup.keras.strategy_check import check_strategy
 
 
 def wrap(

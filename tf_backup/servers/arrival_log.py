@@ -84,9 +84,9 @@ class ArrivalLog:
         Returns:
           The operations.
         """
-        offer = offer or Offer(_UNKNOWN, _UNKNOWN, _UNKNOWN, _UNKNOWN)
-        rows, since = self._rows(before, after, tf.stack(offer), self._state.read_value(), now())
-        return self._put(rows, since)
+        known = _no_offer() if offer is None else tf.stack(offer)
+        rows, state = self._rows(before, after, known, self._state.read_value(), now())
+        return self._put(rows, state)
 
     def note_update(self, before: Tensor, after: Tensor, times: Tensor) -> list[Any]:
         """Add the row of an update, and note that the released workers begin.
@@ -101,25 +101,25 @@ class ArrivalLog:
           The operations.
         """
         at, made = now(), unpacked(before)
-        nothing = tf.stack(Offer(_UNKNOWN, _UNKNOWN, _UNKNOWN, _UNKNOWN))
-        rows, since = self._rows(before, after, nothing, self._state.read_value(), at)
+        rows, state = self._rows(before, after, _no_offer(), self._state.read_value(), at)
         zero = tf.zeros([], tf.int64)
         update = [np.int64(UPDATE), at, times[0], made.step, times[1], times[2], made.run]
-        return self._put(tf.concat([rows, tf.stack([*update, zero, zero])[None]], axis=0), since)
+        return self._put(tf.concat([rows, tf.stack([*update, zero, zero])[None]], axis=0), state)
 
     def read(self) -> tuple[np.ndarray[Any, Any], int]:
         """Take all rows ([n, FIELDS]), and return them with the number dropped so far."""
         rows, dropped = self._read()
         return rows.numpy(), int(dropped)
 
-    def _put(self, rows: Tensor, since: Tensor) -> list[Any]:
+    def _put(self, rows: Tensor, state: Tensor) -> list[Any]:
+        """Add rows, or count them if they do not fit, and write the state."""
         count = tf.shape(rows)[0]
         fits = tf.cast(self._queue.size() + count <= CAPACITY, tf.int32)
         dropped = tf.cast(count * (1 - fits), tf.int64)
-        since = tf.concat([since[:-1], since[-1:] + dropped], axis=0)
+        state = tf.concat([state[:-1], state[-1:] + dropped], axis=0)
         return [
             self._queue.put_many(rows[: count * fits]),
-            self._state.assign(since, read_value=False),
+            self._state.assign(state, read_value=False),
         ]
 
     def _take_all(self) -> tuple[Tensor, Tensor]:
@@ -132,10 +132,14 @@ def now() -> Tensor:
     return tf.cast(tf.timestamp() * 1e6, tf.int64)
 
 
+def _no_offer() -> Tensor:
+    return tf.constant([_UNKNOWN] * len(Offer._fields), tf.int64)
+
+
 @functools.cache
 def _rows(places: int) -> Any:
     """Return the function that compares two ledgers; traced once per number of places."""
-    ledger = tf.TensorSpec([None, places], tf.int64)
+    ledger = tf.TensorSpec([len(protocol.Ledger._fields), places], tf.int64)
     vector = tf.TensorSpec([places + 1], tf.int64)
     specs = [ledger, ledger, tf.TensorSpec([4], tf.int64), vector, tf.TensorSpec([], tf.int64)]
     return tf.function(_compared, input_signature=specs, autograph=False)
