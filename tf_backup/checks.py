@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -41,3 +42,19 @@ def checked_choice(name: str, value: Any, choices: Sequence[str]) -> str:
         known = ", ".join(map(repr, choices))
         raise ValueError(f"{name} is {value!r}; it must be one of {known}.")
     return str(value)
+
+
+def checked_number(name: str, value: Any, *, positive: bool = False) -> float:
+    """Return a finite number that is at least 0, or above 0 if it must be `positive`.
+
+    Raises:
+      TypeError: if `value` is not a number.
+      ValueError: if it is out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, not {value!r} ({type(value).__name__}).")
+    number = float(value)
+    if not (number > 0 if positive else number >= 0) or number == float("inf"):
+        rule = "above 0" if positive else "at least 0"
+        raise ValueError(f"{name} is {number}; it must be {rule} and finite.")
+    return number

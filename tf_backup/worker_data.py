@@ -99,6 +99,7 @@ class WorkerData:
       workers: number of pipelines.
       batches: length of the data set if it is known and finite; None to ask the data set.
       repeat: whether to repeat a data set of known length; False to read it once.
+      seed: seed of the orders that shuffles without a seed draw; None for a random one.
 
     Raises:
       TypeError: if the function does not return a data set.
@@ -113,6 +114,7 @@ class WorkerData:
         batches: int | None = None,
         *,
         repeat: bool = True,
+        seed: int | None = None,
     ) -> None:
         self.workers = workers
         self._repeat = repeat
@@ -139,7 +141,7 @@ class WorkerData:
                 )
         self._graphs = [_serialized(dataset) for dataset in sources]
         self._check_caches()
-        self._random = np.random.default_rng()
+        self._random = np.random.default_rng(seed)
         self._passes = 0  # Number of times that the pipelines have been started.
 
     def _check_caches(self) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from tf_backup.policy import BackupPolicy
 from tf_backup.rules import places, protocol
+from tf_backup.simulation.delays import Exponential
 from tf_backup.simulation.timing import Simulated, simulate
 
 CASES, UPDATES = 75, 10
@@ -141,10 +142,6 @@ def counts_of(simulated: Simulated) -> dict[str, int]:
 # --- Closed forms
 
 
-def exponential(offset: float, mean: float) -> Any:
-    return lambda rng, workers: offset + rng.exponential(mean, len(workers))
-
-
 def constant(*seconds: float) -> Any:
     return lambda rng, workers: np.asarray(seconds)[workers]
 
@@ -152,7 +149,7 @@ def constant(*seconds: float) -> Any:
 def test_without_backups_an_update_takes_as_long_as_the_slowest_worker():
     workers, updates = 20, 3000
     harmonic = sum(1 / k for k in range(1, workers + 1))
-    mine = simulate(exponential(0.5, 2.0), BackupPolicy(workers), updates, update_s=0.25)
+    mine = simulate(Exponential(0.5, 2.0), BackupPolicy(workers), updates, update_s=0.25)
     sigma = 2.0 * math.sqrt(sum(1 / k**2 for k in range(1, workers + 1)) / updates)
     assert mine.seconds_per_update == pytest.approx(0.75 + 2.0 * harmonic, abs=4 * sigma)
     assert (mine.wasted, mine.mean_staleness) == (0.0, 0.0)
@@ -170,7 +167,7 @@ def test_backups_of_workers_without_memory():
         then += old * expected(missing, fresh + 1, old - 1) if old else 0.0
         return (1 + then) / (fresh + old)
 
-    mine = simulate(exponential(1e-9, 1.0), BackupPolicy(16, 4), 4000, warmup=1)
+    mine = simulate(Exponential(0.0, 1.0), BackupPolicy(16, 4), 4000, warmup=1)
     assert mine.seconds_per_update == pytest.approx(expected(16, 16, 4), rel=0.03)
 
 
@@ -192,7 +189,7 @@ def test_one_slow_worker_costs_nothing_with_a_backup():
 
 def test_asynchronous_workers_do_not_wait():
     workers, updates = 8, 10000
-    mine = simulate(exponential(1e-9, 1.0), BackupPolicy.asynchronous(workers), updates)
+    mine = simulate(Exponential(0.0, 1.0), BackupPolicy.asynchronous(workers), updates)
     assert mine.seconds_per_update == pytest.approx(1 / workers, rel=0.05)
     assert mine.mean_staleness == pytest.approx(workers - 1, rel=0.02)
     assert mine.max_staleness == len(mine.staleness) - 1
@@ -207,7 +204,7 @@ def test_asynchronous_updates_take_turns():
 
 
 def test_softsync_averages_gradients_of_any_age():
-    mine = simulate(exponential(1e-9, 1.0), BackupPolicy(4, 12, None), 5000)
+    mine = simulate(Exponential(0.0, 1.0), BackupPolicy(4, 12, None), 5000)
     # Those whose gradients are in do not compute while the others of the four are awaited.
     fill = 1 / 16 + 1 / 15 + 1 / 14 + 1 / 13
     assert mine.seconds_per_update == pytest.approx(fill, rel=0.03)
@@ -228,7 +225,7 @@ def test_warm_up_is_left_out():
 
 def test_same_seed_same_result():
     policy = BackupPolicy(5, 2)
-    runs = [simulate(exponential(0.1, 1.0), policy, 20, seed=seed) for seed in (1, 1, 2)]
+    runs = [simulate(Exponential(0.1, 1.0), policy, 20, seed=seed) for seed in (1, 1, 2)]
     assert runs[0].times.tolist() == runs[1].times.tolist() != runs[2].times.tolist()
 
 

@@ -76,7 +76,8 @@ _SAVERS = {keras.callbacks.BackupAndRestore, keras.callbacks.ModelCheckpoint}
 
 def build(model: Model, element_spec: Any) -> None:
     """Create the variables of model, metrics and optimizer from the spec of a batch."""
-    with strategy_of(model).scope():
+    strategy = strategy_of(model)
+    with contextlib.nullcontext() if strategy is None else strategy.scope():
         try:
             model._symbolic_build(data_batch=element_spec)
         except (RuntimeError, ValueError):  # Since Keras 3.14, a ValueError is not converted.

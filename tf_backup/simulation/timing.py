@@ -23,20 +23,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tf_backup.checks import checked_int
+from tf_backup.checks import checked_int, checked_number
 from tf_backup.policy import BackupPolicy
 from tf_backup.rules.protocol import ANY_STALENESS
-
-Floats = np.ndarray[Any, np.dtype[np.float64]]
-Ints = np.ndarray[Any, np.dtype[np.int64]]
-
-# Draws how long one gradient takes, in seconds, for each of the workers with the given indices.
-Durations = Callable[[np.random.Generator, Ints], Floats]
+from tf_backup.simulation.delays import Durations, Floats, Ints, draw
 
 _BUFFERED = 2**16  # Number of stalenesses that are counted together.
 
@@ -125,43 +119,19 @@ def simulate(
             f"warmup is {warmup}, but only {updates} update(s) are simulated, so that none is left "
             "to measure. Simulate more updates, or lower warmup."
         )
-    progress = _Progress(durations, policy, updates, checked_seconds("update_s", update_s), seed)
+    progress = _Progress(durations, policy, updates, checked_number("update_s", update_s), seed)
     for update in range(updates):
         progress.make(update)
     progress.finish(updates)
     return Simulated(progress.released, progress.counts, progress.staleness.counts(), warmup)
 
 
-def checked_seconds(name: str, value: float) -> float:
-    """Return a time in seconds, at least 0 and finite.
+class _First(NamedTuple):
+    """The N gradients that make an update."""
 
-    Raises:
-      ValueError: if it is not.
-    """
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} is {value}; it must be at least 0 and finite (seconds).")
-    return float(value)
-
-
-def draw(durations: Durations, rng: np.random.Generator, workers: Ints) -> Floats:
-    """Draw a duration for each of the given workers, and check what comes.
-
-    Raises:
-      ValueError: if it is not one positive, finite number per worker.
-    """
-    drawn = np.asarray(durations(rng, workers), np.float64)
-    if drawn.shape != workers.shape:
-        raise ValueError(
-            f"durations returned an array of shape {drawn.shape} for {len(workers)} worker(s); it "
-            f"must be {workers.shape}, one number per worker."
-        )
-    if len(drawn) and not (drawn.min() > 0 and drawn.max() < math.inf):
-        bad = int(np.flatnonzero(~((drawn > 0) & (drawn < math.inf)))[0])
-        raise ValueError(
-            f"durations returned {drawn[bad]} for worker {workers[bad]}; a duration must be "
-            "positive and finite (seconds)."
-        )
-    return drawn
+    full: float  # When the last of them arrives.
+    mask: Any  # [workers] bool, the workers that they are of
+    last: int  # The worker that the last of them is of.
 
 
 class _Progress:
@@ -188,47 +158,46 @@ class _Progress:
 
     def make(self, update: int) -> None:
         """Let workers compute until an update has its N gradients, and make it."""
-        full, chosen = self._fill(update, horizon=math.inf)
-        start = max(full, self.released[update - 1]) if update else full
+        first = self._fill(update, horizon=math.inf)
+        chosen = np.flatnonzero(first.mask)
+        start = max(first.full, self.released[update - 1]) if update else first.full
         self.released[update] = start + self._update_s
-        self.counts.accepted[chosen] += 1
-        self.staleness.add(update - self._steps[chosen])
+        np.add(self.counts.accepted, first.mask, out=self.counts.accepted)
+        if self._bound:
+            self.staleness.add(update - self._steps[chosen])
+        else:
+            self.staleness.add_fresh(self._replicas)
         self._steps[chosen] = update + 1
         self._ends[chosen] = self.released[update] + self._draw(chosen)
 
     def finish(self, updates: int) -> None:
         """Count the gradients that are refused until the last update is released."""
         horizon, update = float(self.released[-1]), updates
-        full, chosen = self._fill(update, horizon)
-        while full <= horizon:  # These updates will not be made.
-            self._steps[chosen] = update + 1
-            self._ends[chosen] = math.inf
+        first = self._fill(update, horizon)
+        while first.full <= horizon:  # These updates will not be made.
+            self._steps[first.mask] = update + 1
+            self._ends[first.mask] = math.inf
             update += 1
-            full, chosen = self._fill(update, horizon)
+            first = self._fill(update, horizon)
 
-    def _fill(self, update: int, horizon: float) -> tuple[float, Ints]:
+    def _fill(self, update: int, horizon: float) -> _First:
         """Let workers compute until an update has its N gradients.
 
         Args:
           update: g, the number of the update.
           horizon: time after which refused gradients are not counted.
-
-        Returns:
-          When it has them, and the workers whose gradients they are.
         """
         old = np.flatnonzero(self._steps < update - self._bound)
         if not len(old):
-            chosen, last = _first(self._ends, self._replicas)
-            return float(self._ends[last]), chosen
+            return _first(self._ends, self._replicas)
         ends = self._ends[old]
         current, begins = self._refusals(update, ends)
         arrivals = self._ends.copy()
         # This holds only for those that are refused before the update is full. The others arrive
         # after that anyway.
         arrivals[old] = begins + self._peek(old)
-        chosen, last = _first(arrivals, self._replicas)
-        full = float(arrivals[last])
-        refused = (ends < full) | ((ends == full) & (old < last))
+        first = _first(arrivals, self._replicas)
+        refused = (ends < first.full) | ((ends == first.full) & (old < first.last))
         refused &= ends <= horizon
         if refused.any():
             old, current = old[refused], current[refused]
@@ -238,7 +207,7 @@ class _Progress:
             self._steps[old] = np.minimum(current + 1, update)
             self._ends[old] = arrivals[old]
             self._next[old] = np.nan
-        return full, chosen
+        return first
 
     def _refusals(self, update: int, ends: Floats) -> tuple[Ints, Floats]:
         """Return the current step when workers are refused at `ends`, and when they continue."""
@@ -259,16 +228,16 @@ class _Progress:
         return draw(self._durations, self._rng, workers)
 
 
-def _first(arrivals: Floats, replicas: int) -> tuple[Ints, int]:
-    """Return the workers whose gradients arrive first, and which of these is the last."""
-    full = np.partition(arrivals, replicas - 1)[replicas - 1]
-    chosen = np.flatnonzero(arrivals <= full)
-    tied = chosen[arrivals[chosen] == full]
-    excess = len(chosen) - replicas
-    if excess:
-        tied, beyond = tied[:-excess], tied[-excess:]
-        chosen = np.setdiff1d(chosen, beyond, assume_unique=True)
-    return chosen, int(tied[-1])
+def _first(arrivals: Floats, replicas: int) -> _First:
+    """Return the N gradients that arrive first; at equal times, those of the first workers."""
+    full = float(np.partition(arrivals, replicas - 1)[replicas - 1])
+    mask = arrivals <= full
+    tied = np.flatnonzero(arrivals == full)
+    if len(tied) > 1:
+        excess = np.count_nonzero(mask) - replicas
+        tied, beyond = np.split(tied, [len(tied) - excess])
+        mask[beyond] = False
+    return _First(full, mask, int(tied[-1]))
 
 
 class _Histogram:
@@ -285,6 +254,10 @@ class _Histogram:
         self._length += len(staleness)
         if self._length >= _BUFFERED:
             self.counts()
+
+    def add_fresh(self, number: int) -> None:
+        """Count some gradients of staleness 0."""
+        self._counts[0] += number
 
     def counts(self) -> Ints:
         """Return [largest + 1] the number of gradients of each staleness."""
