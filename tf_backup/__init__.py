@@ -4,6 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tf_backup.advice.advice import Advice as Advice
+    from tf_backup.advice.recommend import recommend as recommend
     from tf_backup.cluster.local_cluster import LocalCluster as LocalCluster
     from tf_backup.cluster.server import serve as serve
     from tf_backup.cluster.strategy import dismiss as dismiss
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 # Loaded at first use: Keras takes seconds to import, and worker processes do not need it.
 _HOME = {
+    "Advice": "advice.advice",
     "AnotherChief": "errors",
     "BackupPolicy": "policy",
     "ClusterError": "errors",
@@ -47,6 +50,7 @@ _HOME = {
     "dismiss": "cluster.strategy",
     "minimize": "keras.minimize",
     "parameter_server_strategy": "cluster.strategy",
+    "recommend": "advice.recommend",
     "serve": "cluster.server",
     "wrap": "keras.wrap",
 }

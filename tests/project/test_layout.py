@@ -119,6 +119,7 @@ def uses(matches: str) -> set[str]:
 
 def test_public_names() -> None:
     assert tf_backup.__all__ == [
+        "Advice",
         "AnotherChief",
         "BackupPolicy",
         "ClusterError",
@@ -138,6 +139,7 @@ def test_public_names() -> None:
         "dismiss",
         "minimize",
         "parameter_server_strategy",
+        "recommend",
         "serve",
         "wrap",
     ]

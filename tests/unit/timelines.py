@@ -87,7 +87,7 @@ class _Gate:
         seconds = self.durations[worker](self.rng) * self.factor
         lost = self.give_up and self.give_up(self.rng, worker, seconds)
         self.computing.add(worker)
-        gradient = (worker, self.step, self.now, seconds, lost is not None and bool(lost))
+        gradient = (worker, self.step, self.now, seconds, bool(lost))
         self.at(self.now + (lost or seconds), self.arrive, gradient)
 
     def at(self, when, what, *arguments):
@@ -114,7 +114,7 @@ class _Gate:
         if lost:
             self.write(gradient, schema.LOST)
         elif self.open and (bound is None or staleness <= bound):
-            self.queue.append(gradient + (self.now,))
+            self.queue.append((*gradient, self.now))
             if queued + 1 == self.policy.replicas:
                 self.start_update()
             return

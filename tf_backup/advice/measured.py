@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from tf_backup.timeline.schema import Rows, Timeline
 
 WARM_UP = 5  # Rows left out at the start, while workers trace and caches fill.
 _MOST_BEYOND = 0.001  # Share of gradients longer than anything seen that is worth a note.
+_MOST_BEGIN = 2 / 3
+_EVER = 2**62  # us; later than any time.
 _MOST_ABSENT = 0.2  # Share of the rows without a worker that is worth a note.
 
 
@@ -22,8 +25,8 @@ class Measured:
 
     Attributes:
       seconds: [rows, N + b] how long a gradient takes that the worker at each place begins in each
-        row. A row is an update, or several if a worker begins less than one gradient per update.
-      update_s: median time from an update's start to its release, in seconds.
+        row. A row is an update, or several if workers do not begin a gradient in most updates.
+      update_s: median time from an update's N-th gradient to its release, in seconds.
       seconds_per_update: mean time between two updates of a run, in seconds; NaN if there are none.
       updates: number of updates measured, after the warm-up.
       notes: what a reader should know about the data.
@@ -52,7 +55,7 @@ def measure(timeline: Timeline, rng: np.random.Generator) -> Measured:
     Raises:
       ValueError: if there are fewer than two updates, or no gradients.
     """
-    updates = _sorted(timeline.updates, "started")
+    updates = _sorted(timeline.updates, "released")
     if len(updates) < 2:
         raise ValueError(
             f"The timeline has {len(updates)} update(s); at least 2 are needed to know how long "
@@ -65,15 +68,17 @@ def measure(timeline: Timeline, rng: np.random.Generator) -> Measured:
             f"None of the timeline's {len(timeline.contributions)} gradient(s) has a duration, but "
             "advice needs at least one. Give the timeline of a training that made updates."
         )
-    stride = max(1, round(len(updates) * workers / len(rows)))
-    starts = np.concatenate([[-(2**62)], updates["started"][:-1]])[::stride]
+    stride = _stride(rows, len(updates))
+    starts = np.concatenate([[-_EVER], updates["released"][:-1]])[::stride]
     skip = min(WARM_UP, len(starts) // 3)
     table, more = _table(rows, starts[skip:], workers, rng)
+    # Restarted trainings repeat steps.
+    by_step = dataclasses.replace(timeline, updates=_sorted(timeline.updates, "step"))
     updates = updates[skip * stride :]
     return Measured(
         seconds=table,
-        update_s=max(0.0, float(np.median(updates["released"] - updates["started"])) / 1e6),
-        seconds_per_update=_pace(updates),
+        update_s=max(0.0, float(np.median(by_step.update_seconds))),
+        seconds_per_update=_mean_gap(updates),
         updates=len(updates),
         notes=(*notes, *more),
     )
@@ -87,8 +92,8 @@ def _usable(contributions: Rows, workers: int) -> tuple[Rows, list[str]]:
         & (verdict != schema.NONFINITE)
         & (place >= 0)
         & (place < workers)
-        & (contributions["began"] != schema.UNKNOWN)
-        & (contributions["arrived"] != schema.UNKNOWN)
+        & (contributions["began"] > 0)
+        & (contributions["arrived"] > 0)
     ]
     positive = rows["arrived"] > rows["began"]
     notes = []
@@ -99,6 +104,16 @@ def _usable(contributions: Rows, workers: int) -> tuple[Rows, list[str]]:
             "set back explains. They are left out."
         )
     return _sorted(rows[positive], "began"), notes
+
+
+def _stride(rows: Rows, updates: int) -> int:
+    """Return the number of updates in a row.
+
+    One, if most workers begin a gradient in most updates. Otherwise enough for two gradients of
+    each: with fewer, many rows in succession would have the same one, as if slowness lasted.
+    """
+    share = len(rows) / (updates * len(np.unique(rows["place"])))
+    return 1 if share > _MOST_BEGIN else math.ceil(2 / share)
 
 
 def _sorted(rows: Rows, field: str) -> Rows:
@@ -113,7 +128,7 @@ def _table(
     lost = rows["verdict"] == schema.LOST
     seconds = (rows["arrived"] - rows["began"]) / 1e6
     seconds, beyond = complete(seconds, lost, rows["place"], rng)
-    notes = []
+    notes: list[str] = []
     if beyond > _MOST_BEYOND:
         notes.append(
             f"{beyond:.1%} of a worker's gradients were lost after longer than all others took. "
@@ -142,7 +157,7 @@ def _column(
     if not count:
         return rng.choice(everyone, len(starts)), 1.0
     following = np.searchsorted(rows["began"], starts)
-    ends = np.append(starts[1:], 2**62)
+    ends = np.append(starts[1:], _EVER)
     exists = following < count
     after = np.minimum(following, count - 1)
     before = np.maximum(following - 1, 0)
@@ -154,9 +169,9 @@ def _column(
     return column, min(float(np.mean(~there)), 1 - 1e-9)
 
 
-def _pace(updates: Rows) -> float:
+def _mean_gap(updates: Rows) -> float:
     """Return the mean time between two updates of the same run, in seconds."""
-    follows = np.diff(updates["run"]) == 0
+    follows = (np.diff(updates["run"]) == 0) & (np.diff(updates["step"]) == 1)
     gaps = np.diff(updates["released"])[follows]
     return float(gaps.mean()) / 1e6 if len(gaps) else float("nan")
 
@@ -164,6 +179,6 @@ def _pace(updates: Rows) -> float:
 def _places(chosen: Any) -> str:
     """Return the places of a mask as text; empty if there are none."""
     places = np.flatnonzero(chosen).tolist()
-    return ("worker " if len(places) == 1 else "workers ") * bool(places) + ", ".join(
-        map(str, places)
-    )
+    if not places:
+        return ""
+    return f"worker{'s' * (len(places) > 1)} {', '.join(map(str, places))}"

@@ -11,8 +11,8 @@ import numpy as np
 
 from tf_backup.advice.advice import Advice, Split
 from tf_backup.advice.measured import Measured, measure
-from tf_backup.advice.replay import order_statistics, replay
-from tf_backup.advice.resampling import fastest, interval, resample
+from tf_backup.advice.replay import Replayed, order_statistics, replay
+from tf_backup.advice.resampling import Blocks, fastest, interval
 from tf_backup.advice.survival import Floats
 from tf_backup.timeline.schema import Settings, Timeline
 
@@ -66,14 +66,15 @@ def recommend(
             f"level is {level}; it must be between 0 and 1, exclusive. Use 0.9 for an interval "
             "that holds the true gain nine times out of ten."
         )
-    timeline = _timeline(source)
+    timeline, read_notes = _timeline(source)
     settings = timeline.settings
     needed = _needed(updates, settings.workers)
     rng = np.random.default_rng(seed)
     measured = measure(timeline, rng)
     replayed = replay(measured.seconds, measured.update_s)
-    times = replayed.seconds.mean(axis=0)  # [splits]
-    resampled = resample(replayed.seconds, rng) * needed  # [resamples, splits]
+    blocks = Blocks.of(replayed.seconds, _run_times(settings, measured, replayed))
+    times = blocks.mean()  # [splits]
+    resampled = blocks.resample(rng) * needed  # [resamples, splits]
     best = int(fastest(times * needed))
     wins = np.bincount(fastest(resampled), minlength=settings.workers) / len(resampled)
     splits = _splits(settings, measured, times, replayed.begun, needed, wins)
@@ -96,14 +97,14 @@ def recommend(
         updates=measured.updates,
         update_s=measured.update_s,
         measured_s=measured.seconds_per_update,
-        notes=tuple(_notes(settings, measured, splits, best)),
+        notes=(*read_notes, *_notes(settings, measured, splits, best)),
     )
 
 
-def _timeline(source: Timeline | str | os.PathLike[str]) -> Timeline:
-    """Return a timeline, read from its folder if need be."""
+def _timeline(source: Timeline | str | os.PathLike[str]) -> tuple[Timeline, tuple[str, ...]]:
+    """Return a timeline, and if it was read from a folder, what the reader noted."""
     if isinstance(source, Timeline):
-        return source
+        return source, ()
     if not isinstance(source, str | os.PathLike):
         raise TypeError(
             f"source must be a Timeline or the path of a folder of logs, not {source!r} "
@@ -111,7 +112,17 @@ def _timeline(source: Timeline | str | os.PathLike[str]) -> Timeline:
         )
     from tf_backup.timeline import parquet
 
-    return parquet.read(source)
+    timeline = parquet.read(source)
+    return timeline, timeline.notes
+
+
+def _run_times(settings: Settings, measured: Measured, replayed: Replayed) -> Floats:
+    """Return [blocks, length] the time of each step with the run's own settings, up to a factor."""
+    if settings.max_staleness == 0:
+        return replayed.seconds[:, :, settings.replicas - 1]
+    # In asynchronous training, nobody waits for others, and the workers' rates add up.
+    rates: Floats = (1 / measured.seconds[replayed.rows]).sum(axis=-1)
+    return 1 / rates
 
 
 def _needed(updates: Updates | None, workers: int) -> Floats:

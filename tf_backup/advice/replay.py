@@ -19,7 +19,7 @@ import math
 
 import numpy as np
 
-from tf_backup.advice.survival import Floats
+from tf_backup.advice.survival import Floats, Ints
 
 _MOST_WORK = 6e7  # Gradients to replay in all: some seconds. Longer timelines are thinned.
 _LONGEST_RUN_UP = 200
@@ -30,10 +30,12 @@ class Replayed:
     """Result of a replay. Column s is the split with N = s + 1.
 
     Attributes:
-      seconds: [blocks, splits] mean time between updates in each block of successive rows.
+      rows: [blocks, length] the rows that were replayed: blocks of successive ones.
+      seconds: [blocks, length, splits] time from each row's start to the next one's.
       begun: [splits] mean number of gradients begun for an update.
     """
 
+    rows: Ints
     seconds: Floats
     begun: Floats
 
@@ -52,23 +54,23 @@ def replay(seconds: Floats, update_s: float) -> Replayed:
     length, run_up = _lengths(seconds)
     most = int(_MOST_WORK / (workers * workers * (length + run_up)))
     blocks = max(1, min(rows // length, max(most, 20)))
-    first = np.linspace(0, rows - length, blocks).astype(int)  # [blocks]
+    first = np.linspace(0, rows - length, blocks).astype(np.int64)  # [blocks]
     splits = np.arange(workers)
     now = np.zeros([blocks, workers])  # [blocks, splits] when the step begins
     free = np.zeros([blocks, workers, workers])  # [blocks, splits, workers] when each is free
-    began, begun = now, np.zeros([workers])
+    taken, begun = np.empty([blocks, length, workers]), np.zeros([workers])
     for row in range(-run_up, length):
-        if row == 0:
-            began = now
         begin = np.maximum(free, now[:, :, None])
         arrive = begin + seconds[(first + row) % rows][:, None, :]
         full = np.sort(arrive, axis=-1)[:, splits, splits]
         begins = begin <= full[:, :, None]
         free = np.where(begins, arrive, free)
-        now = full + update_s
         if row >= 0:
+            taken[:, row] = full + update_s - now
             begun += begins.sum(axis=(0, 2))
-    return Replayed((now - began) / length, begun / (length * blocks))
+        now = full + update_s
+    replayed = first[:, None] + np.arange(length)
+    return Replayed(replayed, taken, begun / (length * blocks))
 
 
 def order_statistics(seconds: Floats) -> Floats:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
+Ints = np.ndarray[Any, np.dtype[np.integer[Any]]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 
@@ -34,7 +35,8 @@ class Survival:
         """Return the estimate from durations, of which some are those of lost gradients."""
         order = np.lexsort((lost, seconds))  # At equal times, those that arrived come first.
         at_risk = len(seconds) - np.arange(len(seconds))
-        return cls(seconds[order], np.cumprod(1.0 - ~lost[order] / at_risk))
+        share = np.cumprod(1.0 - ~lost[order] / at_risk, dtype=np.float64)
+        return cls(seconds[order], share)
 
     @property
     def beyond(self) -> float:
@@ -57,7 +59,7 @@ ENOUGH = 30  # Arrived gradients of one worker that make an estimate of its own.
 
 
 def complete(
-    seconds: Floats, lost: Bools, workers: Floats, rng: np.random.Generator
+    seconds: Floats, lost: Bools, workers: Ints, rng: np.random.Generator
 ) -> tuple[Floats, float]:
     """Replace the durations of lost gradients by draws of how long they would have taken.
 
