@@ -2,7 +2,7 @@
 
 Reading: `chosen_session.py` reads a timeline, and `recording.py` adds what all parts need.
 Numbers: `arrivals_by_rank.py`, `work_shares.py`, `speed_over_time.py`, `worker_scores.py`,
-`incidents.py`, `slowdowns.py` (what-if), `windows.py` (updates to show from close by).
+`incidents.py`, `slowdowns.py` (what-if), `shown_updates.py`.
 Pictures: `drawing.py` (style, SVG), `pictures_of_updates.py`, `pictures_of_workers.py`.
 Page: `sections.py`, `sections_of_workers.py` and `advised_splits.py` say it in words,
 `html_blocks.py` and `page.py` make HTML of that, with the style in `page.css`. `amounts.py` writes

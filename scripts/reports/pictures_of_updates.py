@@ -13,8 +13,8 @@ from scripts.reports.amounts import count, number, percent, seconds, unit_for
 from scripts.reports.arrivals_by_rank import ArrivalsByRank
 from scripts.reports.drawing import INK, LOOKS, Picture, canvas, legend
 from scripts.reports.recording import Recording
+from scripts.reports.shown_updates import Window
 from scripts.reports.speed_over_time import SpeedOverTime
-from scripts.reports.windows import Window
 from tf_backup.timeline.schema import VERDICTS
 
 MOST_ROWS = 32  # Workers in a picture.

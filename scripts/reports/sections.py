@@ -7,7 +7,7 @@ import html
 
 import numpy as np
 
-from scripts.reports import pictures_of_updates, windows
+from scripts.reports import pictures_of_updates, shown_updates
 from scripts.reports.amounts import NOTHING, count, number, percent, seconds
 from scripts.reports.arrivals_by_rank import ArrivalsByRank
 from scripts.reports.html_blocks import Section, facts, table
@@ -154,13 +154,13 @@ def closely(recording: Recording) -> Section:
     pictures = [
         pictures_of_updates.close_by(
             recording,
-            windows.usual(recording),
+            shown_updates.usual(recording),
             "usual-updates",
             "Usual updates",
             "Updates that took about as long as most others",
         )
     ]
-    slow = windows.slowest(recording)
+    slow = shown_updates.slowest(recording)
     if slow is not None:
         pictures.append(
             pictures_of_updates.close_by(

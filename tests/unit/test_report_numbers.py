@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from scripts.reports import amounts, windows
+from scripts.reports import amounts, shown_updates
 from scripts.reports.arrivals_by_rank import ArrivalsByRank
 from scripts.reports.incidents import Incident, incidents
 from scripts.reports.recording import Recording, Run, ranks
@@ -154,7 +154,7 @@ def test_speed_is_per_second_of_training() -> None:
 def test_windows_show_usual_updates_and_the_slowest() -> None:
     timeline = trained(lambda worker, n: 9.0 if n == 12 else 1.0, 2, updates=30)
     recording = Recording(timeline)
-    usual, slowest = windows.usual(recording), windows.slowest(recording)
+    usual, slowest = shown_updates.usual(recording), shown_updates.slowest(recording)
     assert usual.last - usual.first == 5
     assert usual.end - usual.begin == pytest.approx(6.0)
     assert slowest is not None
@@ -165,8 +165,8 @@ def test_windows_show_usual_updates_and_the_slowest() -> None:
 def test_one_update_is_enough() -> None:
     recording = Recording(trained(lambda worker, n: 1.0, 1, updates=1))
     assert ArrivalsByRank.of(recording).steps == 0
-    assert windows.usual(recording)[2:] == (0.0, 1.0)
-    assert windows.slowest(recording) is None
+    assert shown_updates.usual(recording)[2:] == (0.0, 1.0)
+    assert shown_updates.slowest(recording) is None
     assert slowdowns(recording) is None
 
 
