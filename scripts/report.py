@@ -84,8 +84,9 @@ def report(log_dir: str, out: pathlib.Path) -> None:
         if FLAGS.trace:
             path = out.with_name("trace.json")
             count = trace_events.write(path, recording, FLAGS.trace_updates or None)
-            of = "" if count == len(recording.updates) else f" last of {len(recording.updates):,}"
-            print(f"{path}: {count:,}{of} updates; open it in ui.perfetto.dev")
+            made = len(recording.updates)
+            which = f"{made:,}" if count == made else f"the last {count:,} of {made:,}"
+            print(f"{path}: {which} updates; open it in ui.perfetto.dev")
 
 
 def main(argv: Sequence[str]) -> None:
