@@ -33,7 +33,7 @@ def distribution(arrivals: ArrivalsByRank) -> Picture:
     median = arrivals.quantile(0.5)
     shows = (
         f"Of {count(arrivals.steps, 'step')}, the share whose k-th gradient had arrived after some "
-        f"time. Half of the steps had their first gradient after {seconds(median[0])}, and all "
+        f"time. Half of the steps had their first gradient after {seconds(median[0])}, and the "
         f"{replicas} that the update needs after {seconds(median[replicas - 1])}. "
         f"The longest time was {seconds(worst)}"
         + (", beyond the right edge. " if worst > 1.05 * limit else ". ")
@@ -184,12 +184,12 @@ def _bars(axes: Any, recording: Recording, window: Window, rows: Any, unit_s: fl
 def speed(found: SpeedOverTime) -> Picture:
     """Draw the gradients per second over time."""
     unit = unit_for(float(found.edges[-1]))
-    mean = float(np.nanmean(found.used))
-    slowest = int(np.nanargmin(found.used))
+    mean = float(found.used.mean())
+    slowest = int(found.used.argmin())
     at = (found.edges[slowest] + found.edges[slowest + 1]) / 2
     shows = (
-        f"Gradients per second over time, in {count(len(found.used), 'interval')} of "
-        f"{seconds(found.edges[1] - found.edges[0])}. On average {number(mean)} per second were "
+        "Gradients per second, without pauses between epochs, in "
+        f"{count(len(found.used), 'interval')} of {seconds(found.edges[1] - found.edges[0])}. On average {number(mean)} per second were "
         f"used; the fewest, {number(found.used[slowest])}, around {seconds(float(at))}. The gap "
         "between the lines is work that no update used."
     )
@@ -203,9 +203,9 @@ def speed(found: SpeedOverTime) -> Picture:
             drawn.axes.stairs(
                 values, edges, baseline=None, color=color, lw=width, ls=dashes, label=label
             )
-        drawn.axes.set_ylim(0, 1.08 * max(np.nanmax(found.computed), np.nanmax(found.used), 1e-9))
+        drawn.axes.set_ylim(0, 1.08 * max(found.computed.max(), 1e-9))
         drawn.axes.set_xlim(0, edges[-1])
-        drawn.axes.set_xlabel(f"time since the start ({unit.name})")
+        drawn.axes.set_xlabel(f"time spent training ({unit.name})")
         drawn.axes.set_ylabel("gradients per second")
         legend(drawn.axes, columns=2)
     return Picture("speed-over-time", title, shows, drawn.svg)

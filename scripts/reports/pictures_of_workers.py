@@ -137,7 +137,7 @@ def what_if(found: Slowdowns) -> Picture:
         )
         for row, gain in enumerate(gains):
             drawn.axes.annotate(
-                f"{gain:.1f} %",
+                f"{max(gain, 0):.1f} %",
                 (max(gain, 0), row),
                 (4, 0),
                 textcoords="offset points",

@@ -108,8 +108,13 @@ def slowdowns(recording: Recording) -> Slowdowns | None:
 
 
 def _series(recording: Recording) -> dict[int, Floats]:
-    """Return what to replay: the durations of the N + b workers that computed most."""
-    computed = np.flatnonzero(recording.computed)
+    """Return what to replay: the durations of the N + b workers that computed most.
+
+    As in `Slowdowns.recorded`, the first step of each run is left out: workers start in it.
+    """
+    of = recording.computed_for
+    starting = (of >= 0) & np.isnan(recording.starts[of])
+    computed = np.flatnonzero(recording.computed & ~starting)
     counts = np.bincount(recording.worker_of[computed], minlength=len(recording.workers))
     most = np.argsort(-counts, kind="stable")[: recording.settings.workers]
     series = {}

@@ -1,4 +1,4 @@
-"""Gradients per second, over the time of a training."""
+"""Gradients per second, over the time spent training."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from tf_backup.timeline.schema import ACCEPTED
 
 _MOST = 120  # Intervals in a picture.
 _UPDATES = 20  # At least so many updates in an interval, on average.
-_LEAST = 0.25  # A rate over a smaller part of an interval says little.
 
 
 @dataclasses.dataclass(frozen=True)
 class SpeedOverTime:
-    """Rates in equal intervals, without the time of pauses between runs.
+    """Rates in equal intervals of the time spent training: pauses between runs are cut out.
 
     Attributes:
-      edges: [intervals + 1] seconds since the first event.
-      computed: [intervals] gradients that arrived per second; NaN in a pause between runs.
-      used: [intervals] those of them that an update used, per second; NaN in a pause.
+      edges: [intervals + 1] seconds of training.
+      computed: [intervals] gradients that arrived per second.
+      used: [intervals] those of them that an update used, per second.
     """
 
     edges: Floats
@@ -32,17 +31,18 @@ class SpeedOverTime:
     def of(cls, recording: Recording) -> SpeedOverTime:
         """Return the rates in a recording."""
         intervals = int(np.clip(len(recording.updates) // _UPDATES, 1, _MOST))
-        end = recording.runs[-1].end
-        edges = np.linspace(0.0, end if end > 0 else 1e-6, intervals + 1)
-        width = edges[1] - edges[0]
-        verdict = recording.contributions["verdict"]
-        arrived, _ = np.histogram(recording.arrived[recording.computed], edges)
-        used, _ = np.histogram(recording.arrived[verdict == ACCEPTED], edges)
-        active = np.zeros(intervals)  # Seconds of each interval in which updates were made.
-        for run in recording.runs:
-            within = np.minimum(edges[1:], run.end) - np.maximum(edges[:-1], run.begin)
-            active += np.maximum(within, 0.0)
-        known = active > _LEAST * width
-        seconds = np.where(known, active, 1.0)
-        rates = [np.where(known, counts / seconds, np.nan) for counts in (arrived, used)]
-        return cls(edges, *rates)
+        edges = np.linspace(0.0, max(recording.seconds, 1e-6), intervals + 1)
+        arrived = _without_pauses(recording, recording.arrived)
+        used = recording.contributions["verdict"] == ACCEPTED
+        counts = [np.histogram(arrived[kind], edges)[0] for kind in (recording.computed, used)]
+        return cls(edges, *(each / edges[1] for each in counts))
+
+
+def _without_pauses(recording: Recording, times: Floats) -> Floats:
+    """Return how much of the training was over at each of some times, in seconds."""
+    known, elapsed, total = [], [], 0.0
+    for run in recording.runs:
+        known += [run.begin, run.end]
+        elapsed += [total, total + run.end - run.begin]
+        total = elapsed[-1]
+    return np.interp(times, np.maximum.accumulate(known), elapsed)
