@@ -47,7 +47,11 @@ _STYLE = {
     "svg.fonttype": "none",
 }
 _METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-_ALONE = "<style>svg{color:#1b1f24}@media (prefers-color-scheme:dark){svg{color:#e6e6e6}}</style>"
+# For a picture in a file of its own.
+_ALONE = (
+    "<style>svg{color:#1b1f24;color-scheme:light dark}"
+    "@media (prefers-color-scheme:dark){svg{color:#e6e6e6}}</style>"
+)
 
 
 class Look(NamedTuple):

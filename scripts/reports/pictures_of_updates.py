@@ -189,9 +189,9 @@ def speed(found: SpeedOverTime) -> Picture:
     at = (found.edges[slowest] + found.edges[slowest + 1]) / 2
     shows = (
         "Gradients per second, without pauses between epochs, in "
-        f"{count(len(found.used), 'interval')} of {seconds(found.edges[1] - found.edges[0])}. On average {number(mean)} per second were "
-        f"used; the fewest, {number(found.used[slowest])}, around {seconds(float(at))}. The gap "
-        "between the lines is work that no update used."
+        f"{count(len(found.used), 'interval')} of {seconds(float(found.edges[1]))}. On average "
+        f"{number(mean)} per second were used; the fewest, {number(found.used[slowest])}, around "
+        f"{seconds(float(at))}. The gap between the lines is work that no update used."
     )
     title = "Gradients per second"
     with canvas("speed-over-time", title, shows) as drawn:

@@ -242,7 +242,7 @@ def test_what_has_no_records_is_refused(
 
 def report(*args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "scripts/report.py", *args]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
 
 
 def test_the_command_writes_page_pictures_and_trace(tmp_path: pathlib.Path) -> None:
