@@ -21,10 +21,13 @@ class BackupPolicy:
       max_staleness: the largest staleness of a gradient that is used. 0 is synchronous SGD with
         backup workers. None is no bound: asynchronous SGD with N = 1, also known as softsync
         with N > 1.
+      least_replicas: the smallest number of gradients that an update may be made of while fewer
+        than N workers are alive; None for N.
 
     Raises:
       TypeError: if an argument is not an int.
-      ValueError: if an argument is out of range.
+      ValueError: if an argument is out of range, or if `least_replicas` is below N although
+        `max_staleness` is not 0.
 
     Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 1 and 2
     (asynchronous), 3 and 4 (synchronous).
@@ -33,12 +36,24 @@ class BackupPolicy:
     replicas: int
     backups: int = 0
     max_staleness: int | None = 0
+    least_replicas: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("replicas", 1), ("backups", 0), ("max_staleness", 0)):
-            value = getattr(self, name)
-            if name != "max_staleness" or value is not None:
-                object.__setattr__(self, name, checked_int(name, value, least))
+        for name, least in (("replicas", 1), ("backups", 0)):
+            object.__setattr__(self, name, checked_int(name, getattr(self, name), least))
+        for name, least in (("max_staleness", 0), ("least_replicas", 1)):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, checked_int(name, getattr(self, name), least))
+        if self.least > self.replicas:
+            raise ValueError(
+                f"least_replicas is {self.least}; it must be at most replicas ({self.replicas})."
+            )
+        if self.least < self.replicas and self.max_staleness != 0:
+            raise ValueError(
+                f"least_replicas is {self.least}, below replicas ({self.replicas}), but "
+                f"max_staleness is {self.max_staleness}: only synchronous updates "
+                "(max_staleness=0) can be made of fewer gradients."
+            )
 
     @classmethod
     def asynchronous(cls, workers: int, max_staleness: int | None = None) -> BackupPolicy:
@@ -46,6 +61,11 @@ class BackupPolicy:
         return cls(
             replicas=1, backups=checked_int("workers", workers) - 1, max_staleness=max_staleness
         )
+
+    @property
+    def least(self) -> int:
+        """The smallest number of gradients that an update may be made of."""
+        return self.replicas if self.least_replicas is None else self.least_replicas
 
     @property
     def workers(self) -> int:

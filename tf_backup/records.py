@@ -167,9 +167,9 @@ class Books:
 
     def __init__(self, policy: BackupPolicy, ledger: Callable[[], protocol.Ledger]) -> None:
         self._ledger = ledger
-        self._replicas = policy.replicas
         self._staleness: list[Counter[int]] = [Counter() for _ in range(policy.workers)]
-        self._counted = 0
+        self._counted = 0  # Accepted gradients whose staleness is counted,
+        self._waiting = 0  # and those whose reports are noted and not counted yet.
         self._noted: deque[tuple[Sequence[int], Sequence[int]]] = deque()
         self._change = threading.Condition()
 
@@ -178,20 +178,23 @@ class Books:
         if report.step >= 0:
             with self._change:
                 self._noted.append((report.places, report.staleness))
+                self._waiting += len(report.places)
                 self._change.notify_all()
 
     def read(self) -> Contributions:
         """Return the counts. Any thread may call this."""
         with self._change:
             ledger = self._ledger()
-            made = int(ledger.accepted.sum()) // self._replicas
+            accepted = int(ledger.accepted.sum())
             self._change.wait_for(
-                lambda: self._counted + len(self._noted) >= made, _REPORT_TIMEOUT_S
+                lambda: self._counted + self._waiting >= accepted, _REPORT_TIMEOUT_S
             )
-            while self._counted < made and self._noted:
-                for place, age in zip(*self._noted.popleft(), strict=True):
+            while self._counted < accepted and self._noted:
+                places, staleness = self._noted.popleft()
+                for place, age in zip(places, staleness, strict=True):
                     self._staleness[int(place)][int(age)] += 1
-                self._counted += 1
+                self._counted += len(places)
+                self._waiting -= len(places)
             return Contributions.from_ledger(ledger, self._staleness)
 
 

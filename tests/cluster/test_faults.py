@@ -36,13 +36,18 @@ def run(timeout_s: float = 240.0, **plan: Any) -> tuple[dict[str, Any], str]:
     return result, err
 
 
-def check_accounts(result: dict[str, Any], replicas: int) -> None:
+def check_accounts(result: dict[str, Any], replicas: int, shrinks: bool = False) -> None:
     assert result["error"] is None, result
     for counts in [result["total"], *result["workers"]]:
         assert counts["computed"] == sum(
             counts[name] for name in ("accepted", "late", "stale", "duplicate", "lost")
         )
-    assert result["total"]["accepted"] == replicas * result["iterations"]
+    assert result["total"]["accepted"] == sum(size * count for size, count in result["sizes"])
+    assert sum(count for _, count in result["sizes"]) == result["iterations"]
+    # The timeline has a row for every gradient, with the same verdict.
+    assert result["timeline"] == {**result["total"], "nonfinite": 0}
+    if not shrinks:
+        assert result["sizes"] == [[replicas, result["iterations"]]]
 
 
 def test_workers_die_and_come_back_in_any_order() -> None:
@@ -80,6 +85,32 @@ def test_a_frozen_worker_holds_nobody_up_and_contributes_again() -> None:
     frozen = result["workers"][1]
     assert frozen["lost"] >= 1
     assert frozen["accepted"] > 30
+
+
+@pytest.mark.parametrize("ps", [1, 2])
+def test_updates_are_made_of_fewer_gradients_while_workers_are_missing(ps: int) -> None:
+    """N = 3 of three: one dies, then a second; both come back, one after the other."""
+    result, log = run(
+        workers=3,
+        ps=ps,
+        replicas=3,
+        on_shortage="shrink",
+        faults=[
+            [20, "kill", "worker", 2],
+            [60, "freeze", "worker", 1],
+            [120, "thaw", "worker", 1],
+            [120, "start", "worker", 2],
+        ],
+        finish=True,
+        updates=200,
+    )
+    check_accounts(result, replicas=3, shrinks=True)
+    sizes = [size for size, _ in result["sizes"]]
+    assert sizes in ([3, 2, 1, 2, 3], [3, 2, 1, 3]), result["sizes"]
+    assert "on, an update is the mean of 2 gradients instead of 3" in log
+    assert "on, an update is the mean of 3 gradients instead of" in log
+    assert result["pause_s"] < LEASE_S + 3.0
+    assert result["loss"] < 0.5
 
 
 def test_a_frozen_worker_that_is_needed_is_named_and_waited_for() -> None:

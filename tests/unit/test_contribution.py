@@ -59,7 +59,7 @@ def totals(contribution: Contribution, workers: Sequence[Results | None]) -> lis
         parts = [contribution.part(buffers, ps) for buffers in sent]
         for part in parts:
             assert_fits(part, contribution.specs(ps))
-        found.update(contribution.combine(parts, ps))
+        found.update(contribution.combine(parts, ps, len(workers)))
     return contribution.totals(found)
 
 
@@ -122,7 +122,7 @@ def results_of(worker: int) -> Results:
 
 def test_round_trip():
     workers = [results_of(worker) for worker in range(3)]
-    contribution = Contribution(OBJECTIVE, workers[0], replicas=3)
+    contribution = Contribution(OBJECTIVE, workers[0])
     assert contribution.servers == [0, 1]
     found = totals(contribution, workers)
     assert len(found) == 7 + 3 + 4 + 2
@@ -154,7 +154,7 @@ def test_round_trip():
 
 def test_order_of_workers_does_not_matter():
     workers = [results_of(worker) for worker in range(3)]
-    contribution = Contribution(OBJECTIVE, workers[0], replicas=3)
+    contribution = Contribution(OBJECTIVE, workers[0])
     these, those = totals(contribution, workers), totals(contribution, workers[::-1])
     for one, other in zip(these, those, strict=True):
         if isinstance(one, tf.IndexedSlices):
@@ -170,8 +170,8 @@ def test_it_is_made_from_a_traced_computations_outputs():
         return results_of(1)
 
     concrete = tf.function(compute, autograph=False).get_concrete_function(read)
-    traced = Contribution(OBJECTIVE, concrete.structured_outputs, replicas=3)
-    plain = Contribution(OBJECTIVE, results_of(1), replicas=3)
+    traced = Contribution(OBJECTIVE, concrete.structured_outputs)
+    plain = Contribution(OBJECTIVE, results_of(1))
     assert traced.servers == plain.servers
     for ps in plain.servers:
         assert traced.specs(ps) == plain.specs(ps)
@@ -186,7 +186,7 @@ def test_it_is_made_from_a_traced_computations_outputs():
 
 
 def test_nothing_fits_what_servers_expect():
-    contribution = Contribution(OBJECTIVE, results_of(1), replicas=3)
+    contribution = Contribution(OBJECTIVE, results_of(1))
     nothing = contribution.nothing()
     specs = [spec for ps in contribution.servers for spec in contribution.specs(ps)]
     assert_fits(nothing, specs)
@@ -196,7 +196,7 @@ def test_nothing_fits_what_servers_expect():
 
 
 def test_nothing_and_buffers_are_two_branches_of_one_condition():
-    contribution = Contribution(OBJECTIVE, results_of(1), replicas=3)
+    contribution = Contribution(OBJECTIVE, results_of(1))
 
     @tf.function(autograph=False)
     def branch(has_data: Tensor) -> list[Tensor]:
@@ -211,12 +211,26 @@ def test_nothing_and_buffers_are_two_branches_of_one_condition():
 
 
 def test_nothing_adds_nothing():
-    contribution = Contribution(OBJECTIVE, results_of(1), replicas=3)
+    contribution = Contribution(OBJECTIVE, results_of(1))
     found = totals(contribution, [results_of(1), None, None])
     equal(found[0], [[1.0, 1.0 / np.float32(3)], [2.0 / np.float32(3), 1.0]])
     equal(dense(found[1]), [[0.0, 0.0], [1.0, 2.0], [0.0, 0.0], [1.0, 1.0]])
     assert sorted(found[1].indices.numpy()) == [1, 3]
     equal(found[10], 3.25)
+
+
+def test_fewer_gradients_than_n_are_divided_by_their_number():
+    contribution = Contribution(OBJECTIVE, results_of(1))
+    workers = [results_of(1), results_of(2), None, None]  # The chief has zeros for those missing.
+    sent = [contribution.nothing() if w is None else contribution.buffers(w) for w in workers]
+    for ps in contribution.servers:
+        parts = [contribution.part(buffers, ps) for buffers in sent]
+        few = contribution.combine(parts, ps, tf.constant(2))
+        for target, expected in contribution.combine(parts[:2], ps, 2).items():
+            if isinstance(expected, tf.IndexedSlices):
+                equal(dense(few[target]), dense(expected))
+            else:
+                equal(few[target], expected)
 
 
 # ---- One thing at a time ----------------------------------------------------------------------
@@ -229,7 +243,7 @@ def test_sums_of_counts_are_exact(replicas: int):
     workers = [
         Results([], [], [tf.constant(float(n)), tf.constant([n, -n], tf.int64)]) for n in counts
     ]
-    single, whole = totals(Contribution(told, workers[0], replicas), workers)
+    single, whole = totals(Contribution(told, workers[0]), workers)
     assert float(single) == sum(counts)
     assert whole.numpy().tolist() == [sum(counts), -sum(counts)]
 
@@ -239,7 +253,7 @@ def test_integer_state_that_all_workers_move_alike_moves_so(dtype: tf.DType):
     told = objective(state=[variable(1, [3], dtype)])
     moves = [[1, -1, 7]] * 3
     workers = [Results([], [tf.constant(move, dtype)], []) for move in moves]
-    (mean,) = totals(Contribution(told, workers[0], 3), workers)
+    (mean,) = totals(Contribution(told, workers[0]), workers)
     assert mean.dtype == dtype
     assert mean.numpy().tolist() == [1, -1, 7]
 
@@ -247,7 +261,7 @@ def test_integer_state_that_all_workers_move_alike_moves_so(dtype: tf.DType):
 def test_reports_go_to_the_gates_server_alone():
     told = objective(trainable=[variable(2, [2])])
     workers = [Results([tf.constant([1.0, 2.0])], [], [], [tf.constant(k)]) for k in (1.0, 2.0)]
-    contribution = Contribution(told, workers[0], 2)
+    contribution = Contribution(told, workers[0])
     assert contribution.servers == [GATE_SERVER, 2]
     assert contribution.specs(GATE_SERVER) == [tf.TensorSpec([1], tf.float32)]
     gradient, report = totals(contribution, workers)
@@ -258,7 +272,7 @@ def test_reports_go_to_the_gates_server_alone():
 def test_a_server_that_gets_a_tables_gradient_only():
     told = objective(trainable=[variable(0, [2]), variable(1, [4, 2])])
     results = Results([tf.constant([1.0, 2.0]), slices([2], [[4.0, 6.0]], [4, 2])], [], [])
-    contribution = Contribution(told, results, 2)
+    contribution = Contribution(told, results)
     assert contribution.servers == [0, 1]
     assert contribution.specs(1) == [
         tf.TensorSpec([None], tf.int64),
@@ -270,7 +284,7 @@ def test_a_server_that_gets_a_tables_gradient_only():
 
 def test_a_server_that_gets_nothing():
     told = objective(trainable=[variable(1, [2]), variable(3, [1])])
-    contribution = Contribution(told, Results([tf.constant([1.0, 2.0]), None], [], []), 2)
+    contribution = Contribution(told, Results([tf.constant([1.0, 2.0]), None], [], []))
     assert contribution.servers == [1]
     assert contribution.specs(0) == contribution.specs(3) == []
     assert contribution.part(contribution.nothing(), 0) == []
@@ -280,7 +294,7 @@ def test_a_server_that_gets_nothing():
 def test_nothing_at_all_travels():
     told = objective(trainable=[variable(0, [2])], sums=[variable(1)])
     results = Results([None], [], [None])
-    contribution = Contribution(told, results, 2)
+    contribution = Contribution(told, results)
     assert contribution.servers == []
     assert contribution.buffers(results) == contribution.nothing() == []
     assert totals(contribution, [results, results]) == [None, None]
@@ -297,7 +311,7 @@ def test_dense_results_of_one_server_and_dtype_travel_as_one():
         [tf.zeros([4])],
         [tf.zeros([]), tf.constant(0)],
     )
-    contribution = Contribution(told, results, 2)
+    contribution = Contribution(told, results)
     assert [spec.shape.as_list() for spec in contribution.specs(0)] == [[10], [1]]
     assert [spec.shape.as_list() for spec in contribution.specs(1)] == [[2]]
 
@@ -306,7 +320,7 @@ def test_slices_are_sent_as_the_variable_has_them():
     told = objective(trainable=[variable(0, [4, 2], tf.float64)])
     gradient = tf.IndexedSlices(tf.ones([1, 2]), tf.constant([3], tf.int32))
     results = Results([gradient], [], [])
-    contribution = Contribution(told, results, 1)
+    contribution = Contribution(told, results)
     ids, rows = contribution.buffers(results)
     assert (ids.dtype, rows.dtype) == (tf.int64, tf.float64)
     (mean,) = totals(contribution, [results])

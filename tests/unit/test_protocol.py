@@ -138,7 +138,8 @@ def check_books(ledger: Ledger) -> None:
 
 def test_a_new_ledger_is_closed_and_empty():
     gate = Gate(3, 2, open_it=False)
-    assert all(not np.any(value) for value in gate.ledger)
+    assert gate.ledger.replicas == 1
+    assert all(not np.any(value) for value in gate.ledger._replace(replicas=np.int64(0)))
     assert all(np.asarray(value).dtype == np.int64 for value in gate.ledger)
     assert gate.ledger.status.tolist() == [ABSENT] * 3
     assert not gate.complete
@@ -876,3 +877,52 @@ def test_what_is_queued_counts_as_data_until_it_is_used():
     assert gate.complete
     assert gate.advance() == [WAIT, 2]
     assert gate.leave(1) is True
+
+
+# ---- Fewer than N ------------------------------------------------------------------------------
+
+
+def test_a_step_of_fewer_gradients_is_completed_by_the_change():
+    gate = Gate(3, 3)
+    gate.ledger = gate.ledger._replace(replicas=np.int64(3))
+    gate.enter_all()
+    gate.offer(0)
+    gate.offer(1)
+    gate.ledger, completes = protocol.resize(gate.ledger, np.int64(2))
+    assert completes
+    assert gate.ledger.replicas == 2
+    assert protocol.complete(gate.ledger, gate.ledger.replicas)
+    assert np.flatnonzero(protocol.used(gate.ledger)).tolist() == [0, 1]
+
+
+def test_a_step_never_has_fewer_gradients_than_it_has_got():
+    gate = Gate(4, 4)
+    gate.ledger = gate.ledger._replace(replicas=np.int64(4))
+    gate.enter_all()
+    for worker in range(3):
+        gate.offer(worker)
+    gate.ledger, completes = protocol.resize(gate.ledger, np.int64(1))
+    assert completes
+    assert gate.ledger.replicas == 3
+
+
+def test_a_complete_step_is_left_as_it_is():
+    """Its update may be in progress, with these gradients and no others."""
+    gate = Gate(3, 2)
+    gate.ledger = gate.ledger._replace(replicas=np.int64(2))
+    gate.enter_all()
+    gate.offer(0)
+    gate.offer(1)
+    for wanted in (1, 3):
+        after, completes = protocol.resize(gate.ledger, np.int64(wanted))
+        assert after.replicas == 2
+        assert not completes
+
+
+def test_before_its_first_gradient_a_step_changes_silently():
+    gate = Gate(3, 3)
+    gate.ledger = gate.ledger._replace(replicas=np.int64(3))
+    gate.ledger, completes = protocol.resize(gate.ledger, np.int64(1))
+    assert (int(gate.ledger.replicas), bool(completes)) == (1, False)
+    gate.ledger, completes = protocol.resize(gate.ledger, np.int64(3))
+    assert (int(gate.ledger.replicas), bool(completes)) == (3, False)

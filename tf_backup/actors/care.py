@@ -24,6 +24,7 @@ LAST_BATCH_TIMEOUT_S = 30.0  # How long the end of training waits for workers' l
 _POLL_S = 0.02
 _NONFINITE_IN_A_STEP = 10  # After so many in one step, a worker is not expected to recover.
 _RETURN_S = 30.0  # How long a missing worker may take to come back, if an update needs it.
+_ARRIVAL_S = 30.0  # How long to wait for workers that were never there before making do without.
 _REPORT_S = 30.0  # Minimum between two warnings about dropped gradients.
 _REMEDY = (
     "Either training has diverged (lower the learning rate, or clip gradients), or these workers' "
@@ -49,6 +50,7 @@ class Care:
         self._next_report_s = 0.0
         self._before: Ledger | None = None  # The first that was seen in the current step.
         self._short_since = 0.0  # Since when too few workers may be able to complete it.
+        self._began = time.monotonic()
 
     def look_after(self) -> Ledger:
         """End the entries of lost workers, log changes, read the timeline; return the ledger."""
@@ -61,9 +63,32 @@ class Care:
         if any(gone):
             self._gate.expire(tf.constant(gone, tf.int64))
         self._tell_of_deaths()
+        self._resize(ledger)
         self.report_nonfinite(ledger)
         self._timeline.read()
         return ledger
+
+    def _resize(self, ledger: Ledger) -> None:
+        """Make updates of fewer gradients while fewer than N workers are alive, if allowed."""
+        policy, members = self._gate.policy, self._coordinator.members
+        if policy.least == policy.replicas or not ledger.open:
+            return
+        alive = members.living
+        if time.monotonic() - self._began < _ARRIVAL_S:
+            alive += sum(1 for worker in members.missing if not members.ever[worker])
+        wanted = min(policy.replicas, max(policy.least, alive))
+        if wanted == ledger.replicas:
+            return
+        now = int(self._gate.resize(tf.constant(wanted, tf.int64)))
+        if now != ledger.replicas:
+            log.warning(
+                "%d workers are alive: from step %d on, an update is the mean of %d gradients "
+                "instead of %d.",
+                members.living,
+                int(ledger.step),
+                now,
+                int(ledger.replicas),
+            )
 
     def await_last_batches(self) -> None:
         """Wait until no responsive worker computes any more, at most `LAST_BATCH_TIMEOUT_S`."""
@@ -105,7 +130,7 @@ class Care:
             self._short_since = 0.0
             return
         able = ((ledger.life > 0) & (ledger.status != protocol.LEFT)) | delivered
-        replicas = self._gate.policy.replicas
+        replicas = int(ledger.replicas)
         if int(np.sum(able & ~hopeless)) >= replicas:
             self._short_since = 0.0
             return
@@ -140,7 +165,7 @@ class Care:
 
     def explain(self, step: int, seconds: float, ledger: Ledger) -> None:
         """Log why a step takes long."""
-        members, replicas = self._coordinator.members, self._gate.policy.replicas
+        members, replicas = self._coordinator.members, int(ledger.replicas)
         silent, missing = set(members.silent), set(members.missing)
         computing = ledger.holder[(ledger.life > 0) & (ledger.status == protocol.COMPUTING)]
         busy = sorted({int(worker) for worker in computing} - silent)

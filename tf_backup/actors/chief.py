@@ -211,9 +211,12 @@ class Chief:
         """
         if ps not in self._contribution.servers:
             return [], {}
-        replicas = self._gate.policy.replicas
-        parts = self._accumulator.take(tf.unstack(tickets, replicas), ps)
-        return [part[0] for part in parts], self._contribution.combine(parts, ps)
+        policy = self._gate.policy
+        parts = self._accumulator.take(tf.unstack(tickets, policy.replicas), ps, policy.least)
+        count: Any = policy.replicas
+        if policy.least < policy.replicas:
+            count = tf.math.count_nonzero(tickets >= 0, dtype=tf.int32)
+        return [part[0] for part in parts], self._contribution.combine(parts, ps, count)
 
     def _apply(self, totals: list[Any]) -> Any:
         """Update the variables, and return the objective's results."""

@@ -76,7 +76,7 @@ class Engine:
         with self._coordinator.tracing():
             self._snapshot = Snapshot(objective.read, name / "snapshot")
             results = objective.compute.structured_outputs
-            contribution = Contribution(objective, results, policy.replicas)
+            contribution = Contribution(objective, results)
             specs = {ps: contribution.specs(ps) for ps in contribution.servers}
             self._accumulator = Accumulator(specs, policy.max_staleness != 0, name / "accumulator")
             self._gate = gate.Gate(policy, name / "gate", logs=listeners is not None)
@@ -299,19 +299,19 @@ class Engine:
         if ledger is not None:
             self._care.check_finite(ledger)
         members = self._coordinator.members
-        if members.living >= self.policy.replicas:
+        if members.living >= self.policy.least:
             self._watch.enough()
-        if ledger is None or protocol.complete(ledger, self.policy.replicas):
+        if ledger is None or protocol.complete(ledger, ledger.replicas):
             return False
         left = ledger.status == protocol.LEFT
         usable = min(self.policy.workers, members.living) - int(np.sum(left))
-        if np.any(left) and usable < self.policy.replicas:
+        if np.any(left) and usable < ledger.replicas:
             return True
         if self._watch.time_to_report():
             self._care.explain(self._step, self._watch.seconds, ledger)
         if self._watch.short_s > self._stall_timeout_s:
             raise errors.WorkersLost(
-                f"Step {self._step} needs {self.policy.replicas} workers, but only "
+                f"Step {self._step} needs {self.policy.least} workers, but only "
                 f"{members.living} of {self.policy.workers} have been alive for "
                 f"{self._watch.short_s:.0f} s. Missing: {self._care.names(members.missing)}. "
                 "Start them again and run this command again; it goes on from the last checkpoint "

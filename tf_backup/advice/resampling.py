@@ -9,7 +9,7 @@ import numpy as np
 from tf_backup.advice.survival import Floats, Ints
 
 RESAMPLES = 2000
-_NEIGHBOURS = 16  # Slowness that lasts for at least as many steps is taken to last for a time.
+_NEIGHBOURS = 8  # Slowness that lasts for more steps is taken to last for a time.
 _EQUAL = 1 + 1e-6  # Times that differ by less are equal; rounding explains the difference.
 
 
@@ -49,7 +49,7 @@ class Blocks:
           steps: [blocks, length, splits] time that each step takes with each split.
           run: [blocks, length] time that it takes with the run's own settings, up to a factor.
         """
-        local = _smooth(run.reshape(-1, 1)) / _smooth(steps.reshape(-1, steps.shape[-1]))
+        local = _around(run.reshape(-1, 1)) / _around(steps.reshape(-1, steps.shape[-1]))
         weights = local.reshape(steps.shape)
         return cls((weights * steps).sum(axis=1), weights.sum(axis=1))
 
@@ -70,13 +70,18 @@ class Blocks:
         return means
 
 
-def _smooth(values: Floats) -> Floats:
-    """Return means over `_NEIGHBOURS` successive rows, or fewer at the ends."""
+def _around(values: Floats) -> Floats:
+    """Return, for each row, the mean of the `_NEIGHBOURS` rows around it, without itself.
+
+    With itself, a single slow step would change its own weight.
+    """
+    if len(values) == 1:
+        return values
     half = _NEIGHBOURS // 2
     sums = np.cumsum(np.pad(values, [(1, 0), (0, 0)]), axis=0)
     rows = np.arange(len(values))
     first, last = np.maximum(rows - half, 0), np.minimum(rows + half + 1, len(values))
-    means: Floats = (sums[last] - sums[first]) / (last - first)[:, None]
+    means: Floats = (sums[last] - sums[first] - values) / (last - first - 1)[:, None]
     return means
 
 

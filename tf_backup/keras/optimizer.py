@@ -31,6 +31,7 @@ _INNER = (
 
 DEFAULT_STALL_TIMEOUT_S = 600.0
 ON_NONFINITE = ("drop", "raise", "keep")
+ON_SHORTAGE = ("wait", "shrink")
 
 
 @keras.saving.register_keras_serializable(package="tf_backup")
@@ -52,11 +53,12 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
       max_staleness: maximum staleness of a gradient that is used, in updates; None for no limit.
       on_nonfinite: what to do with a gradient that has NaN or Inf; see `wrap`.
       record_times: whether to record when each gradient arrives; see `wrap`.
+      on_shortage: what to do while fewer than N workers are alive; see `wrap`.
 
     Raises:
       TypeError: if `inner_optimizer` is not a Keras optimizer, or is wrapped already.
       ValueError: if N, b, `stall_timeout_s` or `max_staleness` is out of range, or `on_nonfinite`
-        is unknown.
+        or `on_shortage` is unknown.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
         max_staleness: int | None = 0,
         on_nonfinite: str = "drop",
         record_times: bool = True,
+        on_shortage: str = "wait",
     ) -> None:
         if isinstance(inner_optimizer, str | dict):
             inner_optimizer = keras.optimizers.get(inner_optimizer)
@@ -77,8 +80,16 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
         if not isinstance(inner_optimizer, keras.optimizers.Optimizer):
             rule = "it must be a Keras 3 optimizer, such as keras.optimizers.SGD(0.1), or its name."
             raise TypeError(f"optimizer is {inner_optimizer!r}; {rule}")
-        policy = BackupPolicy(replicas, backups, max_staleness)
         checked_choice("on_nonfinite", on_nonfinite, ON_NONFINITE)
+        checked_choice("on_shortage", on_shortage, ON_SHORTAGE)
+        if on_shortage == "shrink" and max_staleness != 0:
+            raise ValueError(
+                f'on_shortage is "shrink" and max_staleness is {max_staleness!r}; only synchronous '
+                "updates (max_staleness=0) can be made of fewer gradients. Asynchronous training "
+                "with replicas=1 never lacks workers while one is alive."
+            )
+        least = 1 if on_shortage == "shrink" else None
+        policy = BackupPolicy(replicas, backups, max_staleness, least)
         if not isinstance(stall_timeout_s, int | float) or not stall_timeout_s > 0:
             raise ValueError(
                 f"stall_timeout_s is {stall_timeout_s!r}; it must be a number above 0."
@@ -91,6 +102,7 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
         self.stall_timeout_s = stall_timeout_s
         self.on_nonfinite = on_nonfinite
         self.record_times = record_times
+        self.on_shortage = on_shortage
         self._accounts: list[Account] = []
         self._listeners = Listeners()
 
@@ -247,6 +259,7 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
             "max_staleness": self.max_staleness,
             "on_nonfinite": self.on_nonfinite,
             "record_times": self.record_times,
+            "on_shortage": self.on_shortage,
         }
 
     # The inner optimizer is saved, so that files are the same as those of one device.

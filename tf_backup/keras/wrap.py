@@ -21,6 +21,7 @@ def wrap(
     max_staleness: int | None = 0,
     on_nonfinite: str = "drop",
     record_times: bool = True,
+    on_shortage: str = "wait",
 ) -> SyncReplicasWithBackup:
     """Make an optimizer update with the mean of the first N of N + b workers' gradients.
 
@@ -56,12 +57,18 @@ def wrap(
       record_times: whether to record when each gradient arrives and what becomes of it, for
         `StragglerMonitor`. It costs less than 2% of the speed.
 
+      on_shortage: what to do while fewer than N workers are alive. "wait": wait for them, and raise
+        `WorkersLost` after `stall_timeout_s`. "shrink": make updates of as many gradients as
+        workers are alive, at least one, and of N again as soon as there are N. Each change is
+        logged. The learning rate stays as it is: an update is the mean of its gradients, so it is
+        as long as before and noisier. An epoch has the same number of updates, of fewer batches.
+
     Returns:
       An optimizer for `model.compile`.
 
     Raises:
       TypeError: if `optimizer` is not a Keras optimizer, or is wrapped already.
-      ValueError: if a number is out of range or `on_nonfinite` is unknown, if `wrap` is called or
+      ValueError: if a number is out of range or a choice is unknown, if `wrap` is called or
         `optimizer` was created outside a parameter-server strategy's scope, if the strategy has a
         `variable_partitioner`, or if its cluster has fewer than N + b workers.
 
@@ -75,6 +82,7 @@ def wrap(
         max_staleness=max_staleness,
         on_nonfinite=on_nonfinite,
         record_times=record_times,
+        on_shortage=on_shortage,
     )
     strategy = tf.distribute.get_strategy()
     check_strategy(strategy, wrapped.policy)

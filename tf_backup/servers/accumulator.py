@@ -65,17 +65,19 @@ class Accumulator:
         """Discard a contribution's part if it is there; called in a graph, on the part's server."""
         return self._discard(ticket, [spec.dtype for spec in self._specs[ps]])
 
-    def take(self, tickets: Sequence[Tensor], ps: int) -> list[list[Tensor]]:
+    def take(self, tickets: Sequence[Tensor], ps: int, least: int) -> list[list[Tensor]]:
         """Take the parts of the contributions of `tickets` on one server, and return them there.
 
-        All of them must have arrived. Unless contributions are queued, all others are discarded:
+        All of them must have arrived. Those after the first `least` may be below 0: their parts are
+        zeros, and no rows of tables. Unless contributions are queued, all others are discarded:
         late and stale ones, and those of workers that died before offering them. No contribution to
         step t + 1 can be there before the update from step t is made.
         """
         specs = self._specs[ps]
         dtypes = [spec.dtype for spec in specs]
         with tf.device(runtime.ps_device(ps)):
-            parts = [graphs.unstage(self._name, ticket, dtypes) for ticket in tickets]
+            parts = [graphs.unstage(self._name, ticket, dtypes) for ticket in tickets[:least]]
+            parts += [self._take_if_there(ticket, specs) for ticket in tickets[least:]]
             done = [part[0] for part in parts]
             if not self._queued:
                 with tf.control_dependencies(done):
@@ -85,6 +87,16 @@ class Accumulator:
                     tensor.set_shape(spec.shape)
             with tf.control_dependencies(done):
                 return [[tf.identity(tensor) for tensor in part] for part in parts]
+
+    def _take_if_there(self, ticket: Tensor, specs: Sequence[tf.TensorSpec]) -> list[Tensor]:
+        dtypes = [spec.dtype for spec in specs]
+        nothing = [([size or 0 for size in spec.shape], spec.dtype) for spec in specs]
+        parts = tf.cond(
+            ticket >= 0,
+            lambda: graphs.unstage(self._name, ticket, dtypes),
+            lambda: [tf.zeros(shape, dtype) for shape, dtype in nothing],
+        )
+        return list(parts)
 
     def clear(self) -> None:
         """Discard all contributions."""

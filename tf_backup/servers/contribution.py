@@ -35,10 +35,9 @@ class Contribution:
     Args:
       objective: objective with the variables that the results are for.
       results: results that a traced computation returns; those that are None are not sent.
-      replicas: N.
     """
 
-    def __init__(self, objective: Objective, results: Results, replicas: int) -> None:
+    def __init__(self, objective: Objective, results: Results) -> None:
         variables = [*objective.trainable, *objective.state, *objective.sums]
         keys = [_key(variable) for variable in variables]
         keys += [Key(GATE_SERVER, tf.float32)] * len(results.reports)
@@ -55,7 +54,6 @@ class Contribution:
         self._targets = len(flat)
         first_sum = len(objective.trainable) + len(objective.state)
         self._sums = range(first_sum, first_sum + len(objective.sums))
-        self._replicas = replicas
         self.layout = Layout([Entry(shapes[i], keys[i]) for i in self._dense])
 
     @property
@@ -72,12 +70,9 @@ class Contribution:
         return specs
 
     def buffers(self, results: Results) -> list[Tensor]:
-        """Pack a worker's results into the buffers to send, one server after the other.
-
-        The chief divides everything by N, so results that are to be summed are multiplied by N.
-        """
+        """Pack a worker's results into the buffers to send, one server after the other."""
         flat = _flat(results)
-        dense = [flat[i] * self._replicas if i in self._sums else flat[i] for i in self._dense]
+        dense = [flat[i] for i in self._dense]
         sent: list[Tensor] = []
         for ps in self.servers:
             sent += [self.layout.pack(dense, key) for key in self.layout.keys_on(ps)]
@@ -132,32 +127,27 @@ class Contribution:
             start += size
         return []
 
-    def combine(self, parts: Sequence[Sequence[Tensor]], ps: int) -> dict[int, Any]:
-        """Return the mean of N contributions (for a sum variable, their sum), by target.
+    def combine(self, parts: Sequence[Sequence[Tensor]], ps: int, count: Any) -> dict[int, Any]:
+        """Return the mean of the contributions (for a sum variable, their sum), by target.
 
         Called in a graph, on the server.
 
         Args:
-          parts: for each of the N contributions, its buffers for this server.
+          parts: for each of the N contributions, its buffers for this server; zeros if it is none.
           ps: index of the server.
+          count: number of contributions that are there: an int, or [] int32.
         """
         columns = iter(zip(*parts, strict=True))
         found: dict[int, Any] = {}
         for key in self.layout.keys_on(ps):
-            mean = self._mean(next(columns), key.dtype)
-            for place, value in self.layout.unpack(mean, key).items():
-                found[self._dense[place]] = value
+            total, mean = _total_and_mean(next(columns), key.dtype, count)
+            means = self.layout.unpack(mean, key)
+            for place, value in self.layout.unpack(total, key).items():
+                target = self._dense[place]
+                found[target] = value if target in self._sums else means[place]
         for rows in self._rows_on(ps):
-            found[rows.target] = tables.mean(next(columns), next(columns), rows.shape)
+            found[rows.target] = tables.mean(next(columns), next(columns), rows.shape, count)
         return found
-
-    def _mean(self, parts: Sequence[Tensor], dtype: tf.DType) -> Tensor:
-        """Return the mean of N buffers, summing 16-bit ones in float32."""
-        if dtype.is_integer:
-            return tf.add_n(list(parts)) // self._replicas
-        if dtype.size < 4:  # float16 overflows; bfloat16 loses 1% at N = 50.
-            parts = [tf.cast(part, tf.float32) for part in parts]
-        return tf.cast(tf.add_n(list(parts)) / self._replicas, dtype)
 
     def totals(self, found: dict[int, Any]) -> list[Any]:
         """Return the merged results of `combine` as a list: one (or None) per target."""
@@ -165,6 +155,16 @@ class Contribution:
 
     def _rows_on(self, ps: int) -> list[Rows]:
         return [rows for rows in self._rows if rows.ps == ps]
+
+
+def _total_and_mean(parts: Sequence[Tensor], dtype: tf.DType, count: Any) -> tuple[Tensor, Tensor]:
+    """Return the sum of buffers, 16-bit ones in float32, and the sum divided by `count`."""
+    if dtype.size < 4 and not dtype.is_integer:  # float16 overflows; bfloat16 loses 1% at N = 50.
+        parts = [tf.cast(part, tf.float32) for part in parts]
+    total = tf.add_n(list(parts))
+    count = tf.cast(count, total.dtype)
+    mean = total // count if dtype.is_integer else total / count
+    return tf.cast(total, dtype), tf.cast(mean, dtype)
 
 
 def _flat(results: Results) -> list[Any]:

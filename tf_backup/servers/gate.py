@@ -48,7 +48,7 @@ class Gate:
     def __init__(self, policy: BackupPolicy, name: Name, logs: bool = True) -> None:
         self.policy = policy
         self._rules = of_policy(policy)
-        ledger = pack(protocol.new_ledger(policy.workers))
+        ledger = pack(protocol.new_ledger(policy.workers, policy.replicas))
         self.tokens = TokenQueues(policy.workers, name / "tokens")
         self._lock = NamedLock(GATE_SERVER, name / "lock")
         self._ledger = NamedVariable(GATE_SERVER, name / "ledger", tf.int64, ledger.shape)
@@ -57,7 +57,7 @@ class Gate:
         )
         self._ledger.assign(ledger)
         self.log = ArrivalLog(policy.workers, name / "log") if logs else None
-        for call in ("open_run", "close_run", "settle", "stop", "expire", "tick"):
+        for call in ("open_run", "close_run", "settle", "stop", "expire", "tick", "resize"):
             setattr(self, call, graphs.function(getattr(self, call)))
 
     @property
@@ -201,6 +201,18 @@ class Gate:
             ledger, events = self._rules.tick(self._ledger.read_value(), room)
             with tf.control_dependencies([self._events.put_many(events)]):
                 return tf.identity(ledger)
+
+        return self._locked(body)
+
+    def resize(self, wanted: Tensor) -> Tensor:
+        """Change the number of gradients that make an update, and return what it is now."""
+
+        def body() -> Tensor:
+            ledger, replicas, events = self._rules.resize(self._ledger.read_value(), wanted)
+            with tf.control_dependencies([self._write(ledger)]):
+                told = self._events.put_many(events)
+            with tf.control_dependencies([told]):
+                return tf.identity(replicas)
 
         return self._locked(body)
 

@@ -25,7 +25,7 @@ _FIELDS = [*protocol.SCALARS, *protocol.VECTORS]
 
 # Codes of events without a step. The chief's loop waits for events ([4, N]). The first row holds N
 # times the step t >= 0 that is complete, or one of these codes. The other rows hold the tickets of
-# the N contributions, their places, and their staleness.
+# the N contributions, their places, and their staleness; -1 where there are fewer than N.
 EXHAUSTED, STOPPED = -1, -2
 
 
@@ -52,6 +52,7 @@ class Rules:
 
     def __init__(self, policy: BackupPolicy) -> None:
         self._places, self._replicas = policy.workers, policy.replicas
+        self._fixed = policy.least == policy.replicas
         bound = policy.max_staleness
         self._max_staleness = protocol.ANY_STALENESS if bound is None else bound
         self._queues = bound != 0  # Whether contributions may wait for a later step.
@@ -64,6 +65,7 @@ class Rules:
         self.settle = self._traced(self._settle, 0)
         self.expire = self._traced(self._expire, 0, [policy.workers])
         self.tick = self._traced(self._tick, 1)
+        self.resize = self._traced(self._resize, 1)
 
     # ---- For workers --------------------------------------------------------------------------
 
@@ -75,8 +77,9 @@ class Rules:
 
     def _enter(self, packed: Tensor, place: Tensor, life: Tensor, run: Tensor) -> Any:
         """Return the worker's next action, and the number of its entry ([2])."""
+        ledger = unpacked(packed)
         ledger, then = places.enter(
-            unpacked(packed), self._me(place), life, run, self._replicas, _TENSORS
+            ledger, self._me(place), life, run, self._wanted(ledger), _TENSORS
         )
         return pack(ledger), tf.stack([then, ledger.entries])
 
@@ -102,12 +105,12 @@ class Rules:
             run,
             step,
             ticket,
-            self._replicas,
+            self._wanted(ledger),
             self._max_staleness,
             finite,
             _TENSORS,
         )
-        left, exhausted = protocol.leave(ledger, me, entry, run, self._replicas, _TENSORS)
+        left, exhausted = protocol.leave(ledger, me, entry, run, self._wanted(ledger), _TENSORS)
         leaves = tf.equal(step, protocol.STOP)
         ledger = tf.nest.map_structure(
             lambda a, b: a if a is b else tf.where(leaves, a, b), left, offered
@@ -160,10 +163,15 @@ class Rules:
     def _tick(self, packed: Tensor, room: Tensor) -> Any:
         """Return the events of the current state again, if there is `room` (1, else 0)."""
         ledger = unpacked(packed)
-        complete = protocol.complete(ledger, self._replicas, _TENSORS)
-        exhausted = protocol.exhausted(ledger, self._replicas, _TENSORS)
+        complete = protocol.complete(ledger, self._wanted(ledger), _TENSORS)
+        exhausted = protocol.exhausted(ledger, self._wanted(ledger), _TENSORS)
         there = room > 0
         return packed, self._events(ledger, complete & there, exhausted & ~complete & there)
+
+    def _resize(self, packed: Tensor, wanted: Tensor) -> Any:
+        """Return the number of gradients that make the update, and events."""
+        ledger, completes = protocol.resize(unpacked(packed), wanted, _TENSORS)
+        return pack(ledger), ledger.replicas, self._events(ledger, completes)
 
     # ---- Parts --------------------------------------------------------------------------------
 
@@ -174,6 +182,10 @@ class Rules:
         specs += [tf.TensorSpec(shape, tf.int64) for shape in shapes]
         return tf.function(rule, input_signature=specs, autograph=False)
 
+    def _wanted(self, ledger: Ledger) -> Any:
+        """Return the number of gradients that make an update."""
+        return self._replicas if self._fixed else ledger.replicas
+
     def _me(self, place: Tensor) -> Tensor:
         """Return the mask of one place ([places] bool)."""
         return tf.equal(tf.range(self._places, dtype=tf.int64), place)
@@ -181,7 +193,8 @@ class Rules:
     def _released(self, before: Ledger, ledger: Ledger, tokens: Tensor) -> Any:
         """Return the results of a rule that hands out tokens."""
         # The queue may already hold enough contributions for the next update.
-        complete = protocol.complete(ledger, self._replicas, _TENSORS) if self._queues else None
+        wanted = self._wanted(ledger)
+        complete = protocol.complete(ledger, wanted, _TENSORS) if self._queues else None
         events = self._events(ledger, complete)
         wanted = tf.cast(tf.not_equal(tokens, protocol.WAIT), tf.int64)
         sizes = tf.stack([wanted, wanted * 0 + 2], axis=1)
@@ -201,12 +214,11 @@ class Rules:
             whose = tf.where(protocol.used(ledger))[:, 0]
             whose = tf.concat([whose, tf.zeros([self._replicas], tf.int64)], axis=0)
             whose = whose[: self._replicas]
-            parts = [
-                tf.fill([self._replicas], ledger.step),
-                tf.gather(ledger.ticket, whose),
-                whose,
-                tf.gather(ledger.staleness, whose),
-            ]
+            parts = [tf.gather(ledger.ticket, whose), whose, tf.gather(ledger.staleness, whose)]
+            if not self._fixed:
+                there = tf.range(self._replicas, dtype=tf.int64) < protocol.inside(ledger, _TENSORS)
+                parts = [tf.where(there, part, np.int64(-1)) for part in parts]
+            parts.insert(0, tf.fill([self._replicas], ledger.step))
             told.append(_if(complete, tf.stack(parts)))
         if exhausted is not None:
             told.append(_if(exhausted, tf.fill(shape, np.int64(EXHAUSTED))))

@@ -23,8 +23,8 @@ class Report(NamedTuple):
     """Report on one update; with a step below 0, the report that the loop has ended."""
 
     step: int  # t, before the update
-    places: np.ndarray[Any, Any]  # [N] places whose gradients it uses
-    staleness: np.ndarray[Any, Any]  # [N] staleness of each gradient
+    places: np.ndarray[Any, Any]  # [n] places whose gradients it uses; n is N, or fewer
+    staleness: np.ndarray[Any, Any]  # [n] staleness of each gradient
     results: Any  # the objective's results, in NumPy
 
 
@@ -117,7 +117,8 @@ class Reports:
             dtype = tf.as_dtype(spec.dtype).as_numpy_dtype
             values.append(part.astype(dtype).reshape(tuple(spec.shape))[()])
         results = tf.nest.pack_sequence_as(self._results, values)
-        return Report(int(event[0, 0]), event[2], event[3], results)
+        there = event[1] >= 0
+        return Report(int(event[0, 0]), event[2][there], event[3][there], results)
 
 
 def _is_whole(value: Any) -> bool:

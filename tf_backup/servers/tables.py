@@ -86,7 +86,9 @@ class Lookups:
         return tf.IndexedSlices(tf.concat(values, axis=0), tf.concat(ids, axis=0), shape)
 
 
-def mean(ids: Sequence[Tensor], rows: Sequence[Tensor], shape: Sequence[int]) -> tf.IndexedSlices:
+def mean(
+    ids: Sequence[Tensor], rows: Sequence[Tensor], shape: Sequence[int], count: Any = None
+) -> tf.IndexedSlices:
     """Return the mean of N gradients of a table, with every row once.
 
     The sum of a row is divided by N even if fewer than N workers used the row, since the gradients
@@ -96,7 +98,9 @@ def mean(ids: Sequence[Tensor], rows: Sequence[Tensor], shape: Sequence[int]) ->
       ids: N tensors, [n] int64 each.
       rows: N tensors, [n, ...] each.
       shape: shape of the table.
+      count: number of gradients that are there ([] int32), if fewer than N may be.
     """
+    count = len(ids) if count is None else count
     unique, place = tf.unique(tf.concat(ids, axis=0))
     values = tf.concat(rows, axis=0)
     dtype = values.dtype
@@ -104,5 +108,7 @@ def mean(ids: Sequence[Tensor], rows: Sequence[Tensor], shape: Sequence[int]) ->
         values = tf.cast(values, tf.float32)
     total = tf.math.unsorted_segment_sum(values, place, tf.size(unique))
     return tf.IndexedSlices(
-        tf.cast(total / len(ids), dtype), unique, tf.constant(list(shape), tf.int64)
+        tf.cast(total / tf.cast(count, total.dtype), dtype),
+        unique,
+        tf.constant(list(shape), tf.int64),
     )

@@ -4,6 +4,7 @@ The one argument is JSON:
 
     workers, ps, replicas   of the cluster; all other workers are backups
     worker_timeout_s, server_timeout_s, stall_timeout_s
+    on_shortage             "wait" if missing, or "shrink"
     updates                 to make
     faults                  a list of [update, what, job, index], in order of their updates; `what`
                             is kill, freeze, thaw or start
@@ -11,11 +12,14 @@ The one argument is JSON:
     finish                  whether every worker that is started again is awaited: the next fault
                             comes, and training ends, when it has contributed
 
-Prints one JSON object: what happened, and the longest pause between two updates.
+Prints one JSON object: what happened, the longest pause between two updates, the counts of the
+timeline, and `sizes`: [gradients, updates] pairs, of how many gradients consecutive updates were
+made.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -30,6 +34,7 @@ import numpy as np
 import tensorflow as tf
 
 import tf_backup
+from tf_backup.timeline.schema import ACCEPTED, CONTRIBUTION, Settings, Timeline
 
 tf.get_logger().setLevel(logging.CRITICAL)
 logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
@@ -119,11 +124,14 @@ def main() -> None:
                 plan["replicas"],
                 plan["workers"] - plan["replicas"],
                 stall_timeout_s=plan["stall_timeout_s"],
+                on_shortage=plan.get("on_shortage", "wait"),
             )
             model.compile(optimizer, "mse")
         faults = Faults(local, plan)
         for seconds, *fault in plan.get("later", []):
             later(seconds, faults, fault)
+        rows: list[Any] = [np.zeros(0, CONTRIBUTION)]
+        optimizer.listen(lambda contributions, updates: rows.append(contributions))
         updates = 100_000 if plan["finish"] else plan["updates"]
         validate = {"validation_data": validation} if "in_validation" in plan else {}
         result: dict[str, Any] = {"error": None}
@@ -141,6 +149,11 @@ def main() -> None:
             result["iterations"] = int(optimizer.iterations)
             result["loss"] = float(model.history.history["loss"][-1])
             result["total"] = optimizer.contributions.total.as_dict()
+            contributions = np.concatenate(rows)
+            result["timeline"] = Timeline(Settings(1), contributions, rows[0]).counts()
+            used = contributions["update"][contributions["verdict"] == ACCEPTED]
+            sizes = np.bincount(used).tolist()
+            result["sizes"] = [[size, len(list(run))] for size, run in itertools.groupby(sizes)]
             result["workers"] = [each.as_dict() for each in optimizer.contributions.workers]
         stop = time.monotonic()
     result["stop_s"] = time.monotonic() - stop
