@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import pathlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,10 +18,10 @@ from tf_backup.errors import NonFiniteGradients
 from tf_backup.keras.optimizer import SyncReplicasWithBackup
 from tf_backup.keras.simulated import virtual_cluster
 from tf_backup.policy import BackupPolicy
-from tf_backup.simulation.delays import Constant, Exponential
+from tf_backup.simulation.delays import Constant, Exponential, Recorded
 from tf_backup.simulation.timing import simulate
 from tf_backup.simulation.virtual_cluster import VirtualCluster
-from tf_backup.simulation.virtual_gate import VirtualGate
+from tf_backup.simulation.virtual_gate import NoWork, VirtualGate, simulated_timeline
 
 layers = keras.layers
 SAMPLES, FEATURES, BATCH = 48, 4, 4
@@ -224,20 +226,10 @@ def test_embeddings_and_loss_scaling():
 # --- Time
 
 
-class Nothing:
-    """Work that takes no real time."""
-
-    def compute(self, worker: int, step: int) -> bool:
-        return True
-
-    def skip(self, worker: int) -> None:
-        pass
-
-
 def test_mean_staleness_of_asynchronous_training():
     workers = 5
     gate = VirtualGate(Exponential(0.0, 1.0), BackupPolicy.asynchronous(workers), 0.0, seed=0)
-    ages = [gate.update(Nothing()).staleness for _ in range(1000)]
+    ages = [gate.update(NoWork()).staleness for _ in range(1000)]
     assert np.mean(ages) == pytest.approx(workers - 1, rel=0.05)
 
 
@@ -249,7 +241,7 @@ def test_the_gate_agrees_with_timing():
         durations = seconds(*rng.integers(1, 9, [policy.workers]) / 4)
         update_s = float(rng.choice([0.0, 0.25, 1.0]))
         gate = VirtualGate(durations, policy, update_s, seed=0)
-        made = [gate.update(Nothing()) for _ in range(15)]
+        made = [gate.update(NoWork()) for _ in range(15)]
         right = simulate(durations, policy, 15, update_s=update_s)
         assert [update.time for update in made] == right.times.tolist(), (policy, case)
         for name, counts in right.counts._asdict().items():
@@ -282,6 +274,20 @@ def test_timeline_of_older_gradients():
     cluster, _ = follow(BackupPolicy.asynchronous(3), Exponential(0.0, 1.0), 30)
     ages = [age for update in cluster.history for age in update.staleness]
     assert cluster.timeline().staleness.tolist() == ages
+
+
+def test_timeline_without_a_model():
+    policy, durations = BackupPolicy(3, 2), Exponential(1.0, 1.0)
+    timeline = simulated_timeline(durations, policy, 50, update_s=0.5, seed=1)
+    assert (len(timeline.updates), timeline.counts()["accepted"]) == (50, 150)
+    assert timeline.settings.replicas == 3
+    again = Recorded.of(timeline)  # Measured durations, as of a real training.
+    right = simulate(durations, policy, 3000, update_s=0.5).seconds_per_update
+    assert simulate(again, policy, 3000, update_s=0.5).seconds_per_update == pytest.approx(
+        right, rel=0.1
+    )
+    with pytest.raises(ValueError, match="updates is 0"):
+        simulated_timeline(durations, policy, 0)
 
 
 def test_same_seed_same_result():
@@ -321,6 +327,19 @@ def test_seeds_go_on_with_the_iterations():
     virtual_cluster(model, BackupPolicy(2), Constant(1.0), batches()).run(3)
     later = virtual_cluster(model, BackupPolicy(2), Constant(1.0), batches())
     assert later.run(1)[0].step == 3
+
+
+def test_documented_snippets_run(capsys: pytest.CaptureFixture[str]):
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "simulation.md").read_text("utf-8")
+    times, training = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    exec(compile(times, "times", "exec"), {})
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[:2] for row in rows] == [["100", "0"], ["98", "2"], ["96", "4"], ["92", "8"]]
+    assert float(rows[-1][2]) < float(rows[0][2])
+    names: dict[str, Any] = {}
+    exec(compile(training, "training", "exec"), names)
+    losses = [update.logs["loss"] for update in names["cluster"].history]
+    assert losses[-1] < 0.5 * losses[0]
 
 
 # --- What cannot be used

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tf_backup.checks import checked_int, checked_number
 from tf_backup.policy import BackupPolicy
 from tf_backup.rules import places, protocol
 from tf_backup.rules.protocol import ANY_STALENESS, Ledger
@@ -39,6 +40,17 @@ class Work(Protocol):
 
     def skip(self, worker: int) -> None:
         """Leave out the computation of a gradient that the gate does not use."""
+
+
+class NoWork:
+    """Workers that compute nothing, for what happens when."""
+
+    def compute(self, worker: int, step: int) -> bool:
+        """Return that the gradient is finite."""
+        return True
+
+    def skip(self, worker: int) -> None:
+        """Do nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,6 +220,33 @@ class VirtualGate:
         began, arrived = float(self._began[worker]), float(self._arrived[worker])
         times = (_microseconds(began), _microseconds(arrived), _microseconds(arrived - began))
         self.contributions.append((int(_RUN), step, update, worker, worker, verdict, *times))
+
+
+def simulated_timeline(
+    durations: Durations,
+    policy: BackupPolicy,
+    updates: int,
+    *,
+    update_s: float = 0.0,
+    seed: int = 0,
+) -> schema.Timeline:
+    """Return the timeline of a training in which no gradient is really computed.
+
+    Args:
+      durations: how long workers compute; see `delays`.
+      policy: N, b and the bound on staleness.
+      updates: number of updates.
+      update_s: time from an update's start to its release, in seconds.
+      seed: seed of the random numbers that `durations` draws.
+
+    Raises:
+      TypeError: if a number has the wrong type.
+      ValueError: if an argument is out of range, or `durations` returns what it must not.
+    """
+    gate = VirtualGate(durations, policy, checked_number("update_s", update_s), seed)
+    for _ in range(checked_int("updates", updates)):
+        gate.update(NoWork())
+    return gate.timeline()
 
 
 def _microseconds(seconds: float) -> int:
