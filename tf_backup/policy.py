@@ -21,8 +21,10 @@ class BackupPolicy:
       max_staleness: the largest staleness of a gradient that is used. 0 is synchronous SGD with
         backup workers. None is no bound: asynchronous SGD with N = 1, also known as softsync
         with N > 1.
-      least_replicas: the smallest number of gradients that an update may be made of while fewer
-        than N workers are alive; None for N.
+      least_replicas: the smallest number of gradients that an update may be made of; None for N.
+      auto: whether the number of gradients in an update is chosen during training, between
+        `least_replicas` and N, so that most gradients are used per second. Otherwise it is N, or
+        fewer only while fewer than N workers are alive.
 
     Raises:
       TypeError: if an argument is not an int.
@@ -37,6 +39,7 @@ class BackupPolicy:
     backups: int = 0
     max_staleness: int | None = 0
     least_replicas: int | None = None
+    auto: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("replicas", 1), ("backups", 0)):
@@ -50,9 +53,10 @@ class BackupPolicy:
             )
         if self.least < self.replicas and self.max_staleness != 0:
             raise ValueError(
-                f"least_replicas is {self.least}, below replicas ({self.replicas}), but "
-                f"max_staleness is {self.max_staleness}: only synchronous updates "
-                "(max_staleness=0) can be made of fewer gradients."
+                "Only synchronous updates can be made of fewer than N gradients "
+                f'(on_shortage="shrink" or replicas="auto"), but max_staleness is '
+                f"{self.max_staleness}. Asynchronous training with replicas=1 lacks no workers "
+                "while one is alive."
             )
 
     @classmethod

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_backup.actors.coordinator import Coordinator
+from tf_backup.actors.replicas_chooser import ReplicasChooser
 from tf_backup.actors.timeline_reader import TimelineReader
 from tf_backup.errors import NonFiniteGradients
 from tf_backup.rules import protocol
@@ -39,12 +40,20 @@ class Care:
       gate: the gate of the runs.
       coordinator: the coordinator, which knows the workers that are alive.
       timeline: reader of the gate's log.
+      chooser: chooses N during training; None if N is fixed.
     """
 
-    def __init__(self, gate: Gate, coordinator: Coordinator, timeline: TimelineReader) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        coordinator: Coordinator,
+        timeline: TimelineReader,
+        chooser: ReplicasChooser | None = None,
+    ) -> None:
         self._gate = gate
         self._coordinator = coordinator
         self._timeline = timeline
+        self._chooser = chooser
         self._gone: set[int] = set()
         self._reported: Any = 0  # [places] dropped gradients that a warning has reported.
         self._next_report_s = 0.0
@@ -69,18 +78,19 @@ class Care:
         return ledger
 
     def _resize(self, ledger: Ledger) -> None:
-        """Make updates of fewer gradients while fewer than N workers are alive, if allowed."""
+        """Make updates of as many gradients as chosen, and as workers are alive, if allowed."""
         policy, members = self._gate.policy, self._coordinator.members
         if policy.least == policy.replicas or not ledger.open:
             return
         alive = members.living
         if time.monotonic() - self._began < _ARRIVAL_S:
             alive += sum(1 for worker in members.missing if not members.ever[worker])
-        wanted = min(policy.replicas, max(policy.least, alive))
+        chosen = policy.replicas if self._chooser is None else self._chooser.replicas
+        wanted = min(chosen, max(policy.least, alive))
         if wanted == ledger.replicas:
             return
         now = int(self._gate.resize(tf.constant(wanted, tf.int64)))
-        if now != ledger.replicas:
+        if now != ledger.replicas and (alive < chosen or self._chooser is None):
             log.warning(
                 "%d workers are alive: from step %d on, an update is the mean of %d gradients "
                 "instead of %d.",

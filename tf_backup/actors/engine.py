@@ -20,6 +20,7 @@ from tf_backup.actors import coordinator, current_run
 from tf_backup.actors.care import Care
 from tf_backup.actors.chief import Chief
 from tf_backup.actors.failures import worker_failed
+from tf_backup.actors.replicas_chooser import ReplicasChooser
 from tf_backup.actors.run import Run
 from tf_backup.actors.timeline_reader import Listeners, TimelineReader
 from tf_backup.actors.worker import Worker
@@ -68,10 +69,8 @@ class Engine:
         listeners: Listeners | None = None,
     ) -> None:
         self.policy = policy
-        self._strategy = strategy
-        self._coordinator = coordinator.of(strategy)
-        self._stall_timeout_s = stall_timeout_s
-        self._on_nonfinite = on_nonfinite
+        self._strategy, self._coordinator = strategy, coordinator.of(strategy)
+        self._stall_timeout_s, self._on_nonfinite = stall_timeout_s, on_nonfinite
         name = Name(self._coordinator.container, f"engine/{uuid.uuid4().hex}")
         with self._coordinator.tracing():
             self._snapshot = Snapshot(objective.read, name / "snapshot")
@@ -112,8 +111,9 @@ class Engine:
         self._made = 0  # Updates in this run,
         self._began = self._gate.ledger()  # and the ledger when it began.
         self._run: Run | None = None
-        self._timeline = TimelineReader(self._gate.log, listeners)
-        self._care = Care(self._gate, self._coordinator, self._timeline)
+        chooser = ReplicasChooser(policy) if policy.auto else None
+        self._timeline = TimelineReader(self._gate.log, listeners, chooser)
+        self._care = Care(self._gate, self._coordinator, self._timeline, chooser)
         self._watch = Watch()
 
     @property

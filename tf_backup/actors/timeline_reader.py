@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tf_backup.actors.replicas_chooser import ReplicasChooser
 from tf_backup.rules import protocol
 from tf_backup.servers.arrival_log import UPDATE, ArrivalLog
 from tf_backup.timeline.schema import CONTRIBUTION, UNKNOWN, Rows
@@ -47,10 +48,17 @@ class TimelineReader:
     Args:
       log: the gate's log; None if it has none.
       listeners: get the rows.
+      chooser: gets them, too; None if N is fixed.
     """
 
-    def __init__(self, log: ArrivalLog | None, listeners: Listeners | None) -> None:
+    def __init__(
+        self,
+        log: ArrivalLog | None,
+        listeners: Listeners | None,
+        chooser: ReplicasChooser | None = None,
+    ) -> None:
         self._log = log
+        self._chooser = chooser
         self._listeners = listeners
         self._resolver = Resolver()
         self._dropped = 0
@@ -70,7 +78,10 @@ class TimelineReader:
                 )
                 self._dropped = dropped
             if len(raw):
-                self._listeners(*self._resolver.resolve(raw))
+                rows = self._resolver.resolve(raw)
+                self._listeners(*rows)
+                if self._chooser is not None:
+                    self._chooser.note(*rows)
 
 
 class Resolver:

@@ -54,6 +54,8 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
       on_nonfinite: what to do with a gradient that has NaN or Inf; see `wrap`.
       record_times: whether to record when each gradient arrives; see `wrap`.
       on_shortage: what to do while fewer than N workers are alive; see `wrap`.
+      auto_least: if not None, the number of gradients in an update is chosen during training,
+        between this and N; `wrap` sets it for `replicas="auto"`.
 
     Raises:
       TypeError: if `inner_optimizer` is not a Keras optimizer, or is wrapped already.
@@ -72,6 +74,7 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
         on_nonfinite: str = "drop",
         record_times: bool = True,
         on_shortage: str = "wait",
+        auto_least: int | None = None,
     ) -> None:
         if isinstance(inner_optimizer, str | dict):
             inner_optimizer = keras.optimizers.get(inner_optimizer)
@@ -82,14 +85,14 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
             raise TypeError(f"optimizer is {inner_optimizer!r}; {rule}")
         checked_choice("on_nonfinite", on_nonfinite, ON_NONFINITE)
         checked_choice("on_shortage", on_shortage, ON_SHORTAGE)
-        if on_shortage == "shrink" and max_staleness != 0:
+        auto = auto_least is not None
+        if auto and (on_shortage != "wait" or not record_times):
             raise ValueError(
-                f'on_shortage is "shrink" and max_staleness is {max_staleness!r}; only synchronous '
-                "updates (max_staleness=0) can be made of fewer gradients. Asynchronous training "
-                "with replicas=1 never lacks workers while one is alive."
+                'replicas="auto" makes do with fewer workers anyway, down to least_replicas, and '
+                "needs the recorded times: leave out on_shortage and record_times."
             )
-        least = 1 if on_shortage == "shrink" else None
-        policy = BackupPolicy(replicas, backups, max_staleness, least)
+        least = 1 if on_shortage == "shrink" else auto_least
+        policy = BackupPolicy(replicas, backups, max_staleness, least, auto)
         if not isinstance(stall_timeout_s, int | float) or not stall_timeout_s > 0:
             raise ValueError(
                 f"stall_timeout_s is {stall_timeout_s!r}; it must be a number above 0."
@@ -103,6 +106,7 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
         self.on_nonfinite = on_nonfinite
         self.record_times = record_times
         self.on_shortage = on_shortage
+        self.auto_least = auto_least
         self._accounts: list[Account] = []
         self._listeners = Listeners()
 
@@ -260,6 +264,7 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
             "on_nonfinite": self.on_nonfinite,
             "record_times": self.record_times,
             "on_shortage": self.on_shortage,
+            "auto_least": self.auto_least,
         }
 
     # The inner optimizer is saved, so that files are the same as those of one device.

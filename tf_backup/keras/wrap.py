@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_backup._tf import runtime
+from tf_backup.checks import checked_int
 from tf_backup.keras import _internals, fit
 from tf_backup.keras.optimizer import DEFAULT_STALL_TIMEOUT_S, SyncReplicasWithBackup
 from tf_backup.keras.strategy_check import check_strategy
@@ -14,7 +16,7 @@ from tf_backup.keras.strategy_check import check_strategy
 
 def wrap(
     optimizer: keras.optimizers.Optimizer | str | dict[str, Any],
-    replicas: int,
+    replicas: int | str,
     backups: int = 0,
     *,
     stall_timeout_s: float = DEFAULT_STALL_TIMEOUT_S,
@@ -22,6 +24,7 @@ def wrap(
     on_nonfinite: str = "drop",
     record_times: bool = True,
     on_shortage: str = "wait",
+    least_replicas: int | None = None,
 ) -> SyncReplicasWithBackup:
     """Make an optimizer update with the mean of the first N of N + b workers' gradients.
 
@@ -41,7 +44,10 @@ def wrap(
     Args:
       optimizer: any Keras optimizer, with any option; or a name or config of one for
         `keras.optimizers.get`, such as "adam".
-      replicas: N, the number of gradients averaged in one update; at least 1.
+      replicas: N, the number of gradients averaged in one update; at least 1. "auto": N changes
+        during training, so that most gradients are used per second, by what is measured of the
+        workers. It begins with all workers but `backups`, and stays at or below that. The learning
+        rate is not changed with N.
       backups: b, the number of workers beyond N that nobody waits for.
       stall_timeout_s: seconds that `fit` waits with fewer than N workers alive before it raises
         `WorkersLost`.
@@ -63,6 +69,9 @@ def wrap(
         logged. The learning rate stays as it is: an update is the mean of its gradients, so it is
         as long as before and noisier. An epoch has the same number of updates, of fewer batches.
 
+      least_replicas: with `replicas="auto"`, the smallest N; None for half of the workers, rounded
+        up.
+
     Returns:
       An optimizer for `model.compile`.
 
@@ -74,17 +83,19 @@ def wrap(
 
     Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 1 to 4.
     """
+    strategy = tf.distribute.get_strategy()
+    most, least = _bounds(replicas, backups, least_replicas, strategy)
     wrapped = SyncReplicasWithBackup(
         optimizer,
-        replicas,
+        most,
         backups,
         stall_timeout_s,
         max_staleness=max_staleness,
         on_nonfinite=on_nonfinite,
         record_times=record_times,
         on_shortage=on_shortage,
+        auto_least=least,
     )
-    strategy = tf.distribute.get_strategy()
     check_strategy(strategy, wrapped.policy)
     if _internals.strategy_of_optimizer(wrapped.inner_optimizer) is not strategy:
         raise ValueError(
@@ -93,3 +104,31 @@ def wrap(
         )
     fit.install()
     return wrapped
+
+
+def _bounds(
+    replicas: int | str, backups: int, least_replicas: int | None, strategy: Any
+) -> tuple[Any, int | None]:
+    """Return N, and its lower bound if it is to be chosen during training."""
+    if replicas != "auto":
+        if isinstance(replicas, str):
+            raise ValueError(f'replicas is {replicas!r}; it must be an int, or "auto".')
+        if least_replicas is not None:
+            raise ValueError(
+                f'least_replicas is {least_replicas!r}, a bound for replicas="auto", but replicas '
+                f"is {replicas!r}."
+            )
+        return replicas, None
+    if not runtime.is_parameter_server_strategy(strategy):
+        raise ValueError(
+            'replicas="auto" depends on the number of workers: call wrap inside `with '
+            "strategy.scope():`, where strategy = tf_backup.parameter_server_strategy()."
+        )
+    workers = runtime.worker_count(strategy)
+    most = workers - checked_int("backups", backups, 0)
+    if most < 1:
+        raise ValueError(
+            f"backups is {backups}, but the cluster has {workers} worker(s): at least one must be "
+            "left for an update."
+        )
+    return most, min(most, -(-workers // 2)) if least_replicas is None else least_replicas
