@@ -345,8 +345,11 @@ def requirements(*extras: str) -> list[Requirement]:
 @pytest.mark.parametrize(
     ("lock", "extras"),
     [
-        ("requirements.lock", ["scripts", "benchmark", "metrics", "tests"]),
-        ("requirements-models.lock", ["scripts", "benchmark", "metrics", "tests", "models"]),
+        ("requirements.lock", ["scripts", "benchmark", "report", "metrics", "tests"]),
+        (
+            "requirements-models.lock",
+            ["scripts", "benchmark", "report", "metrics", "tests", "models"],
+        ),
     ],
 )
 def test_lock_has_what_setup_asks_for(lock: str, extras: list[str], python: str) -> None:
