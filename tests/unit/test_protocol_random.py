@@ -148,7 +148,7 @@ class Cluster:
             events += [("last_update", 0)] * int(failures and self.rng.random() < 0.3)
         if failures and self.ledger.open and self.rng.random() < 0.05:
             events.append(("close", 0))
-        if failures and self.bound == 0 and self.coin.random() < 0.5:
+        if failures and self.bound == 0 and self.coin.random() < 0.2:
             events += [("resize", 0)] * 2
         if failures and not self.ledger.open:
             events.append(("open", 0))
