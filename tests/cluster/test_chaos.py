@@ -45,8 +45,9 @@ def test_training_goes_on_after_faults_of_workers_and_of_the_chief(tmp_path: Pat
 
     with table.open(newline="") as file:
         rows = {row["fault"]: row for row in csv.DictReader(file)}
-    assert list(rows) == ["kill worker", "freeze worker", "slow ps", "kill chief", "all"]
-    assert [row["injected"] for row in rows.values()] == ["1", "1", "1", "1", "4"]
+    kinds = ["kill worker", "freeze worker", "slow ps", "kill chief", "no fault", "all"]
+    assert list(rows) == kinds
+    assert [row["injected"] for row in rows.values()] == ["1", "1", "1", "1", "0", "4"]
     for row in rows.values():
         assert row["survived"] == row["injected"]
         assert (row["starts"], row["updates"], row["seed"]) == ("2", "160", "3")
