@@ -79,7 +79,7 @@ def test_too_long_a_pause_is_a_failure_that_is_named() -> None:
     out, err = process.communicate(timeout=240)
     assert process.returncode == 1, err[-3000:]
     assert re.search(r"Failed:\nA pause of .* is longer than the 0\.001 s of --max_pause_s\.", err)
-    assert re.search(r"^\| with faults +\| +40 \|.*\n\| without +\| +40 \|", out, re.MULTILINE)
+    assert re.search(r"^\| with faults +\| +40 \|", out, re.MULTILINE)
     assert "freeze worker" in out and "computed = 40 accepted + " in out
 
 
