@@ -71,6 +71,7 @@ def test_training_goes_on_after_faults_of_workers_and_of_the_chief(tmp_path: Pat
 def test_too_long_a_pause_is_a_failure_that_is_named() -> None:
     flags = [
         *SMALL,
+        "--nobaseline",
         "--updates=40",
         "--max_pause_s=0.001",
         "--fault=freeze worker 1 for 1 s at 0 s",
