@@ -99,8 +99,8 @@ flags.DEFINE_integer(
 flags.DEFINE_string(
     "update_log",
     None,
-    "File to append a JSON line to at each start of training and at each update, for a process "
-    "that watches; see scripts/training/update_log.py.",
+    "File to append a JSON line to at each start, update and validation, for a process that "
+    "watches; see scripts/training/update_log.py.",
 )
 flags.DEFINE_string("summary_json", None, "Where to write what happened, as one JSON object.")
 
