@@ -249,7 +249,7 @@ def test_only_tf_config_reads_it(module: str) -> None:
 
 
 def test_one_door_to_private_tensorflow() -> None:
-    used = uses(r"(tf|tensorflow)\.raw_ops\b|tensorflow\.python\b")
+    used = uses(r"(tf|tensorflow)\.(raw_ops|__internal__)\b|tensorflow\.python\b")
     assert {package_of(module) for module in used} == {"tf_backup._tf"}
 
 
