@@ -79,7 +79,8 @@ class Happening(keras.callbacks.Callback):  # type: ignore[misc]
 
 def main() -> None:
     what = sys.argv[1]
-    with tf_backup.LocalCluster(workers=3, ps=2, worker_timeout_s=5.0) as local:
+    timeouts = {"worker_timeout_s": 5.0, "server_timeout_s": 10.0}
+    with tf_backup.LocalCluster(workers=3, ps=2, **timeouts) as local:
         strategy = local.strategy()
         with strategy.scope():
             model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
