@@ -43,9 +43,6 @@ class Happening(keras.callbacks.Callback):  # type: ignore[misc]
         self.back = False
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if batch == 20 and self.what in ("kill_worker", "kill_ps"):
-            self.local.kill_task(self.what.removeprefix("kill_"), 1)
-            self.since = time.monotonic()
         if batch == 20 and self.what == "restart_ps":
             self.local.kill_task("ps", 1)
             self.local.start_task("ps", 1)
