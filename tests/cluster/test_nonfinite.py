@@ -181,8 +181,8 @@ def test_what_is_huge_and_finite_is_used(trained: Trainer, sparse: bool, on_nonf
 
 
 @pytest.mark.parametrize("backups", [0, 1])
-def test_without_enough_finite_ones_it_ends(trained: Trainer, backups: int) -> None:
-    model = trained(False, 2, backups).model
+def test_without_enough_finite_ones_it_ends(strategy: Any, backups: int) -> None:
+    model = wrapped(strategy, False, 2, backups)
     x, y = np.ones([64, 3], np.float32), np.full([64, 1], np.nan, np.float32)
     broken = tf.data.Dataset.from_tensor_slices((x, y)).batch(2, drop_remainder=True).repeat()
     with pytest.raises(tf_backup.NonFiniteGradients, match="Step 0 needs 2 gradients, but all of"):
