@@ -10,6 +10,8 @@ COUNTS = ("computed", "accepted", "late", "stale", "duplicate", "lost", "nonfini
 class Shared:
     """A compiled model that can be set back to its beginning.
 
+    Its engine does not repeat step numbers: messages that name a step name a later one.
+
     Args:
       strategy: strategy of the model.
       model: the model, with a wrapped optimizer, built.
