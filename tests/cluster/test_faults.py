@@ -128,8 +128,8 @@ def test_a_frozen_worker_that_is_needed_is_named_and_waited_for() -> None:
     assert "worker 1 (localhost:" in result["message"]
 
 
-@pytest.mark.parametrize("index", [0, 1])
-@pytest.mark.parametrize("what", ["kill", "freeze"])
+# One that is killed and has the gate: see test_pods and test_restarts.
+@pytest.mark.parametrize(("what", "index"), [("kill", 1), ("freeze", 0), ("freeze", 1)])
 def test_a_parameter_server_that_is_gone_or_frozen_ends_training(what: str, index: int) -> None:
     result, _ = run(workers=2, ps=2, replicas=1, faults=[[20, what, "ps", index]])
     assert result["error"] == "ParameterServerLost"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from typing import Any
 
@@ -40,11 +41,17 @@ def rows_of(cluster: Cluster) -> np.ndarray:
     return np.concatenate(rows)
 
 
-@pytest.mark.parametrize("number", range(20))
-def test_rows_add_up_to_the_ledger(number: int) -> None:
+@functools.cache
+def resolved(number: int) -> tuple[Cluster, np.ndarray, np.ndarray]:
+    """Return a cluster after a random schedule, and its timeline: contributions and updates."""
     cluster = Cluster(np.random.default_rng([5, number]), BOUNDS[number % len(BOUNDS)])
     play(cluster, EVENTS)
-    contributions, updates = Resolver().resolve(rows_of(cluster))
+    return cluster, *Resolver().resolve(rows_of(cluster))
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_rows_add_up_to_the_ledger(number: int) -> None:
+    cluster, contributions, updates = resolved(number)
     for place in range(cluster.size):
         mine = contributions[contributions["place"] == place]
         counted = Counter(VERDICTS[verdict] for verdict in mine["verdict"])
@@ -67,9 +74,7 @@ def test_schedules_reach_every_verdict() -> None:
     """With tame schedules, the test above would show nothing."""
     seen: set[int] = set()
     for number in range(20):
-        cluster = Cluster(np.random.default_rng([5, number]), BOUNDS[number % len(BOUNDS)])
-        play(cluster, EVENTS)
-        contributions, _ = Resolver().resolve(rows_of(cluster))
+        _, contributions, _ = resolved(number)
         seen |= set(contributions["verdict"].tolist())
         lost = contributions[contributions["verdict"] == LOST]
         assert (lost["update"] == UNKNOWN).all()
