@@ -340,7 +340,7 @@ def test_a_server_without_parameters_is_waited_for_too(strategy: Any) -> None:
     model.fit(X, Y, batch_size=8, steps_per_epoch=200, verbose=0)
     assert updates(model) == 200
     engine = model.train_function.engine
-    assert engine._snapshot.layout.servers != engine._contribution.servers
+    assert engine._snapshot.layout.servers != engine._worker._contribution.servers
 
 
 def test_integer_state_beside_parameters(strategy: Any) -> None:
