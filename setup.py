@@ -29,6 +29,11 @@ EXTRAS_REQUIRE = {
     "benchmark": [
         "matplotlib>=3.10",  # For its picture only.
     ],
+    "report": [  # For scripts/report.py, and for the records that it reads.
+        "absl-py>=1.4",
+        "matplotlib>=3.10",
+        "pyarrow>=15",
+    ],
     "metrics": [
         "prometheus_client>=0.20",
     ],

@@ -89,8 +89,9 @@ flags.DEFINE_float("server_timeout_s", 10.0, "Seconds of silence after which a p
 flags.DEFINE_float(
     "max_pause_s",
     None,
-    "Longest time between two updates. Default: --worker_timeout_s, and 3 s for a step. While the "
-    "chief or a ps is frozen, this time stands still.",
+    "Longest time between two updates; twice that is allowed with a validation in between. "
+    "Default: --worker_timeout_s, and 3 s for a step. While the chief or a ps is frozen, this time "
+    "stands still.",
 )
 flags.DEFINE_float(
     "max_restart_s", 120.0, "The same, where training starts again from a checkpoint in between."

@@ -149,6 +149,7 @@ class Training:
                 backups=policy.backups,
                 max_staleness=policy.max_staleness,
                 record_times=FLAGS.record_times,
+                on_shortage=FLAGS.on_shortage or "wait",
             )
             return self.task.compile(optimizer)
 

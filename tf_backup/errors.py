@@ -1,4 +1,4 @@
-"""Errors that tf_backup raises while a cluster trains.
+"""Errors that tf_backup raises while a cluster trains, and about records of a training.
 
     TfBackupError
     |-- ClusterError            the cluster cannot be reached or used
@@ -8,7 +8,8 @@
     |-- WorkerFailed            a worker's own code (model, data) raised
     `-- NonFiniteGradients      fewer than N workers compute finite gradients
 
-    RecordsError                records of a training cannot be used (a ValueError)
+    ValueError
+    `-- RecordsError            records of a training are missing, or cannot be used
 
 Invalid arguments raise ``ValueError`` or ``TypeError`` at the call that receives them.
 """

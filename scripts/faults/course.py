@@ -15,11 +15,13 @@ class Start:
       time: when it was.
       after: number of updates made before.
       times: when each update since then was made.
+      validations: numbers of updates after which validations were.
     """
 
     time: float
     after: int
     times: list[float] = dataclasses.field(default_factory=list)
+    validations: set[int] = dataclasses.field(default_factory=set)
 
     @property
     def made(self) -> int:
@@ -36,12 +38,14 @@ class Pause:
       end: time of the update after.
       made: number of updates before.
       restarts: whether training was started again in between.
+      validates: whether there was a validation in between.
     """
 
     begin: float
     end: float
     made: int
     restarts: bool
+    validates: bool
 
     @property
     def seconds(self) -> float:
@@ -65,6 +69,8 @@ class Course:
             self.starts.append(Start(record["time"], record["start"]))
         elif "update" in record:
             self.starts[-1].times.append(record["time"])
+        elif "validation" in record:
+            self.starts[-1].validations.add(record["validation"])
 
     @property
     def trains(self) -> bool:
@@ -110,12 +116,12 @@ class Course:
     def pauses(self) -> Iterator[Pause]:
         """Yield the times between consecutive updates, across starts."""
         before: float | None = None
-        made = 0
+        made = 0  # Updates made before the pause.
         for start in self.starts:
             restarts = before is not None
             for time in start.times:
                 if before is not None:
-                    yield Pause(before, time, made, restarts)
+                    yield Pause(before, time, made, restarts, made in start.validations)
                 before, restarts = time, False
                 made += 1
             made = start.made

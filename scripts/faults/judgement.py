@@ -18,8 +18,9 @@ class Judge:
     """What training has to keep to.
 
     Args:
-      max_pause_s: longest time between two updates. The time for which the chief or a parameter
-        server is frozen is added.
+      max_pause_s: longest time between two updates; twice that if there was a validation in
+        between, since the end of an epoch and the validation may each wait for a worker. The time
+        for which the chief or a parameter server is frozen is added.
       max_restart_s: the same where training starts again from a checkpoint in between.
     """
 
@@ -51,6 +52,8 @@ class Judge:
     def _pauses(self, outcome: Outcome) -> Iterator[str]:
         for pause in outcome.course.pauses():
             name, allowed = "--max_pause_s", self.max_pause_s
+            if pause.validates:
+                name, allowed = "twice --max_pause_s, with a validation", 2 * allowed
             if pause.restarts:
                 name, allowed = "--max_restart_s", self.max_restart_s
             frozen = sum(_frozen_s(each, pause) for each in outcome.injections)

@@ -88,6 +88,13 @@ flags.DEFINE_integer(
 flags.DEFINE_multi_string(
     "delay", [], "WORKER:SECONDS, a straggler on purpose; may be given several times."
 )
+flags.DEFINE_enum(
+    "on_shortage",
+    None,
+    ["wait", "shrink"],
+    "While fewer than N workers are alive: wait for them, or make updates of fewer gradients. "
+    "Default: wait.",
+)
 flags.DEFINE_bool(
     "record_times",
     True,
@@ -99,8 +106,8 @@ flags.DEFINE_integer(
 flags.DEFINE_string(
     "update_log",
     None,
-    "File to append a JSON line to at each start of training and at each update, for a process "
-    "that watches; see scripts/training/update_log.py.",
+    "File to append a JSON line to at each start, update and validation, for a process that "
+    "watches; see scripts/training/update_log.py.",
 )
 flags.DEFINE_string("summary_json", None, "Where to write what happened, as one JSON object.")
 
@@ -122,7 +129,10 @@ _AT_LEAST_0 = (
     "worker_restarts",
 )
 _OF_STRATEGY = ("worker_timeout_s", "server_timeout_s", "worker_restarts")
-_OF_CLUSTERS = ("replicas", "backups", "max_staleness", "ps_tasks", "delay", *_OF_STRATEGY)
+_OF_CLUSTERS = (
+    *("replicas", "backups", "max_staleness", "ps_tasks", "delay", "on_shortage"),
+    *_OF_STRATEGY,
+)
 
 
 class Settings:
@@ -166,7 +176,8 @@ class Settings:
             return BackupPolicy(1, 0)
         if self.asynchronous:
             return BackupPolicy.asynchronous(replicas + backups, FLAGS.max_staleness)
-        return BackupPolicy(replicas, backups, FLAGS.max_staleness or 0)
+        least = 1 if FLAGS.on_shortage == "shrink" else None
+        return BackupPolicy(replicas, backups, FLAGS.max_staleness or 0, least)
 
     def _overridden(self, recipe: Recipe) -> Recipe:
         """Return the recipe as changed by flags."""

@@ -2,8 +2,9 @@
 
 The file has a JSON object on each line:
 
-    {"time": 81.25, "start": 100}     training starts, or starts again, after 100 updates
-    {"time": 81.31, "update": 101}    101 updates have been made
+    {"time": 81.25, "start": 100}         training starts, or starts again, after 100 updates
+    {"time": 81.31, "update": 101}        101 updates have been made
+    {"time": 99.02, "validation": 200}    a validation begins, after 200 updates
 
 Times are seconds of the machine's monotonic clock, which all its processes share.
 """
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class UpdateLog(keras.callbacks.Callback):
-    """Callback that appends a line to a file when training starts, and after each update.
+    """Callback that appends a line to a file at each start, update and validation.
 
     A line is written as a whole, so that a process that reads beside it sees no part of one. A file
     that cannot be written any more costs the log, not the training run.
@@ -55,6 +56,12 @@ class UpdateLog(keras.callbacks.Callback):
         assert self._made is not None
         self._made += 1
         self._note("update", self._made)
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Note a validation."""
+        del logs
+        if self._made is not None:
+            self._note("validation", self._made)
 
     def _note(self, name: str, value: int) -> None:
         if self._file is None:

@@ -58,7 +58,7 @@ def check_accounts(optimizer: Any) -> None:
     accounts = optimizer.contributions
     for record in (*accounts.workers, accounts.total):
         counts = record.as_dict()
-        ended = ("accepted", "late", "stale", "duplicate", "lost")
+        ended = ("accepted", "late", "stale", "duplicate", "lost", "nonfinite")
         assert counts["computed"] == sum(counts[name] for name in ended)
         assert sum(record.staleness.values()) == record.accepted
 

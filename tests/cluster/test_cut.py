@@ -36,7 +36,7 @@ def crossing(cut: Cut) -> set[str]:
     return {name for name in found if not name.startswith("event")}
 
 
-@pytest.mark.parametrize("cluster", [(1, 2)], indirect=True)
+@pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
 @pytest.mark.parametrize(
     ("optimizer", "servers", "tensors"),
     [

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,6 +14,7 @@ import pytest
 import tensorflow as tf
 
 import tf_backup
+from tests.cluster.shared import COUNTS, Shared
 
 pytestmark = pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
 
@@ -74,6 +77,32 @@ def wrapped(
     return model
 
 
+Trainer = Callable[..., Shared]
+
+
+@pytest.fixture(scope="module")
+def made(cluster: tf_backup.LocalCluster) -> Trainer:
+    """Function of the arguments of `wrapped`: always the same model for the same arguments."""
+
+    @functools.cache
+    def get(*arguments: Any) -> Shared:
+        return Shared(cluster.strategy(), wrapped(cluster.strategy(), *arguments))
+
+    return get
+
+
+@pytest.fixture
+def trained(made: Trainer) -> Trainer:
+    """The same function, of a model as it was in the beginning."""
+
+    def get(sparse: bool, replicas: int, backups: int, on_nonfinite: str = "drop") -> Shared:
+        found = made(sparse, replicas, backups, on_nonfinite)
+        found.set_back()
+        return found
+
+    return get
+
+
 def plain(sparse: bool, updates: list[list[tuple[Any, Any]]]) -> keras.Model:
     """Returns a model that one device has trained on the mean over each update's batches."""
     model = built(sparse)
@@ -91,40 +120,39 @@ def assert_same(ours: keras.Model, theirs: keras.Model) -> None:
 
 @KINDS
 def test_dropped_it_is_as_if_its_batch_had_not_been_there(
-    strategy: Any, sparse: bool, value: float, caplog: pytest.LogCaptureFixture
+    trained: Trainer, sparse: bool, value: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    model = wrapped(strategy, sparse, 2, 0)
-    model.fit(data(sparse, value), epochs=1, steps_per_epoch=BATCHES - 1, verbose=0)
+    ours = trained(sparse, 2, 0)
+    ours.model.fit(data(sparse, value), epochs=1, steps_per_epoch=BATCHES - 1, verbose=0)
     first, second = (examples(worker, sparse, value) for worker in range(2))
     del second[BAD]
     updates = [list(pair) for pair in zip(first, second, strict=False)]
-    assert_same(model, plain(sparse, updates))
-    one, other = model.optimizer.contributions.workers
-    assert (one.nonfinite, other.nonfinite) == (0, 1)
-    assert other.accepted == BATCHES - 1
-    total = model.optimizer.contributions.total
-    ended = total.accepted + total.late + total.stale + total.duplicate + total.lost
-    assert total.computed == ended + total.nonfinite
+    assert_same(ours.model, plain(sparse, updates))
+    one, other = ours.counts()
+    assert (one["nonfinite"], other["nonfinite"]) == (0, 1)
+    assert other["accepted"] == BATCHES - 1
+    total = ours.total()
+    assert total["computed"] == sum(total[name] for name in COUNTS[1:])
     # Any of the three workers may have the second place.
     assert re.search(r"Dropped 1 gradient\(s\) .* of worker\(s\) [012] \(1\)\.", caplog.text)
 
 
 @KINDS
-def test_dropped_with_a_backup_worker(strategy: Any, sparse: bool, value: float) -> None:
+def test_dropped_with_a_backup_worker(trained: Trainer, sparse: bool, value: float) -> None:
     # The slow worker is 2: for every update worker 1 is among the first two.
-    model = wrapped(strategy, sparse, 2, 1)
-    model.fit(data(sparse, value, slow=2), steps_per_epoch=BATCHES - 1, verbose=0)
-    assert all(np.all(np.isfinite(weight)) for weight in model.get_weights())
-    total = model.optimizer.contributions.total
-    assert total.nonfinite == 1 and total.accepted == 2 * (BATCHES - 1)
+    ours = trained(sparse, 2, 1)
+    ours.model.fit(data(sparse, value, slow=2), steps_per_epoch=BATCHES - 1, verbose=0)
+    assert all(np.all(np.isfinite(weight)) for weight in ours.model.get_weights())
+    total = ours.total()
+    assert total["nonfinite"] == 1 and total["accepted"] == 2 * (BATCHES - 1)
 
 
 @KINDS_AND_BACKUPS
 def test_raised_it_names_worker_and_step(
-    strategy: Any, sparse: bool, value: float, backups: int
+    trained: Trainer, sparse: bool, value: float, backups: int
 ) -> None:
-    model = wrapped(strategy, sparse, 2, backups, "raise")
+    model = trained(sparse, 2, backups, "raise").model
     said = r"Worker [012] .*NaN or Inf at step.*\[\d+\]"
     with pytest.raises(tf_backup.WorkerFailed, match=said) as caught:
         model.fit(data(sparse, value, slow=2), steps_per_epoch=BATCHES, verbose=0)
@@ -143,28 +171,28 @@ def test_kept_it_does_what_it_does_on_one_device(
 
 
 @pytest.mark.parametrize(("sparse", "on_nonfinite"), [(True, "drop"), (False, "raise")])
-def test_what_is_huge_and_finite_is_used(strategy: Any, sparse: bool, on_nonfinite: str) -> None:
-    model = wrapped(strategy, sparse, 2, 0, on_nonfinite)
-    model.fit(data(sparse, 1e30), epochs=1, steps_per_epoch=BAD + 1, verbose=0)
+def test_what_is_huge_and_finite_is_used(trained: Trainer, sparse: bool, on_nonfinite: str) -> None:
+    ours = trained(sparse, 2, 0, on_nonfinite)
+    ours.model.fit(data(sparse, 1e30), epochs=1, steps_per_epoch=BAD + 1, verbose=0)
     first, second = (examples(worker, sparse, 1e30) for worker in range(2))
     updates = [list(pair) for pair in zip(first, second, strict=True)][: BAD + 1]
-    assert_same(model, plain(sparse, updates))
-    assert model.optimizer.contributions.total.nonfinite == 0
+    assert_same(ours.model, plain(sparse, updates))
+    assert ours.total()["nonfinite"] == 0
 
 
 @pytest.mark.parametrize("backups", [0, 1])
 def test_without_enough_finite_ones_it_ends(strategy: Any, backups: int) -> None:
     model = wrapped(strategy, False, 2, backups)
     x, y = np.ones([64, 3], np.float32), np.full([64, 1], np.nan, np.float32)
-    broken = tf.data.Dataset.from_tensor_slices((x, y)).batch(2).repeat()
+    broken = tf.data.Dataset.from_tensor_slices((x, y)).batch(2, drop_remainder=True).repeat()
     with pytest.raises(tf_backup.NonFiniteGradients, match="Step 0 needs 2 gradients, but all of"):
         model.fit(broken, steps_per_epoch=5, verbose=0)
     model.fit(data(False, None), steps_per_epoch=BATCHES - 1, verbose=0)  # It can go on.
     assert all(np.all(np.isfinite(weight)) for weight in model.get_weights())
 
 
-def test_data_that_ends_without_an_update_is_told_from_data_that_ends(strategy: Any) -> None:
-    model = wrapped(strategy, False, 2, 0)
+def test_data_that_ends_without_an_update_is_told_from_data_that_ends(trained: Trainer) -> None:
+    model = trained(False, 2, 0).model
     model.fit(data(False, np.nan), verbose=0)  # Of unknown length: to its end.
     assert int(model.optimizer.iterations) == BATCHES - 1
 

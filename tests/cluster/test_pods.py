@@ -12,7 +12,9 @@ from scripts import exits
 from tests.cluster.job import Job
 from tests.cluster.processes import wait_until
 
-ENDLESS = "--updates=100000\n--checkpoint_minutes=0.02\n"
+# By default, a silent task is waited for for half a minute.
+SOON = "--worker_timeout_s=8\n--server_timeout_s=10\n"
+ENDLESS = f"--updates=100000\n--checkpoint_minutes=0.02\n{SOON}"
 ALL = ("worker-0", "worker-1", "backup-0", "ps-0")
 
 
@@ -24,7 +26,7 @@ def checkpoints(job: Job) -> list[int]:
 
 def finish(job: Job, made: int) -> None:
     """Start the chief again, and let it make a few more updates, to the end."""
-    job.write_flags(f"--updates={made + 30}\n")
+    job.write_flags(f"--updates={made + 30}\n{SOON}")
     job.start("chief")
     assert job.code("chief") == 0, job.log("chief")[-3000:]
     log = job.log("chief").rpartition("Connecting to")[2]

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 import tf_backup
 from tests.cluster.processes import wait_until
+from tests.cluster.shared import Shared
 
 pytestmark = pytest.mark.parametrize("cluster", [(3, 1)], indirect=True)
 
@@ -110,24 +111,36 @@ def on_one_device() -> Any:
 def updates(model: Any) -> int:
     total = model.optimizer.contributions.total
     ended = total.accepted + total.late + total.stale + total.duplicate + total.lost
-    assert total.computed == ended
+    assert total.computed == ended + total.nonfinite
     assert total.accepted == model.optimizer.replicas * int(model.optimizer.iterations)
     return int(model.optimizer.iterations)
 
 
+@pytest.fixture(scope="module")
+def made(cluster: tf_backup.LocalCluster) -> Shared:
+    return Shared(cluster.strategy(), on_strategy(cluster.strategy()))
+
+
+@pytest.fixture
+def shared(made: Shared) -> Shared:
+    """The model with N = 2 and b = 0, as it was in the beginning."""
+    made.set_back()
+    return made
+
+
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")  # If the length is unknown.
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_trains_to_the_numbers_of_one_device(strategy: Any, kind: str) -> None:
+def test_it_trains_to_the_numbers_of_one_device(shared: Shared, kind: str) -> None:
     make, steps = KINDS[kind]
     twin = on_one_device()
     # N consecutive batches here have the samples of one batch on one device.
     options = {"epochs": 2, "steps_per_epoch": steps, "verbose": 0, "shuffle": False}
     expected = twin.fit(make(size=2 * SIZE), **options).history
-    model = on_strategy(strategy)
+    model = shared.model
     # A generator has little left for the second epoch.
     validation = None if kind == "generator" else make()
     found = model.fit(make(), **options, validation_data=validation).history
-    assert updates(model) == 2 * COUNT // 2
+    assert shared.updates == 2 * COUNT // 2
     for ours, theirs in zip(model.get_weights(), twin.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-4)
@@ -168,7 +181,7 @@ class Wrong(Exception):
 
 @pytest.mark.parametrize("kind", ["generator", "PyDataset"])
 def test_what_the_users_code_raises_is_raised_when_what_it_made_is_used(
-    strategy: Any, kind: str
+    shared: Shared, kind: str
 ) -> None:
     class Broken(Batches):
         def __getitem__(self, index: int) -> Any:
@@ -181,15 +194,15 @@ def test_what_the_users_code_raises_is_raised_when_what_it_made_is_used(
         for index in range(COUNT):
             yield broken[index]
 
-    model = on_strategy(strategy)
+    model = shared.model
     with pytest.raises(Wrong, match=r"^at the fifth$"):
         model.fit(Broken() if kind == "PyDataset" else generator(), shuffle=False, verbose=0)
-    assert updates(model) == 2
+    assert shared.updates == 2
     model.fit(Batches(), verbose=0)
-    assert updates(model) == 2 + COUNT // 2
+    assert shared.updates == 2 + COUNT // 2
 
 
-def test_a_callback_ends_training_while_the_users_code_waits(strategy: Any) -> None:
+def test_a_callback_ends_training_while_the_users_code_waits(shared: Shared) -> None:
     free = threading.Event()
 
     def generator() -> Iterator[Any]:
@@ -200,26 +213,26 @@ def test_a_callback_ends_training_while_the_users_code_waits(strategy: Any) -> N
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             self.model.stop_training = batch == COUNT // 2 - 1
 
-    model = on_strategy(strategy)
+    model = shared.model
     try:
         model.fit(generator(), steps_per_epoch=100, verbose=0, callbacks=[Stop()])
-        assert updates(model) == COUNT // 2
+        assert shared.updates == COUNT // 2
         model.fit(X, Y, sample_weight=W, batch_size=SIZE, verbose=0)  # No worker waits any more.
-        assert updates(model) == COUNT
+        assert shared.updates == COUNT
     finally:
         free.set()
     threads = threading.enumerate
     wait_until(lambda: not any(t.name == "tf_backup-batches" for t in threads()), timeout_s=10)
 
 
-def test_data_that_end_too_early_end_the_epoch_with_keras_warning(strategy: Any) -> None:
-    model = on_strategy(strategy)
+def test_data_that_end_too_early_end_the_epoch_with_keras_warning(shared: Shared) -> None:
+    model = shared.model
     with pytest.warns(UserWarning, match="ran out of data before steps_per_epoch"):
         model.fit(generated(passes=1), steps_per_epoch=COUNT, shuffle=False, verbose=0)
-    assert updates(model) == COUNT // 2
+    assert shared.updates == COUNT // 2
 
 
-def test_a_pydataset_without_an_end_needs_steps_per_epoch(strategy: Any) -> None:
+def test_a_pydataset_without_an_end_needs_steps_per_epoch(shared: Shared) -> None:
     class Endless(Batches):
         @property
         def num_batches(self) -> None:
@@ -228,11 +241,11 @@ def test_a_pydataset_without_an_end_needs_steps_per_epoch(strategy: Any) -> None
         def __getitem__(self, index: int) -> Any:
             return super().__getitem__(index % COUNT)
 
-    model = on_strategy(strategy)
+    model = shared.model
     with pytest.raises(ValueError, match="say how long to read with steps_per_epoch"):
         model.fit(Endless(), shuffle=False, verbose=0)
     model.fit(Endless(), shuffle=False, verbose=0, epochs=2, steps_per_epoch=4)
-    assert updates(model) == 8
+    assert shared.updates == 8
 
 
 def test_a_worker_that_dies_takes_no_more_than_its_batch_along(

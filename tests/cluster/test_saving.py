@@ -14,6 +14,7 @@ import tensorflow as tf
 
 import tf_backup
 from tests.cluster.processes import start, wait_until
+from tests.cluster.shared import Shared
 
 pytestmark = pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
 
@@ -32,10 +33,23 @@ def adam() -> Any:
     return keras.optimizers.Adam(0.01)
 
 
-def trained(strategy: Any) -> Any:
-    """Return a model after two updates of two gradients."""
+def wrapped(strategy: Any) -> Any:
     with strategy.scope():
-        model = compiled(tf_backup.wrap(adam(), replicas=2, backups=1, stall_timeout_s=50.0))
+        return compiled(tf_backup.wrap(adam(), replicas=2, backups=1, stall_timeout_s=50.0))
+
+
+@pytest.fixture(scope="module")
+def made(cluster: tf_backup.LocalCluster) -> Shared:
+    return Shared(cluster.strategy(), wrapped(cluster.strategy()))
+
+
+@pytest.fixture
+def trained(made: Shared) -> Any:
+    """A model after two updates of two gradients."""
+    return after_two_updates(made.set_back())
+
+
+def after_two_updates(model: Any) -> Any:
     model.fit(X, Y, batch_size=8, verbose=0, shuffle=False)
     return model
 
@@ -74,15 +88,15 @@ with tf_backup.LocalCluster(workers=3, ps=1) as cluster:
 @pytest.mark.parametrize(
     ("program", "said"), [(ALONE, "iterations 4 False"), (ON_A_CLUSTER, "iterations 3 2")]
 )
-def test_a_new_process_goes_on(strategy: Any, tmp_path: Path, program: str, said: str) -> None:
+def test_a_new_process_goes_on(trained: Any, tmp_path: Path, program: str, said: str) -> None:
     """On one device without tf_backup, and on a cluster, where N and b stay the same."""
-    trained(strategy).save(tmp_path / "model.keras")
+    trained.save(tmp_path / "model.keras")
     output, errors = start("-c", program, str(tmp_path / "model.keras")).communicate(timeout=200)
     assert said in output, errors
 
 
-def test_a_file_holds_everything_once(strategy: Any, tmp_path: Path) -> None:
-    model = trained(strategy)
+def test_a_file_holds_everything_once(strategy: Any, trained: Any, tmp_path: Path) -> None:
+    model = trained
     model.save(tmp_path / "model.keras")
     with strategy.scope():
         again = keras.models.load_model(tmp_path / "model.keras")
@@ -100,7 +114,7 @@ def test_a_file_holds_everything_once(strategy: Any, tmp_path: Path) -> None:
 def test_loss_scaling_is_saved_around_the_inner_optimizer(strategy: Any, tmp_path: Path) -> None:
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:
-        model = trained(strategy)
+        model = after_two_updates(wrapped(strategy))
         model.save(tmp_path / "model.keras")
         alone = keras.models.load_model(tmp_path / "model.keras")
         with strategy.scope():
@@ -112,8 +126,8 @@ def test_loss_scaling_is_saved_around_the_inner_optimizer(strategy: Any, tmp_pat
     assert again.optimizer.inner_optimizer.replicas == 2
 
 
-def test_weights_go_to_and_come_from_one_device(strategy: Any, tmp_path: Path) -> None:
-    model = trained(strategy)
+def test_weights_go_to_and_come_from_one_device(trained: Any, tmp_path: Path) -> None:
+    model = trained
     model.save_weights(tmp_path / "model.weights.h5")
     plain = compiled(adam())
     plain.fit(X, Y, batch_size=8, verbose=0)
@@ -127,8 +141,8 @@ def test_weights_go_to_and_come_from_one_device(strategy: Any, tmp_path: Path) -
     assert int(model.optimizer.iterations) == 2 + 4 + 2
 
 
-def test_checkpoints_go_to_and_come_from_one_device(strategy: Any, tmp_path: Path) -> None:
-    model = trained(strategy)
+def test_checkpoints_go_to_and_come_from_one_device(trained: Any, tmp_path: Path) -> None:
+    model = trained
     path = tf.train.Checkpoint(model=model, optimizer=model.optimizer).save(tmp_path / "ours")
     plain = compiled(adam())
     plain.optimizer.build(plain.trainable_variables)
@@ -141,10 +155,10 @@ def test_checkpoints_go_to_and_come_from_one_device(strategy: Any, tmp_path: Pat
     assert_same(plain, model)
 
 
-def test_a_file_of_another_model_is_refused(strategy: Any, tmp_path: Path) -> None:
+def test_a_file_of_another_model_is_refused(trained: Any, tmp_path: Path) -> None:
     other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(9)])
     other.save_weights(tmp_path / "other.weights.h5")
-    model = trained(strategy)
+    model = trained
     before = values(model)
     with pytest.raises(ValueError, match="could not be loaded"):
         model.load_weights(tmp_path / "other.weights.h5")

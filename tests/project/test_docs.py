@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 README_LINES = 130
-PACKAGES = {"keras", "simulation"}  # Pages import names from their modules.
+PACKAGES = {"keras", "simulation", "timeline"}  # Pages import names from their modules.
 
 # Folders whose files a page names by path, as in `results/memory.csv`.
 FOLDERS = ("docs", "k8s", "models", "results", "scripts", "tests")

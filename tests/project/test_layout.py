@@ -249,7 +249,7 @@ def test_only_tf_config_reads_it(module: str) -> None:
 
 
 def test_one_door_to_private_tensorflow() -> None:
-    used = uses(r"(tf|tensorflow)\.raw_ops\b|tensorflow\.python\b")
+    used = uses(r"(tf|tensorflow)\.(raw_ops|__internal__)\b|tensorflow\.python\b")
     assert {package_of(module) for module in used} == {"tf_backup._tf"}
 
 
@@ -345,8 +345,11 @@ def requirements(*extras: str) -> list[Requirement]:
 @pytest.mark.parametrize(
     ("lock", "extras"),
     [
-        ("requirements.lock", ["scripts", "benchmark", "metrics", "tests"]),
-        ("requirements-models.lock", ["scripts", "benchmark", "metrics", "tests", "models"]),
+        ("requirements.lock", ["scripts", "benchmark", "report", "metrics", "tests"]),
+        (
+            "requirements-models.lock",
+            ["scripts", "benchmark", "report", "metrics", "tests", "models"],
+        ),
     ],
 )
 def test_lock_has_what_setup_asks_for(lock: str, extras: list[str], python: str) -> None:

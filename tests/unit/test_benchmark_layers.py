@@ -62,7 +62,9 @@ def test_an_update_is_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> No
         assert not np.allclose(before, after, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["dense", "cnn", "inception"])
+@pytest.mark.parametrize(
+    "name", ["dense", "cnn", pytest.param("inception", marks=pytest.mark.slow)]
+)
 def test_models_have_the_same_weights(name: str) -> None:
     model = keras_layers.build(architectures.ALL[name])
     weights = plain_layers.weights(architectures.ALL[name])

@@ -10,6 +10,8 @@ import tensorflow as tf
 from models import inception_v3
 from scripts.training import presets
 
+pytestmark = pytest.mark.slow  # A model of 300 layers takes seconds to build.
+
 RNG = np.random.default_rng(0)
 SHAPE = (75, 75, 3)
 NARROW = presets.find("inception_v3", "small").sizes

@@ -65,6 +65,17 @@ def test_a_long_pause_is_named_with_its_fault() -> None:
     ]
 
 
+@pytest.mark.parametrize(("end", "fails"), [(9.0, False), (11.0, True)])
+def test_a_pause_with_a_validation_may_be_twice_as_long(end: float, fails: bool) -> None:
+    run = outcome((0.0, 0, [1, 2]))
+    run.course.note({"time": 2.5, "validation": 2})
+    run.course.note({"time": end, "update": 3})
+    run.course.note({"time": end + 1, "update": 4})
+    failures = [each for each in JUDGE.failures(run) if "pause" in each]
+    assert bool(failures) == fails
+    assert [pause.validates for pause in run.course.pauses()] == [False, True, False]
+
+
 @pytest.mark.parametrize(("seconds", "fails"), [(3, False), (2, True)])
 def test_the_freeze_of_a_ps_may_last_as_long_as_it_does(seconds: int, fails: bool) -> None:
     fault = f"freeze ps 0 for {seconds} s at step 2"

@@ -162,6 +162,7 @@ def test_projected_lstm_without_projection_is_an_lstm():
 # ---- Text -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_learns_a_text_and_writes_it():
     keras.utils.set_random_seed(1)
     model = language_model.build(4, embedding=8, units=16)

@@ -20,6 +20,13 @@ class Workers:
             self.beats[worker] += 1
         self.members.update(self.lives, self.beats)
 
+    def wait(self, seconds: float) -> None:
+        """Lets the chief look twice a second, and see nothing new."""
+        end = self.now + seconds
+        while self.now < end - 1e-9:
+            self.now = min(self.now + 0.5, end)
+            self.look()
+
 
 def test_nobody_lives_at_first():
     workers = Workers(10.0)
@@ -33,11 +40,11 @@ def test_who_registers_lives_until_its_lease_ends():
     workers = Workers(10.0)
     workers.lives[1] = 5
     workers.look(1)
-    workers.now += 9.9
+    workers.wait(9.9)
     assert workers.members.lives == [0, 5, 0]
     workers.look()
     assert workers.members.living == 1
-    workers.now += 0.2
+    workers.wait(0.2)
     assert workers.members.lives == [0, 0, 0]
     assert workers.members.ever == [False, True, False]
 
@@ -47,7 +54,7 @@ def test_a_sign_of_life_renews_the_lease_by_the_chiefs_clock():
     workers.lives[:] = [5, 6, 7]
     for _ in range(5):
         workers.look(0, 2)
-        workers.now += 9.0
+        workers.wait(9.0)
     assert workers.members.lives == [5, 0, 7]
 
 
@@ -55,11 +62,11 @@ def test_who_comes_back_lives_again():
     workers = Workers(10.0)
     workers.lives[0] = 5
     workers.look(0)
-    workers.now += 60.0
+    workers.wait(60.0)
     assert workers.members.missing == [0, 1, 2]
     workers.look(0)  # It had been frozen.
     assert workers.members.lives == [5, 0, 0]
-    workers.now += 60.0
+    workers.wait(60.0)
     workers.lives[0] = 8  # It was started again.
     workers.look()
     assert workers.members.lives == [8, 0, 0]
@@ -69,9 +76,9 @@ def test_who_is_silent_for_a_while_is_told_apart_from_who_is_missing():
     workers = Workers(30.0)
     workers.lives[:2] = [5, 6]
     workers.look(0, 1)
-    workers.now += 3 * HEARTBEAT_S
+    workers.wait(3 * HEARTBEAT_S)
     workers.look(0)
-    workers.now += 2 * HEARTBEAT_S
+    workers.wait(2 * HEARTBEAT_S)
     assert workers.members.silent == [1, 2]
     assert workers.members.missing == [2]
 
@@ -82,3 +89,19 @@ def test_who_has_left_does_not_live():
     workers.look(0, 1)
     assert workers.members.lives == [5, 0, 0]
     assert workers.members.left == [False, True, False]
+
+
+def test_nobody_is_lost_while_the_chief_does_not_look():
+    """A chief that had been frozen for longer than a lease had given up all its workers."""
+    workers = Workers(10.0)
+    workers.lives[:] = [5, 6, 7]
+    workers.look(0, 1, 2)
+    workers.wait(5.0)
+    workers.now += 60.0  # Frozen.
+    assert workers.members.lives == [5, 6, 7]
+    assert workers.members.silent == [0, 1, 2]
+    workers.look(0)
+    assert workers.members.lives == [5, 6, 7]
+    assert workers.members.silent == [1, 2]
+    workers.wait(5.0)
+    assert workers.members.lives == [5, 0, 0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tf_backup.rules import places, protocol
+from tf_backup.rules import places, protocol, shortage
 from tf_backup.rules.protocol import (
     ABSENT,
     ACCEPTED,
@@ -888,7 +888,7 @@ def test_a_step_of_fewer_gradients_is_completed_by_the_change():
     gate.enter_all()
     gate.offer(0)
     gate.offer(1)
-    gate.ledger, completes = protocol.resize(gate.ledger, np.int64(2))
+    gate.ledger, completes = shortage.resize(gate.ledger, np.int64(2))
     assert completes
     assert gate.ledger.replicas == 2
     assert protocol.complete(gate.ledger, gate.ledger.replicas)
@@ -901,7 +901,7 @@ def test_a_step_never_has_fewer_gradients_than_it_has_got():
     gate.enter_all()
     for worker in range(3):
         gate.offer(worker)
-    gate.ledger, completes = protocol.resize(gate.ledger, np.int64(1))
+    gate.ledger, completes = shortage.resize(gate.ledger, np.int64(1))
     assert completes
     assert gate.ledger.replicas == 3
 
@@ -914,7 +914,7 @@ def test_a_complete_step_is_left_as_it_is():
     gate.offer(0)
     gate.offer(1)
     for wanted in (1, 3):
-        after, completes = protocol.resize(gate.ledger, np.int64(wanted))
+        after, completes = shortage.resize(gate.ledger, np.int64(wanted))
         assert after.replicas == 2
         assert not completes
 
@@ -922,7 +922,7 @@ def test_a_complete_step_is_left_as_it_is():
 def test_before_its_first_gradient_a_step_changes_silently():
     gate = Gate(3, 3)
     gate.ledger = gate.ledger._replace(replicas=np.int64(3))
-    gate.ledger, completes = protocol.resize(gate.ledger, np.int64(1))
+    gate.ledger, completes = shortage.resize(gate.ledger, np.int64(1))
     assert (int(gate.ledger.replicas), bool(completes)) == (1, False)
-    gate.ledger, completes = protocol.resize(gate.ledger, np.int64(3))
+    gate.ledger, completes = shortage.resize(gate.ledger, np.int64(3))
     assert (int(gate.ledger.replicas), bool(completes)) == (3, False)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_backup.rules import places, protocol
+from tf_backup.rules import places, protocol, shortage
 from tf_backup.rules.protocol import (
     ACCEPTED,
     ANY_STALENESS,
@@ -44,7 +44,7 @@ Call = tuple[str, Ledger, tuple[Any, ...], Any]
 
 
 def rule(name: str) -> Any:
-    return getattr(places, name, None) or getattr(protocol, name)
+    return next(getattr(each, name) for each in (places, shortage, protocol) if hasattr(each, name))
 
 
 @dataclasses.dataclass
@@ -92,9 +92,10 @@ class Cluster:
         ]  # For gradients that are not finite: other events stay the same.
         self.size = int(rng.integers(1, 7))
         self.replicas = int(rng.integers(1, min(3, self.size) + 1))
+        self.most = self.replicas
         self.bound = bound
         self.haste = int(rng.choice([1, 4, 8]))  # Weight of the update event.
-        self.ledger = protocol.new_ledger(self.size)
+        self.ledger = protocol.new_ledger(self.size, self.replicas)
         spares = int(rng.integers(0, 3))
         self.actors = [Actor(int(rng.choice([1, 4, 8]))) for _ in range(self.size + spares)]
         self.places = [Place() for _ in range(self.size)]
@@ -102,6 +103,7 @@ class Cluster:
         for actor in self.actors:
             self.begin_life(actor)
         self.updates = 0
+        self.taken = 0  # Gradients that all updates together were made of.
         self.queue: list[Admitted] = []  # First come, first used.
         self.used = np.zeros([self.size], np.int64)  # Gradients used, by place.
         self.ages: list[int] = []  # Staleness of the gradients used.
@@ -146,6 +148,8 @@ class Cluster:
             events += [("last_update", 0)] * int(failures and self.rng.random() < 0.3)
         if failures and self.ledger.open and self.rng.random() < 0.05:
             events.append(("close", 0))
+        if failures and self.bound == 0 and self.coin.random() < 0.2:
+            events += [("resize", 0)] * 2
         if failures and not self.ledger.open:
             events.append(("open", 0))
             events += [("settle", 0)] * int(self.rng.random() < 0.5)
@@ -155,7 +159,7 @@ class Cluster:
         """Carry out an event."""
         self.history.append(event)
         name, who = event
-        if name in ("update", "last_update", "close", "open", "settle", "expire"):
+        if name in ("update", "last_update", "close", "open", "settle", "expire", "resize"):
             getattr(self, name)()
         else:
             getattr(self, name)(who, self.actors[who])
@@ -310,6 +314,18 @@ class Cluster:
             self.ages.append(staleness)
         self.queue = self.queue[self.replicas :]
         self.updates += 1
+        self.taken += self.replicas
+
+    def resize(self) -> None:
+        """Change how many gradients make an update; a complete step keeps its own."""
+        wanted, queued = int(self.coin.integers(1, self.most + 1)), len(self.queue)
+        expected = self.replicas if self.full else max(wanted, queued)
+        completes = not self.full and queued == expected and bool(self.ledger.open)
+        self.ledger, complete = self.call("resize", np.int64(wanted))
+        assert (int(self.ledger.replicas), bool(complete)) == (expected, completes)
+        self.replicas = expected
+        if complete:
+            self.complete.append((int(self.ledger.run), int(self.ledger.step)))
 
     def close(self) -> None:
         self.ledger, tokens = self.call("close_run", False)
@@ -389,7 +405,8 @@ class Cluster:
         assert all((getattr(ledger, name) >= 0).all() for name in SLOTS)
         assert np.flatnonzero(delivered).tolist() == sorted(each.place for each in self.queue)
         assert self.bound > 0 or len(self.queue) <= self.replicas
-        assert ledger.accepted.sum() == self.replicas * self.updates
+        assert ledger.accepted.sum() == self.taken
+        assert ledger.replicas == self.replicas
         assert (ledger.accepted == self.used).all()
         assert ledger.step == self.updates
         full = self.full and bool(ledger.open)
@@ -497,7 +514,7 @@ def test_random_schedules_reach_every_verdict_state_and_event():
         exhausted = [result[1] for name, _, _, result in cluster.calls if name == "leave"]
         seen |= {"exhausted"} if any(exhausted) else set()
     events = "enter offer repeat leave take die revive freeze thaw expire "
-    events += "update last_update close open settle"
+    events += "update last_update close open settle resize"
     states = {protocol.ABSENT, COMPUTING, DELIVERED, WAITING, LEFT}
     verdicts = (ACCEPTED, LATE, STALE, DUPLICATE, NONFINITE)
     # Without a bound none is late: there is room for every gradient of the run.
@@ -549,7 +566,18 @@ def some_calls(name: str) -> list[Call]:
 
 @pytest.mark.parametrize(
     "name",
-    ["admit", "enter", "offer", "leave", "expire", "open_run", "advance", "close_run", "settle"],
+    [
+        "admit",
+        "enter",
+        "offer",
+        "leave",
+        "expire",
+        "open_run",
+        "advance",
+        "close_run",
+        "settle",
+        "resize",
+    ],
 )
 def test_rules_on_tensors_equal_rules_on_numpy(name: str):
     calls = some_calls(name)

@@ -34,11 +34,12 @@ def test_it_has_starts_and_updates_and_goes_on(
     callback = begun(path, 0)
     for batch in (0, 1):
         callback.on_train_batch_end(batch)
+    callback.on_test_begin()
     callback.on_train_begin()  # Of the next `fit`, which is no start.
     callback.on_train_batch_end(0)
     begun(path, 2).on_train_batch_end(0)
-    expected: list[dict[str, Any]] = [{"start": 0}, {"update": 1}, {"update": 2}, {"update": 3}]
-    expected += [{"start": 2}, {"update": 3}]
+    expected: list[dict[str, Any]] = [{"start": 0}, {"update": 1}, {"update": 2}]
+    expected += [{"validation": 2}, {"update": 3}, {"start": 2}, {"update": 3}]
     assert lines(path) == [{"time": 81.25, **each} for each in expected]
 
 

@@ -147,6 +147,11 @@ def changing() -> Iterator[list[Any]]:
             made.append(operation)
 
 
+def is_eager(tensor: Tensor) -> bool:
+    """Return whether a tensor has a value already. Relies on the class of such tensors."""
+    return isinstance(tensor, tf.__internal__.EagerTensor)
+
+
 def here(tensors: Any) -> Any:
     """Return a structure of tensors on the device of the calling function.
 

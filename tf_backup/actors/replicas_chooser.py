@@ -35,7 +35,8 @@ class ReplicasChooser:
     def __init__(self, policy: BackupPolicy) -> None:
         self._policy = policy
         self._seconds: list[deque[float]] = [deque(maxlen=_KEPT) for _ in range(policy.workers)]
-        self._arrived = [0] * policy.workers  # us; the last arrival at each place.
+        self._arrived = [0] * policy.workers  # us; the last arrival at each place,
+        self._began = [0] * policy.workers  # and the release after it, when the next one began.
         self._update_s: deque[float] = deque(maxlen=_KEPT)
         self._updates = 0
         self._now = 0
@@ -49,9 +50,14 @@ class ReplicasChooser:
             if row["verdict"] not in (LOST, DUPLICATE, NONFINITE):
                 self._seconds[row["place"]].append(float(row["arrived"] - row["began"]) / 1e6)
                 self._arrived[row["place"]] = int(row["arrived"])
+                self._began[row["place"]] = 0
         if not len(updates):
             return
         self._now = int(updates["released"][-1])
+        for place, arrived in enumerate(self._arrived):
+            after = np.searchsorted(updates["released"], arrived)
+            if not self._began[place] and after < len(updates):
+                self._began[place] = int(updates["released"][after])
         timeline = Timeline(Settings(self._policy.replicas), contributions, updates)
         self._update_s.extend(timeline.update_seconds.tolist())
         self._updates += len(updates)
@@ -75,9 +81,10 @@ class ReplicasChooser:
     def _column(self, place: int) -> Rows:
         """Return how long the gradients of a place take, drawn from the recent ones ([rows])."""
         seconds = np.array(self._seconds[place] or [math.inf])
-        silent = (self._now - self._arrived[place]) / 1e6
-        if silent > seconds.max():  # It has died, or has become slow.
-            seconds = np.array([silent])
+        if self._began[place]:
+            computing = (self._now - self._began[place]) / 1e6
+            if computing > seconds.max():  # It has died, or has become slow.
+                seconds = np.array([computing])
         return self._rng.choice(np.minimum(seconds, 1e6), _ROWS)
 
     def _choose(self) -> None:

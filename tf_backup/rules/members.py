@@ -12,13 +12,15 @@ Numbers = np.ndarray[Any, Any]  # int64
 
 HEARTBEAT_S = 1.0  # Interval between heartbeats of a worker, also while it computes.
 _SILENCE_S = 4 * HEARTBEAT_S  # After this, something is wrong with the worker.
+_BLIND_S = 2 * HEARTBEAT_S  # A chief that has not looked for longer is not looking.
 
 
 class Members:
     """The workers of a cluster, as the chief sees them.
 
     Each worker increments a counter while it is alive. Its lease lasts for `timeout_s` after the
-    chief last saw the counter change, by the chief's own clock.
+    chief last saw the counter change, by the chief's own clock. The clock stands still while the
+    chief does not look: it may be frozen itself, or wait for a parameter server that is.
 
     Args:
       workers: number of workers in the cluster.
@@ -34,17 +36,20 @@ class Members:
         self._lives = np.zeros([workers], np.int64)
         self._beats = np.zeros([workers], np.int64)
         self._seen = np.full([workers], -np.inf)
+        self._looked = clock()
 
     def update(self, lives: Numbers, beats: Numbers) -> None:
         """Record the workers' lives and heartbeat counts ([workers] each) from the board."""
         moved = (beats != self._beats) | (lives != self._lives)
-        seen = np.where(moved, self._clock(), self._seen)
-        self._lives, self._beats, self._seen = np.array(lives), np.array(beats), seen
+        now = self._clock()
+        blind = now - self._now()
+        self._seen = np.where(moved, now, self._seen + blind)
+        self._lives, self._beats, self._looked = np.array(lives), np.array(beats), now
 
     @property
     def lives(self) -> list[int]:
         """The number of each worker's life if it is alive, else 0."""
-        fresh = self._clock() - self._seen < self.timeout_s
+        fresh = self._now() - self._seen < self.timeout_s
         living = np.where(fresh & (self._lives > 0), self._lives, 0)
         return [int(life) for life in living]
 
@@ -61,7 +66,7 @@ class Members:
     @property
     def silent(self) -> list[int]:
         """The workers without a recent heartbeat, including those that are dead."""
-        return [int(worker) for worker in np.flatnonzero(self._clock() - self._seen > _SILENCE_S)]
+        return [int(worker) for worker in np.flatnonzero(self._now() - self._seen > _SILENCE_S)]
 
     @property
     def left(self) -> list[bool]:
@@ -72,3 +77,7 @@ class Members:
     def ever(self) -> list[bool]:
         """Whether each worker has ever been alive."""
         return [bool(life != 0) for life in self._lives]
+
+    def _now(self) -> float:
+        """Return the time, or when the chief stopped looking."""
+        return min(self._clock(), self._looked + _BLIND_S)

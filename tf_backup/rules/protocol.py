@@ -21,7 +21,7 @@ A worker offers a gradient only when all of it is on the parameter servers. So a
 is already delivered: it cannot fail to arrive, and an acceptance is never revoked.
 
 Delivered contributions wait in a first-in, first-out queue, and an update takes exactly N of them.
-(Where fewer than N workers are alive, a policy may allow fewer: see `resize`.)
+(A policy may allow fewer: see `shortage`.)
 With p contributions in the queue, a new one is *due* at step t + p // N. So its *staleness*, the
 number of updates made between its parameters and the update that uses it, is known when it is
 offered. It is accepted if its staleness is at most `max_staleness`: 0 is synchronous SGD, and N = 1
@@ -223,29 +223,6 @@ def exhausted(ledger: Ledger, replicas: int, xp: Arrays = NUMPY) -> Array:
     """Return whether too few places have data left to complete step t ([] bool)."""
     remaining = xp.sum(one(ledger.status != LEFT, xp))
     return (remaining < replicas) & (ledger.open == 1)
-
-
-def resize(ledger: Ledger, wanted: Array, xp: Arrays = NUMPY) -> tuple[Ledger, Array]:
-    """Change the number of gradients that make the update from step t; synchronous training only.
-
-    A step that is complete is left as it is, since its update may be in progress. A step that has
-    more gradients already is made of these.
-
-    Args:
-      ledger: the ledger before the call.
-      wanted: [] the number of gradients that are wanted, at least 1.
-      xp: the array functions.
-
-    Returns:
-      The ledger after the call, whose `replicas` may still differ from `wanted`, and whether this
-      completed the step ([] bool).
-    """
-    free = ~full(ledger, ledger.replicas, xp)
-    queued = inside(ledger, xp)
-    replicas = xp.where(queued > wanted, queued, wanted)
-    replicas = xp.where(free, replicas, ledger.replicas)
-    completes = free & (queued >= replicas) & (ledger.open == 1)
-    return ledger._replace(replicas=replicas), completes
 
 
 def open_run(ledger: Ledger, step: Array, xp: Arrays = NUMPY) -> Ledger:

@@ -7,7 +7,6 @@ read them for long, new rows are dropped and counted: the log never delays train
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,7 +60,6 @@ class ArrivalLog:
     """
 
     def __init__(self, places: int, name: Name) -> None:
-        self._rows = _rows(places)
         self._queue = NamedQueue(GATE_SERVER, name / "rows", [tf.int64], [[FIELDS]], CAPACITY)
         # Per place, when its contribution began; and last, how many rows were dropped.
         self._state = NamedVariable(GATE_SERVER, name / "state", tf.int64, [places + 1])
@@ -85,7 +83,7 @@ class ArrivalLog:
           The operations.
         """
         known = _no_offer() if offer is None else tf.stack(offer)
-        rows, state = self._rows(before, after, known, self._state.read_value(), now())
+        rows, state = compared(before, after, known, self._state.read_value(), now())
         return self._put(rows, state)
 
     def note_update(self, before: Tensor, after: Tensor, times: Tensor) -> list[Any]:
@@ -101,7 +99,7 @@ class ArrivalLog:
           The operations.
         """
         at, made = now(), unpacked(before)
-        rows, state = self._rows(before, after, _no_offer(), self._state.read_value(), at)
+        rows, state = compared(before, after, _no_offer(), self._state.read_value(), at)
         zero = tf.zeros([], tf.int64)
         update = [np.int64(UPDATE), at, times[0], made.step, times[1], times[2], made.run]
         return self._put(tf.concat([rows, tf.stack([*update, zero, zero])[None]], axis=0), state)
@@ -136,17 +134,12 @@ def _no_offer() -> Tensor:
     return tf.constant([_UNKNOWN] * len(Offer._fields), tf.int64)
 
 
-@functools.cache
-def _rows(places: int) -> Any:
-    """Return the function that compares two ledgers; traced once per number of places."""
-    ledger = tf.TensorSpec([len(protocol.Ledger._fields), places], tf.int64)
-    vector = tf.TensorSpec([places + 1], tf.int64)
-    specs = [ledger, ledger, tf.TensorSpec([4], tf.int64), vector, tf.TensorSpec([], tf.int64)]
-    return tf.function(_compared, input_signature=specs, autograph=False)
+def compared(before: Tensor, after: Tensor, offer: Tensor, state: Tensor, now: Tensor) -> Any:
+    """Return the rows of contributions that ended, and the state with those that began.
 
-
-def _compared(before: Tensor, after: Tensor, offer: Tensor, state: Tensor, now: Tensor) -> Any:
-    """Return the rows of contributions that ended, and the state with those that began."""
+    These operations become part of the gate's own function: to call another one took longer than
+    all of them.
+    """
     old, new = unpacked(before), unpacked(after)
     since = state[:-1]
     place, run, step, compute = tf.unstack(offer, 4)

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_backup.policy import BackupPolicy
-from tf_backup.rules import places, protocol
+from tf_backup.rules import places, protocol, shortage
 from tf_backup.rules.protocol import Ledger
 
 Tensor = Any
@@ -170,7 +170,7 @@ class Rules:
 
     def _resize(self, packed: Tensor, wanted: Tensor) -> Any:
         """Return the number of gradients that make the update, and events."""
-        ledger, completes = protocol.resize(unpacked(packed), wanted, _TENSORS)
+        ledger, completes = shortage.resize(unpacked(packed), wanted, _TENSORS)
         return pack(ledger), ledger.replicas, self._events(ledger, completes)
 
     # ---- Parts --------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_backup._tf import graphs
+
 Tensor = Any
 
 
@@ -42,7 +44,7 @@ def _size(tensor: Tensor) -> float:
 
 def _device_of(tensor: Tensor) -> str:
     """Return the device of a graph's tensor, following the captures of inner graphs."""
-    if isinstance(tensor, tf.__internal__.EagerTensor):
+    if graphs.is_eager(tensor):
         return str(tensor.device)
     if tensor.op.device:
         return str(tensor.op.device)

@@ -43,9 +43,6 @@ class Happening(keras.callbacks.Callback):  # type: ignore[misc]
         self.back = False
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if batch == 20 and self.what in ("kill_worker", "kill_ps"):
-            self.local.kill_task(self.what.removeprefix("kill_"), 1)
-            self.since = time.monotonic()
         if batch == 20 and self.what == "restart_ps":
             self.local.kill_task("ps", 1)
             self.local.start_task("ps", 1)
@@ -79,7 +76,8 @@ class Happening(keras.callbacks.Callback):  # type: ignore[misc]
 
 def main() -> None:
     what = sys.argv[1]
-    with tf_backup.LocalCluster(workers=3, ps=2, worker_timeout_s=5.0) as local:
+    timeouts = {"worker_timeout_s": 5.0, "server_timeout_s": 10.0}
+    with tf_backup.LocalCluster(workers=3, ps=2, **timeouts) as local:
         strategy = local.strategy()
         with strategy.scope():
             model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
