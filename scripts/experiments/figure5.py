@@ -101,6 +101,9 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
     both = [row for row in done if row["seed"] in seeds]
     both = [r for r in both if r["seed"] in {h["seed"] for h in select(done, replicas=high)}]
 
+    if not both:
+        return []
+
     def ratio(own: list[Row]) -> float:
         few, many = (select(own, replicas=n)[0]["updates"] for n in (low, high))
         return float(few / many)
@@ -125,6 +128,8 @@ def draw(figure: Any, rows: Sequence[Row]) -> None:
     """Draw updates by N, and the paper's two numbers on the scale of ours."""
     panel = figure.subplots()
     ours = updates_by_replicas(rows)
+    if not ours:
+        return
     counts = list(ours)
     panel.errorbar(
         counts, [s.mean for s in ours.values()], [s.deviation for s in ours.values()], marker="o"
