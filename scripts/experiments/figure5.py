@@ -1,6 +1,6 @@
 """Figure 5: updates to converge against N, the number of gradients in an update.
 
-  python scripts/experiment.py figure5 --data_dir=DIR      # about 2 minutes on one core
+  python scripts/experiment.py figure5 --data_dir=DIR      # about 5 minutes on one core
 
 The paper, Inception on ImageNet with RMSProp: 137.5e3 updates with N = 50, 76.2e3 with N = 100, a
 ratio of 1.80, where twice the gradients of an update would save half of the updates at best. Here,
