@@ -138,8 +138,9 @@ def check_books(ledger: Ledger) -> None:
 
 def test_a_new_ledger_is_closed_and_empty():
     gate = Gate(3, 2, open_it=False)
-    assert gate.ledger.replicas == 1
-    assert all(not np.any(value) for value in gate.ledger._replace(replicas=np.int64(0)))
+    zero = np.int64(0)
+    assert gate.ledger.replicas == gate.ledger.wanted == 1
+    assert all(not np.any(v) for v in gate.ledger._replace(replicas=zero, wanted=zero))
     assert all(np.asarray(value).dtype == np.int64 for value in gate.ledger)
     assert gate.ledger.status.tolist() == [ABSENT] * 3
     assert not gate.complete
@@ -917,6 +918,8 @@ def test_a_complete_step_is_left_as_it_is():
         after, completes = shortage.resize(gate.ledger, np.int64(wanted))
         assert after.replicas == 2
         assert not completes
+        after, _ = protocol.advance(after)
+        assert after.replicas == wanted  # From the next step on.
 
 
 def test_before_its_first_gradient_a_step_changes_silently():

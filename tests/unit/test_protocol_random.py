@@ -92,7 +92,7 @@ class Cluster:
         ]  # For gradients that are not finite: other events stay the same.
         self.size = int(rng.integers(1, 7))
         self.replicas = int(rng.integers(1, min(3, self.size) + 1))
-        self.most = self.replicas
+        self.most = self.wanted = self.replicas
         self.bound = bound
         self.haste = int(rng.choice([1, 4, 8]))  # Weight of the update event.
         self.ledger = protocol.new_ledger(self.size, self.replicas)
@@ -315,15 +315,16 @@ class Cluster:
         self.queue = self.queue[self.replicas :]
         self.updates += 1
         self.taken += self.replicas
+        self.replicas = self.wanted
 
     def resize(self) -> None:
-        """Change how many gradients make an update; a complete step keeps its own."""
+        """Change how many gradients make an update; a complete step is made of its own."""
         wanted, queued = int(self.coin.integers(1, self.most + 1)), len(self.queue)
         expected = self.replicas if self.full else max(wanted, queued)
         completes = not self.full and queued == expected and bool(self.ledger.open)
         self.ledger, complete = self.call("resize", np.int64(wanted))
         assert (int(self.ledger.replicas), bool(complete)) == (expected, completes)
-        self.replicas = expected
+        self.replicas, self.wanted = expected, wanted
         if complete:
             self.complete.append((int(self.ledger.run), int(self.ledger.step)))
 

@@ -87,17 +87,17 @@ class Care:
             alive += sum(1 for worker in members.missing if not members.ever[worker])
         chosen = policy.replicas if self._chooser is None else self._chooser.replicas
         wanted = min(chosen, max(policy.least, alive))
-        if wanted == ledger.replicas:
+        if wanted == ledger.wanted:
             return
-        now = int(self._gate.resize(tf.constant(wanted, tf.int64)))
-        if now != ledger.replicas and (alive < chosen or self._chooser is None):
+        self._gate.resize(tf.constant(wanted, tf.int64))
+        if alive < chosen or self._chooser is None:
             log.warning(
-                "%d workers are alive: from step %d on, an update is the mean of %d gradients "
-                "instead of %d.",
+                "%d workers are alive: from about step %d on, an update is the mean of %d "
+                "gradients instead of %d.",
                 members.living,
                 int(ledger.step),
-                now,
-                int(ledger.replicas),
+                wanted,
+                int(ledger.wanted),
             )
 
     def await_last_batches(self) -> None:

@@ -20,8 +20,8 @@ sends later is refused, even if it was only frozen.
 A worker offers a gradient only when all of it is on the parameter servers. So an accepted gradient
 is already delivered: it cannot fail to arrive, and an acceptance is never revoked.
 
-Delivered contributions wait in a first-in, first-out queue, and an update takes exactly N of them.
-(A policy may allow fewer: see `shortage`.)
+Delivered contributions wait in a first-in, first-out queue, and an update takes exactly N of them
+(or fewer, if a policy allows it: see `shortage`).
 With p contributions in the queue, a new one is *due* at step t + p // N. So its *staleness*, the
 number of updates made between its parameters and the update that uses it, is known when it is
 offered. It is accepted if its staleness is at most `max_staleness`: 0 is synchronous SGD, and N = 1
@@ -87,6 +87,7 @@ class Ledger(NamedTuple):
     open: Array  # [] 1 while contributions are wanted
     entries: Array  # [] number of entries so far; the number of the latest entry
     replicas: Array  # [] number of gradients that make the update from step t: N, or fewer
+    wanted: Array  # [] the same, from step t + 1 on
     holder: Array  # [places] index of the worker that holds the place
     life: Array  # [places] number of the holder's life; 0: the place is free
     entry: Array  # [places] number of the holder's entry; 0: none, or it has ended
@@ -103,12 +104,13 @@ class Ledger(NamedTuple):
     nonfinite: Array  # [places]
 
 
-SCALARS, VECTORS = Ledger._fields[:5], Ledger._fields[5:]
+SCALARS, VECTORS = Ledger._fields[:6], Ledger._fields[6:]
 
 
 def new_ledger(places: int, replicas: int = 1) -> Ledger:
     """Return the ledger of a gate that no worker has entered, in NumPy."""
-    scalars = {name: np.int64(0) for name in SCALARS} | {"replicas": np.int64(replicas)}
+    scalars = dict.fromkeys(SCALARS, np.int64(0))
+    scalars |= dict.fromkeys(("replicas", "wanted"), np.int64(replicas))
     vectors = {name: np.zeros([places], np.int64) for name in VECTORS}
     return Ledger(**scalars, **vectors)
 
@@ -285,16 +287,15 @@ def close_run(ledger: Ledger, updated: bool, xp: Arrays = NUMPY) -> tuple[Ledger
 def settle(ledger: Ledger, xp: Arrays = NUMPY) -> Ledger:
     """Settle the accounts: count contributions that are still under way as lost."""
     under_way = ledger.status == COMPUTING
-    return ledger._replace(
-        status=xp.where(under_way, np.int64(ABSENT), ledger.status),
-        lost=ledger.lost + one(under_way, xp),
-    )
+    status = xp.where(under_way, np.int64(ABSENT), ledger.status)
+    return ledger._replace(status=status, lost=ledger.lost + one(under_way, xp))
 
 
 def _make_update(ledger: Ledger, xp: Arrays) -> Ledger:
     """Count the contributions that are used as accepted, and increment t."""
     return ledger._replace(
         step=ledger.step + 1,
+        replicas=ledger.wanted,
         accepted=ledger.accepted + one(used(ledger), xp),
     )
 

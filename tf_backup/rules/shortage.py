@@ -6,10 +6,10 @@ from tf_backup.rules.protocol import NUMPY, Array, Arrays, Ledger, full, inside
 
 
 def resize(ledger: Ledger, wanted: Array, xp: Arrays = NUMPY) -> tuple[Ledger, Array]:
-    """Change the number of gradients that make the update from step t; synchronous training only.
+    """Change the number of gradients that make an update; synchronous training only.
 
-    A step that is complete is left as it is, since its update may be in progress. A step that has
-    more gradients already is made of these.
+    It holds from step t on, unless that is complete: its update may be in progress, so it holds
+    from the next step on. A step that has more gradients already is made of these.
 
     Args:
       ledger: the ledger before the call.
@@ -17,12 +17,11 @@ def resize(ledger: Ledger, wanted: Array, xp: Arrays = NUMPY) -> tuple[Ledger, A
       xp: the array functions.
 
     Returns:
-      The ledger after the call, whose `replicas` may still differ from `wanted`, and whether this
-      completed the step ([] bool).
+      The ledger after the call, and whether this completed step t ([] bool).
     """
     free = ~full(ledger, ledger.replicas, xp)
     queued = inside(ledger, xp)
     replicas = xp.where(queued > wanted, queued, wanted)
     replicas = xp.where(free, replicas, ledger.replicas)
     completes = free & (queued >= replicas) & (ledger.open == 1)
-    return ledger._replace(replicas=replicas), completes
+    return ledger._replace(replicas=replicas, wanted=wanted), completes

@@ -205,14 +205,14 @@ class Gate:
         return self._locked(body)
 
     def resize(self, wanted: Tensor) -> Tensor:
-        """Change the number of gradients that make an update, and return what it is now."""
+        """Change the number of gradients that make an update, and return the current step."""
 
         def body() -> Tensor:
-            ledger, replicas, events = self._rules.resize(self._ledger.read_value(), wanted)
+            ledger, step, events = self._rules.resize(self._ledger.read_value(), wanted)
             with tf.control_dependencies([self._write(ledger)]):
                 told = self._events.put_many(events)
             with tf.control_dependencies([told]):
-                return tf.identity(replicas)
+                return tf.identity(step)
 
         return self._locked(body)
 

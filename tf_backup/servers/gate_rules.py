@@ -169,9 +169,9 @@ class Rules:
         return packed, self._events(ledger, complete & there, exhausted & ~complete & there)
 
     def _resize(self, packed: Tensor, wanted: Tensor) -> Any:
-        """Return the number of gradients that make the update, and events."""
+        """Return the step, and events."""
         ledger, completes = shortage.resize(unpacked(packed), wanted, _TENSORS)
-        return pack(ledger), ledger.replicas, self._events(ledger, completes)
+        return pack(ledger), ledger.step, self._events(ledger, completes)
 
     # ---- Parts --------------------------------------------------------------------------------
 
