@@ -87,7 +87,7 @@ def test_a_frozen_worker_holds_nobody_up_and_contributes_again() -> None:
     assert frozen["accepted"] > 30
 
 
-@pytest.mark.parametrize("ps", [1, 2])
+@pytest.mark.parametrize("ps", [1])  # test_auto_replicas has two.
 def test_updates_are_made_of_fewer_gradients_while_workers_are_missing(ps: int) -> None:
     """N = 3 of three: one dies, then a second; both come back, one after the other."""
     result, log = run(
@@ -165,7 +165,7 @@ def test_random_faults_cost_no_more_than_a_lease() -> None:
     print(json.dumps(result))
 
 
-INTERRUPTS = int(os.environ.get("TF_BACKUP_TEST_INTERRUPTS", "2"))
+INTERRUPTS = int(os.environ.get("TF_BACKUP_TEST_INTERRUPTS", "1"))
 
 
 @pytest.mark.parametrize("number", range(INTERRUPTS))
