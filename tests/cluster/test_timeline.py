@@ -43,6 +43,7 @@ def test_arrivals_are_those_of_the_script(strategy: Any, tmp_path: Path) -> None
     ended = time.time() * 1e6
     timeline = parquet.read(tmp_path / "logs")
     assert (timeline.settings.replicas, timeline.settings.backups) == (2, 2)
+    assert timeline.settings.versions["tf_backup"] == tf_backup.__version__
     rows = timeline.contributions[np.argsort(timeline.contributions["arrived"])]
     told = [
         (int(row["worker"]), int(row["step"]), VERDICTS[row["verdict"]], int(row["update"]))

@@ -93,6 +93,15 @@ def test_a_worker_that_died_counts_as_slow() -> None:
     assert chooser.replicas == 2
 
 
+def test_a_worker_that_never_came_is_not_waited_for() -> None:
+    chooser = ReplicasChooser(BackupPolicy(3, 0, 0, 2, auto=True))
+    alone = timeline([0.1, 0.1], BackupPolicy(2, 0), 120, update_s=0.002)
+    for start in range(0, 120, 40):
+        mine = (alone.contributions["step"] // 40) == start // 40
+        chooser.note(alone.contributions[mine], alone.updates[start : start + 40])
+    assert chooser.replicas == 2
+
+
 def test_too_little_is_known_at_first() -> None:
     chooser = ReplicasChooser(BackupPolicy(3, 0, 0, 2, auto=True))
     assert chooser.speeds() is None

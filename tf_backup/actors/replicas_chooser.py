@@ -68,7 +68,7 @@ class ReplicasChooser:
     def speeds(self) -> dict[int, float] | None:
         """Return the gradients used per second for each N; None if too little is known."""
         known = [len(seconds) >= _LEAST_KEPT for seconds in self._seconds]
-        if sum(known) < self._policy.replicas or len(self._update_s) < _LEAST_KEPT:
+        if sum(known) < self._policy.least or len(self._update_s) < _LEAST_KEPT:
             return None
         columns = [self._column(place) for place in range(self._policy.workers)]
         update_s = max(0.0, float(np.median(self._update_s)))
@@ -79,7 +79,10 @@ class ReplicasChooser:
         }
 
     def _column(self, place: int) -> Rows:
-        """Return how long the gradients of a place take, drawn from the recent ones ([rows])."""
+        """Return how long the gradients of a place take, drawn from the recent ones ([rows]).
+
+        A place that nobody has ever worked at takes for ever.
+        """
         seconds = np.array(self._seconds[place] or [math.inf])
         if self._began[place]:
             computing = (self._now - self._began[place]) / 1e6

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import logging
 import os
 import pathlib
 import platform
+import sys
 import threading
 import time
 import uuid
@@ -154,7 +154,7 @@ class StragglerMonitor(keras.callbacks.Callback):
     def _settings(self, optimizer: Any) -> Settings:
         now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         versions = {
-            "tf_backup": importlib.metadata.version("tf_backup"),
+            "tf_backup": sys.modules["tf_backup"].__version__,  # Also from a clone, not installed.
             "tensorflow": tf.__version__,
             "keras": keras.__version__,
             "python": platform.python_version(),
