@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.cluster import forks
 
 ROOT = Path(__file__).parents[2]
+MARK = "TF_BACKUP_TEST_MARK"  # Environment variable of processes that tests look for.
 
 
 def children(parent: int | None = None) -> list[int]:
@@ -87,3 +88,17 @@ def free_addresses(count: int) -> list[str]:
     for each in sockets:
         each.close()
     return addresses
+
+
+def marked(mark: str) -> list[int]:
+    """Return the processes that have a mark in their environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                variables = (entry / "environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if f"{MARK}={mark}".encode() in variables:
+                found.append(int(entry.name))
+    return found

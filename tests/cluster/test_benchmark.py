@@ -11,28 +11,13 @@ from pathlib import Path
 import pytest
 
 from scripts.benchmarks import rows
-from tests.cluster.processes import start_fresh, wait_until
+from tests.cluster.processes import MARK, marked, start_fresh, wait_until
 
 SCRIPT = "scripts/benchmark.py"
-MARK = "TF_BACKUP_TEST_MARK"
 
 # Two of the programs: with and without TensorFlow 2's strategies. For all, after a change to them:
 # TF_BACKUP_TEST_SYSTEMS=tf_backup,stock_async,sync_replicas,all_reduce,one_device
 SYSTEMS = os.environ.get("TF_BACKUP_TEST_SYSTEMS", "tf_backup,sync_replicas").split(",")
-
-
-def marked(mark: str) -> list[int]:
-    """Return the processes that have a mark in their environment."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                variables = (entry / "environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if f"{MARK}={mark}".encode() in variables:
-                found.append(int(entry.name))
-    return found
 
 
 @pytest.mark.timeout(600)

@@ -11,25 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.processes import start_fresh, wait_until
+from tests.cluster.processes import MARK, marked, start_fresh, wait_until
 
 SCRIPT = "scripts/chaos.py"
-MARK = "TF_BACKUP_TEST_MARK"
 SMALL = ["--replicas=1", "--backups=1", "--step_s=0.02"]
-
-
-def marked(mark: str) -> list[int]:
-    """Return the processes that have a mark in their environment."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                variables = (entry / "environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if f"{MARK}={mark}".encode() in variables:
-                found.append(int(entry.name))
-    return found
 
 
 def test_training_goes_on_after_faults_of_workers_and_of_the_chief(tmp_path: Path) -> None:
