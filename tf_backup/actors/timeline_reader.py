@@ -11,7 +11,8 @@ import numpy as np
 
 from tf_backup.actors.replicas_chooser import ReplicasChooser
 from tf_backup.rules import protocol
-from tf_backup.servers.arrival_log import UPDATE, ArrivalLog
+from tf_backup.servers.arrival_log import ArrivalLog
+from tf_backup.servers.ledger_changes import UPDATE
 from tf_backup.timeline.schema import CONTRIBUTION, UNKNOWN, Rows
 from tf_backup.timeline.schema import UPDATE as UPDATE_ROW
 
@@ -97,7 +98,7 @@ class Resolver:
         """Return the rows of contributions whose fate is known now, and those of updates.
 
         Args:
-          raw: [n, FIELDS] rows of the log, in order; see `ArrivalLog`.
+          raw: [n, FIELDS] rows of the log, in order; see `LedgerChanges`.
         """
         contributions: list[tuple[int, ...]] = []
         updates: list[tuple[int, ...]] = []

@@ -1,53 +1,57 @@
-"""Rows of the gate's log, for random schedules of workers that compute, die, freeze and return."""
+"""Rows of a timeline, for random schedules of workers that compute, die, freeze and return."""
 
 from __future__ import annotations
 
 import functools
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from tests.unit.test_protocol_random import BOUNDS, Cluster, play
 from tf_backup.actors.timeline_reader import Resolver
 from tf_backup.rules import protocol
-from tf_backup.servers import arrival_log
-from tf_backup.servers.arrival_log import FIELDS, UPDATE
 from tf_backup.servers.gate_rules import pack
+from tf_backup.servers.ledger_changes import (
+    FIELDS,
+    MADE,
+    OFFER,
+    OTHER,
+    UPDATE,
+    LedgerChanges,
+)
 from tf_backup.timeline.schema import ACCEPTED, DUPLICATE, LOST, UNKNOWN, VERDICTS
 
 EVENTS = 120
 
 
-@functools.cache
-def traced(places: int) -> Any:
-    """Return `arrival_log.compared` as a function of tensors, for a number of places."""
-    ledger = tf.TensorSpec([len(protocol.Ledger._fields), places], tf.int64)
-    vector = tf.TensorSpec([places + 1], tf.int64)
-    number = tf.TensorSpec([], tf.int64)
-    specs = [ledger, ledger, tf.TensorSpec([4], tf.int64), vector, number]
-    return tf.function(arrival_log.compared, input_signature=specs, autograph=False)
-
-
-def rows_of(cluster: Cluster) -> np.ndarray:
-    """Return the rows that the gate logs for a cluster's calls, the n-th at n microseconds."""
-    compared = traced(cluster.size)
-    state: Any = tf.zeros([cluster.size + 1], tf.int64)
-    rows = [np.zeros([0, FIELDS], np.int64)]
+def changes_of(cluster: Cluster) -> list[np.ndarray]:
+    """Return what the gate logs for each of a cluster's calls, the n-th at n microseconds."""
+    found = []
     for time, (name, before, args, result) in enumerate(cluster.calls, start=1):
         after = result if isinstance(result, protocol.Ledger) else result[0]
-        offer = [-1, -1, -1, -1]
+        places = np.arange(cluster.size)
+        head = [time, OTHER, 0, 0, 0]
         if name == "offer":
-            place = int(np.flatnonzero(args[0])[0])
-            offer = [place, int(args[2]), int(args[3]), 7]
-        packed = (tf.constant(pack(ledger), tf.int64) for ledger in (before, after))
-        more, state = compared(*packed, tf.constant(offer, tf.int64), state, np.int64(time))
-        rows.append(more.numpy())
-        if name == "advance" or (name == "close_run" and args[0]):
-            step = int(before.step)
-            rows.append(np.array([[UPDATE, time, -1, step, -1, -1, int(before.run), 0, 0]]))
+            places = np.flatnonzero(args[0])
+            head = [time, OFFER, int(args[2]), int(args[3]), 7]
+        elif name == "advance" or (name == "close_run" and args[0]):
+            head = [time, MADE, -1, -1, -1]
+        heads = np.insert(np.tile(head, [len(places), 1]), 2, places, axis=1)
+        columns = [pack(ledger)[:, places].T for ledger in (before, after)]
+        found.append(np.concatenate([heads, *columns], axis=1).astype(np.int64))
+    return found
+
+
+def rows_of(cluster: Cluster, seed: int) -> np.ndarray:
+    """Return the rows of a cluster's calls, read a few calls at a time."""
+    rng, changes = np.random.default_rng(seed), LedgerChanges(cluster.size)
+    rows, waiting = [np.zeros([0, FIELDS], np.int64)], changes_of(cluster)
+    while waiting:
+        count = int(rng.integers(1, 9))
+        rows.append(changes.rows(np.concatenate(waiting[:count])))
+        del waiting[:count]
+    assert not changes.unknown
     return np.concatenate(rows)
 
 
@@ -56,7 +60,7 @@ def resolved(number: int) -> tuple[Cluster, np.ndarray, np.ndarray]:
     """Return a cluster after a random schedule, and its timeline: contributions and updates."""
     cluster = Cluster(np.random.default_rng([5, number]), BOUNDS[number % len(BOUNDS)])
     play(cluster, EVENTS)
-    return cluster, *Resolver().resolve(rows_of(cluster))
+    return cluster, *Resolver().resolve(rows_of(cluster, number))
 
 
 @pytest.mark.parametrize("number", range(20))
@@ -87,6 +91,22 @@ def test_schedules_reach_every_verdict() -> None:
         lost = contributions[contributions["verdict"] == LOST]
         assert (lost["update"] == UNKNOWN).all()
     assert seen == set(range(len(VERDICTS)))
+
+
+def test_after_changes_are_dropped_nothing_has_a_wrong_beginning() -> None:
+    cluster, whole, _ = resolved(0)
+    changes = LedgerChanges(cluster.size)
+    calls = changes_of(cluster)
+    half = len(calls) // 2
+    rows = [changes.rows(np.concatenate(calls[:half]))]
+    changes.forget()
+    rows.append(changes.rows(np.concatenate(calls[half + 10 :])))
+    contributions, _ = Resolver().resolve(np.concatenate(rows))
+    assert 0 < changes.unknown <= cluster.size
+    assert len(contributions) < len(whole)
+    known = {(row["place"], row["arrived"]): row["began"] for row in whole}
+    for row in contributions:
+        assert known[row["place"], row["arrived"]] == row["began"]
 
 
 def row(code: int, time: int, step: int, place: int, due: int = -1) -> list[int]:

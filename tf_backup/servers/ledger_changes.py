@@ -1,0 +1,106 @@
+"""Changes of the gate's ledger, and what they say about gradients and updates.
+
+A change is a vector of int64 about one place: a head of `HEAD` numbers, and the place's column of
+the packed ledger before and after a call of the gate. The head holds the time of the call, its
+kind, the place, and three numbers that depend on the kind.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tf_backup.rules import protocol
+from tf_backup.rules.protocol import Ledger
+
+Array = np.ndarray[Any, Any]
+
+# Kinds. OFFER: run, step and compute time of the gradient. MADE, one for each place: when the
+# update began, when its gradients were taken, and when the optimizer had run. OTHER: 0, 0, 0.
+OFFER, MADE, OTHER = range(3)
+HEAD, COLUMN = 6, len(Ledger._fields)
+SIZE = HEAD + 2 * COLUMN
+
+FIELDS = 9  # Numbers in a row.
+UPDATE = 100  # Code of an update's row. Other rows begin with a verdict of `protocol`, or LOST.
+LOST = 5  # What a worker that died was computing.
+
+# Verdicts, in the order of their counts in the ledger.
+_ENDED = {
+    "late": protocol.LATE,
+    "stale": protocol.STALE,
+    "duplicate": protocol.DUPLICATE,
+    "lost": LOST,
+    "nonfinite": protocol.NONFINITE,
+}
+_UNKNOWN = -1
+
+
+class LedgerChanges:
+    """Turns changes into rows, a vector of `FIELDS` int64 each.
+
+    Times are in microseconds, by the server's clock. The row of a contribution: verdict, when it
+    ended, when it began, step (-1 if unknown), place, worker, the step whose update is to use it,
+    compute time, run. That of an update: UPDATE, when the workers were released, when the chief's
+    loop began with it, step, when the gradients were taken, when the optimizer had run (-1 if
+    unknown), run, 0, 0.
+
+    Args:
+      places: number of places.
+
+    Attributes:
+      unknown: number of contributions left out, since the change that began them is missing.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._places = places
+        self._began = [_UNKNOWN] * places  # When the contribution of each place began.
+        self.unknown = 0
+
+    def forget(self) -> None:
+        """Forget when contributions began, since changes are missing."""
+        self._began = [_UNKNOWN] * self._places
+
+    def rows(self, changes: Array) -> Array:
+        """Return the rows ([n, FIELDS]) of what happened in `changes` ([m, SIZE]), in order."""
+        time, kind, place, *numbers = changes[:, :HEAD].T
+        old = Ledger(*changes[:, HEAD : HEAD + COLUMN].T)
+        new = Ledger(*changes[:, HEAD + COLUMN :].T)
+        waited = old.status == protocol.DELIVERED
+        delivered = (new.status == protocol.DELIVERED) & ~waited
+        verdict = np.zeros_like(time)
+        for name, code in _ENDED.items():  # Each call ends at most one per place.
+            verdict += (getattr(new, name) - getattr(old, name)) * code
+        ended = sum(getattr(new, name) - getattr(old, name) for name in _ENDED) > 0
+        offered = kind == OFFER
+        # Delivered contributions that are given up at the end of a run are stale.
+        given_up = np.where(waited, old.due - old.staleness, _UNKNOWN)
+        step = np.where(offered, numbers[1], given_up)
+        due = np.where(delivered, new.due, _UNKNOWN)
+        compute = np.where(offered, numbers[2], _UNKNOWN)
+        run = np.where(offered, numbers[0], old.run)
+        rows = np.stack([verdict, time, time, step, place, old.holder, due, compute, run], axis=1)
+        begins = (new.begun > old.begun) & (verdict != protocol.DUPLICATE)
+        made = (kind == MADE) & (place == self._places - 1)
+        found: list[Any] = []
+        for index in np.flatnonzero(delivered | ended | begins | made):
+            here = place[index]
+            if delivered[index] or ended[index]:
+                found += self._ended(rows[index])
+            if begins[index]:
+                self._began[here] = time[index]
+            if made[index]:
+                began, taken, applied = changes[index, 3:HEAD]
+                at = [UPDATE, time[index], began, old.step[index], taken, applied, old.run[index]]
+                found.append([*at, 0, 0])
+        return np.array(found, np.int64).reshape([-1, FIELDS])
+
+    def _ended(self, row: Array) -> list[Array]:
+        """Complete the row of a contribution, or leave it out if its beginning is unknown."""
+        duplicate = row[0] == protocol.DUPLICATE
+        row[2] = _UNKNOWN if duplicate else self._began[row[4]]
+        if row[2] == _UNKNOWN and not duplicate:
+            self.unknown += 1
+            return []
+        return [row]
