@@ -499,7 +499,7 @@ def with_an_assertion(strategy: Any) -> Any:
     [
         (with_an_assertion, "too small"),
         (without_class, "Received a label value of 8 which is outside the valid range"),
-        (without_row, "] = 1[23] is not in [0, 3)"),
+        (without_row, "an id is not in [0, 3), the rows of "),
         (with_a_bad_element, "no such file"),
         (with_a_bad_number, 'Infinity or NaN in output 0 of graph op "Log"'),
     ],
@@ -518,7 +518,7 @@ def test_what_fails_in_a_worker_is_said_with_its_cause(
             with pytest.raises(tf_backup.WorkerFailed) as error:
                 call(dataset, verbose=0)
             assert re.match(r"Worker \d raised InvalidArgumentError: ", str(error.value))
-            assert re.search(re.escape(cause).replace(r"1\[23\]", "1[23]"), str(error.value))
+            assert cause in str(error.value)
             assert len(str(error.value)) < 400
     finally:
         tf.debugging.disable_check_numerics()

@@ -52,7 +52,7 @@ class Lookups:
         """
         flat = tf.reshape(tf.cast(ids, tf.int64), [-1])
         flat = tf.where(flat < 0, flat + table.shape[0], flat)
-        unique, place = tf.unique(flat)
+        unique, place = tf.unique(_checked(flat, table))
 
         def gather(ids: Tensor) -> Tensor:
             return tf.gather(table, ids)
@@ -84,6 +84,19 @@ class Lookups:
         ids, values = zip(*parts, strict=True)
         shape = tf.constant(list(table.shape), tf.int64)
         return tf.IndexedSlices(tf.concat(values, axis=0), tf.concat(ids, axis=0), shape)
+
+
+def _checked(ids: Tensor, table: Variable) -> Tensor:
+    """Return ids, after a check that the table has these rows.
+
+    The table's server would say so, too. But if a call on a server fails, TensorFlow cancels the
+    worker's other calls, and often raises their `CancelledError` instead of the cause.
+    """
+    rows = table.shape[0]
+    wrong = tf.boolean_mask(ids, (ids < 0) | (ids >= rows))
+    said = [f"an id is not in [0, {rows}), the rows of {table.name}:", wrong]
+    with tf.control_dependencies([tf.debugging.Assert(tf.equal(tf.size(wrong), 0), said)]):
+        return tf.identity(ids)
 
 
 def mean(
