@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q -q
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-models run test test-quick lint audit results clean
+.PHONY: help install install-models run test test-all test-quick lint audit results clean
 
 help: ## List the targets.
 	@echo 'make TARGET [PYTHON=python3.11] [ARGS="flags of the command"]'
@@ -23,8 +23,11 @@ run: install ## Train a small model on a local cluster; ARGS="--help" lists the 
 test: install ## Run the tests; ARGS="tests/unit -k gate" runs some of them.
 	$(BIN)/python -m pytest $(ARGS)
 
+test-all: install ## Run all tests: also those that repeat others on more kinds of things.
+	$(BIN)/python -m pytest -m "" $(ARGS)
+
 test-quick: install ## Run the tests of single modules and files: no cluster, two minutes.
-	$(BIN)/python -m pytest -m "not slow" tests/unit tests/project $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not extra" tests/unit tests/project $(ARGS)
 
 lint: install ## Check style and types; changes nothing.
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ import pytest
 import tf_backup
 from tests.cluster.forks import Program
 from tests.cluster.processes import free_addresses, start
+from tests.extra import extra
 from tf_backup.cluster import tf_config
 
 BEGIN = "import logging, tf_backup\nlogging.basicConfig(level=logging.INFO)\n"
@@ -45,6 +46,7 @@ def run(started: Started, tasks: dict[str, list[str]], job: str, program: str) -
     return process
 
 
+@extra
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="This machine has no IPv6.")
 def test_a_job_with_addresses_of_ipv6(started: Started) -> None:
     ports = [address.rpartition(":")[2] for address in free_addresses(3)]

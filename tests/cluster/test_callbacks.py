@@ -19,6 +19,7 @@ import pytest
 import tensorflow as tf
 
 import tf_backup
+from tests.extra import with_extra
 
 pytestmark = pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
 
@@ -288,7 +289,7 @@ def test_model_checkpoint_saves_every_few_batches(sides: Sides, tmp_path: Path) 
             np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("save_freq", ["epoch", 3])
+@pytest.mark.parametrize("save_freq", with_extra(["epoch", 3], "epoch"))
 def test_backup_and_restore(strategy: Any, tmp_path: Path, save_freq: Any) -> None:
     """Training that breaks off in epoch 2 is resumed from what was saved, including state."""
     sides = Sides(strategy)  # Not shared: Keras' models remember the epoch to resume at.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import tf_backup
+from tests.extra import extra
 from tf_backup._tf.cut import Cut
 from tf_backup.actors import chief
 
@@ -41,8 +42,9 @@ def crossing(cut: Cut) -> set[str]:
     ("optimizer", "servers", "tensors"),
     [
         (lambda: keras.optimizers.SGD(0.1), [0, 1, 0], 1),  # The learning rate.
-        (lambda: keras.optimizers.SGD(0.1, momentum=0.9), [0, 1, 0], 1),
-        (lambda: keras.optimizers.Adam(0.1), [0, 1, 0], 2),  # Also the number of steps.
+        pytest.param(lambda: keras.optimizers.SGD(0.1, momentum=0.9), [0, 1, 0], 1, marks=extra),
+        # Also the number of steps.
+        pytest.param(lambda: keras.optimizers.Adam(0.1), [0, 1, 0], 2, marks=extra),
         (
             lambda: keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 9)),
             [0, 1, 0],

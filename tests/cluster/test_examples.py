@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from tests.cluster.kinds import (
     sequential,
     words,
 )
+from tests.extra import with_extra
 
 pytestmark = pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
 
@@ -328,11 +328,10 @@ KINDS["wide and deep"] = Kind(wide_and_deep, rows)
 KINDS["time series"] = Kind(time_series, lambda rng: (normal(rng, LENGTH, 3), normal(rng, 1)))
 
 
-# TF_BACKUP_TEST_EXAMPLES=all trains all of them; their layers and losses are also in test_models.
-SOME = ("triplet", "masked language model", "wide and deep")
-CHOSEN = KINDS if os.environ.get("TF_BACKUP_TEST_EXAMPLES") == "all" else SOME
+# Layers and losses of the others are also in test_models.
+FIRST = ("triplet", "masked language model", "wide and deep")
 
 
-@pytest.mark.parametrize("name", CHOSEN)
+@pytest.mark.parametrize("name", with_extra(KINDS, *(set(KINDS) - set(FIRST))))
 def test_trains_as_on_one_device(strategy: Any, name: str, tmp_path: Path) -> None:
     check(strategy, KINDS[name], tmp_path)

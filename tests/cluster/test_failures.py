@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.processes import children, running, start, wait_until
+from tests.extra import extra
 
 
 def run(*what: str) -> dict[str, Any]:
@@ -21,6 +22,7 @@ def run(*what: str) -> dict[str, Any]:
     return result
 
 
+@extra
 def test_a_killed_worker_is_missed_and_contributes_again_asynchronously() -> None:
     result = run("restart", "asynchronous")
     assert result["error"] is None
@@ -48,6 +50,7 @@ def test_too_few_workers_are_named_after_a_deadline() -> None:
     assert result["seconds"] < 60
 
 
+@extra
 def test_a_parameter_server_killed_in_validation_is_said() -> None:
     result = run("kill_ps_in_validation")
     assert result["error"] == "ParameterServerLost"

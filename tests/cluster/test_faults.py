@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.cluster.processes import children, running, start, start_fresh, wait_until
+from tests.extra import with_extra
 
 LEASE_S = 3.0
 
@@ -129,7 +130,9 @@ def test_a_frozen_worker_that_is_needed_is_named_and_waited_for() -> None:
 
 
 # One that is killed and has the gate: see test_pods and test_restarts.
-@pytest.mark.parametrize(("what", "index"), [("kill", 1), ("freeze", 0), ("freeze", 1)])
+@pytest.mark.parametrize(
+    ("what", "index"), with_extra([("kill", 1), ("freeze", 0), ("freeze", 1)], ("freeze", 1))
+)
 def test_a_parameter_server_that_is_gone_or_frozen_ends_training(what: str, index: int) -> None:
     result, _ = run(workers=2, ps=2, replicas=1, faults=[[20, what, "ps", index]])
     assert result["error"] == "ParameterServerLost"

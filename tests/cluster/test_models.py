@@ -38,6 +38,7 @@ from tests.cluster.kinds import (
     weighted,
     words,
 )
+from tests.extra import with_extra
 
 pytestmark = pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
 
@@ -520,7 +521,21 @@ KINDS["metrics"] = Kind(
 # ---- What must come out -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", KINDS)
+# Much of these is also in other kinds.
+SIMILAR = (
+    "add_loss alone",
+    "recurrent",
+    "Lambda",
+    "own step that assigns",
+    "own step around Keras'",
+    "spectral normalization",
+    "shared",
+    "no gradient",
+    "mixed_bfloat16",
+)
+
+
+@pytest.mark.parametrize("name", with_extra(KINDS, *SIMILAR))
 def test_trains_as_on_one_device(strategy: Any, name: str, tmp_path: Path) -> None:
     check(strategy, KINDS[name], tmp_path)
 

@@ -10,12 +10,16 @@ import pytest
 import tensorflow as tf
 
 import tf_backup
+from tests.extra import with_extra
 from tests.unit.test_networks import TASKS, Task, compiled, examples
 
 pytestmark = pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
 
 
-@pytest.mark.parametrize("name", TASKS)
+FIRST = ("mnist_cnn", "pixelcnn", "language_model of characters")
+
+
+@pytest.mark.parametrize("name", with_extra(TASKS, *(set(TASKS) - set(FIRST))))
 def test_trains_with_a_backup_worker(strategy: Any, name: str) -> None:
     task: Task = TASKS[name]
     with strategy.scope():

@@ -18,6 +18,7 @@ import pytest
 import tf_backup
 from tests.cluster.conftest import Kept
 from tests.cluster.processes import children, start_fresh, wait_until
+from tests.extra import extra
 
 SCRIPT = "scripts/train.py"
 
@@ -155,6 +156,7 @@ def test_training_goes_on_by_itself_when_its_parameter_server_dies(
         assert [row["updates"] for row in csv.DictReader(file)] == ["20", "40", "60"]
 
 
+@extra
 def test_without_progress_it_is_tried_so_often(start: Callable[..., Training]) -> None:
     training = start("--updates_per_epoch=60", "--restarts=1")
     for _ in range(2):
@@ -165,6 +167,7 @@ def test_without_progress_it_is_tried_so_often(start: Callable[..., Training]) -
     assert "1 restarts in a row" in log
 
 
+@extra
 def test_two_cannot_have_one_directory(start: Callable[..., Training]) -> None:
     first = start("--updates=100000")
     first.read_until("Training small_cnn")

@@ -22,6 +22,7 @@ from tests.cluster.processes import (
     start_fresh,
     wait_until,
 )
+from tests.extra import extra
 
 SCRIPT = "scripts/train.py"
 
@@ -224,6 +225,7 @@ def test_told_to_end_it_saves_and_the_same_command_goes_on(tmp_path: Path) -> No
     assert float(rows[-1]["val_accuracy"]) == summary["validation"]["accuracy"]
 
 
+@extra
 def test_a_training_with_a_late_worker_is_evaluated_beside_it_and_after(
     tmp_path: Path,
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 import tf_backup
+from tests.extra import extra
 
 pytestmark = pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
 
@@ -284,6 +285,7 @@ def test_validation_in_fit_is_one_devices(pair: tuple[Any, Any], name: str) -> N
 # ---- Averages ---------------------------------------------------------------------------------
 
 
+@extra
 def test_the_averages_can_be_evaluated(strategy: Any) -> None:
     """During training with `SwapEMAWeights`; after fit, they are the weights."""
     model = on_strategy(strategy, use_ema=True, ema_momentum=0.9)

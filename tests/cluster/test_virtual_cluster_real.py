@@ -13,6 +13,7 @@ import tensorflow as tf
 
 import tf_backup
 from tests.cluster.scripted import Script, ScriptedData, ledger, weights
+from tests.extra import with_extra
 from tf_backup.keras.simulated import virtual_cluster
 from tf_backup.policy import BackupPolicy
 from tf_backup.simulation.virtual_cluster import VirtualCluster
@@ -104,7 +105,7 @@ def train_virtually(
     return virtual, model
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", with_extra(CASES, "asynchronous"))
 def test_same_arrivals_same_result(strategy: Any, tmp_path: Path, name: str) -> None:
     policy, events, updates = CASES[name]
     with strategy.scope():

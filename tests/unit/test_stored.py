@@ -10,10 +10,12 @@ import pytest
 import tensorflow as tf
 
 from models.data import loading
+from tests.extra import with_extra
 from tests.unit.prepared_data import corrupted, flat, jpeg, numbered, numbers, write
 
 EXAMPLES = 23
 SHARDS_AND_FILES = [(1, 1), (3, 1), (3, 2), (3, 3), (2, 5), (4, 8), (8, 8)]
+SIMILAR = [(3, 1), (3, 3), (8, 8)]
 
 
 def mnist(directory: Path, files: int = 1, **arguments: str) -> loading.Data:
@@ -38,7 +40,7 @@ def sizes(loaded: loading.Data, shards: int) -> list[int]:
     return [len(loaded.source.splits["train"].shard(shards, index)) for index in range(shards)]
 
 
-@pytest.mark.parametrize(("shards", "files"), SHARDS_AND_FILES)
+@pytest.mark.parametrize(("shards", "files"), with_extra(SHARDS_AND_FILES, *SIMILAR))
 @pytest.mark.parametrize("load", [mnist, streamed])
 def test_in_each_pass_shards_have_each_example_once(
     load: Any, shards: int, files: int, tmp_path: Path
@@ -54,7 +56,7 @@ def test_in_each_pass_shards_have_each_example_once(
         assert sorted(seen) == list(range(EXAMPLES))
 
 
-@pytest.mark.parametrize(("shards", "files"), SHARDS_AND_FILES)
+@pytest.mark.parametrize(("shards", "files"), with_extra(SHARDS_AND_FILES, *SIMILAR))
 def test_held_out_shards_have_each_example_once_in_order(shards: int, files: int, tmp_path: Path):
     loaded = mnist(tmp_path, files)
     seen = [
