@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import socket
-from contextlib import ExitStack
 
 from scripts.benchmarks.spec import Spec
+from tf_backup.network.free_ports import free_ports
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,15 +88,11 @@ class System:
 
 
 def _addresses(counts: dict[str, int]) -> dict[str, list[str]]:
-    """Return free loopback addresses by job; all ports are held until the last one is found."""
-    with ExitStack() as stack:
-        cluster = {}
-        for job, count in counts.items():
-            sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-            for each in sockets:
-                each.bind(("127.0.0.1", 0))
-            cluster[job] = [f"localhost:{each.getsockname()[1]}" for each in sockets]
-        return cluster
+    """Return free loopback addresses by job."""
+    ports = iter(free_ports(sum(counts.values())))
+    return {
+        job: [f"localhost:{next(ports)}" for _ in range(count)] for job, count in counts.items()
+    }
 
 
 CEILING = "one_device"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.cluster import forks
+from tf_backup.network.free_ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 MARK = "TF_BACKUP_TEST_MARK"  # Environment variable of processes that tests look for.
@@ -81,13 +81,7 @@ def start_fresh(*command: str, **changes: str) -> subprocess.Popen[str]:
 
 def free_addresses(count: int) -> list[str]:
     """Return addresses that no process listens at."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    addresses = [f"localhost:{each.getsockname()[1]}" for each in sockets]
-    for each in sockets:
-        each.close()
-    return addresses
+    return [f"localhost:{port}" for port in free_ports(count)]
 
 
 def marked(mark: str) -> list[int]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 from types import TracebackType
@@ -20,11 +18,13 @@ from tf_backup.cluster.fork_server import ForkServer, Task
 from tf_backup.cluster.scratch_folder import ScratchFolder
 from tf_backup.cluster.worker_restarts import WorkerRestarts
 from tf_backup.network import arrivals
+from tf_backup.network.free_ports import free_ports
 from tf_backup.network.status import ask, is_ready
 
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 120.0
+_NOT_STARTED = "Could not start gRPC server"  # TensorFlow, if a port is taken at the last moment.
 _ATTEMPTS = 3  # Another program may take a free port before its task does.
 END_TIMEOUT_S = 5.0
 DEFAULT_WORKER_RESTARTS = 3
@@ -239,7 +239,7 @@ class LocalCluster:
 
     def _free_addresses(self) -> tf_config.ClusterConfig:
         """Return free addresses for all tasks."""
-        ports = _free_ports(self.workers + self.ps + 1)
+        ports = free_ports(self.workers + self.ps + 1)
         hosts = [f"localhost:{port}" for port in ports]
         return tf_config.ClusterConfig(
             {
@@ -293,18 +293,9 @@ class LocalCluster:
         """Return False if a task ended because its port was taken; else raise its output."""
         with open(self._log_path(job, index)) as log_file:
             wrote = log_file.read()[-2000:]
-        if arrivals.PORT_TAKEN in wrote:
+        if arrivals.PORT_TAKEN in wrote or _NOT_STARTED in wrote:
             return False
         raise errors.ClusterError(
             f"The process of {job} {index} ended before it served. The end of what it "
             f"wrote:\n{wrote}"
         )
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return distinct ports that nobody listens on. All are held until the last is found."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
