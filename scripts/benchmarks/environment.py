@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
@@ -50,7 +51,7 @@ class Environment:
             date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M"),
             commit=_commit(),
             tf_backup=tf_backup.__version__,
-            tensorflow=importlib.metadata.version("tensorflow"),
+            tensorflow=_tensorflow(),
             keras=importlib.metadata.version("keras"),
             python=platform.python_version(),
             cpu=_field("/proc/cpuinfo", "model name"),
@@ -67,6 +68,14 @@ class Environment:
             f"TensorFlow {self.tensorflow}, Keras {self.keras}, Python {self.python}; "
             f"tf_backup {self.tf_backup} at {self.commit}, {self.date} UTC"
         )
+
+
+def _tensorflow() -> str:
+    """Return the version of TensorFlow, whose package may have another name."""
+    for name in ("tensorflow", "tensorflow-cpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return "unknown"
 
 
 def _commit() -> str:
