@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.processes import MARK, marked, start_fresh, wait_until
+from tests.extra import extra
 
 SCRIPT = "scripts/chaos.py"
 SMALL = ["--replicas=1", "--backups=1", "--step_s=0.02"]
@@ -72,6 +73,7 @@ def test_too_long_a_pause_is_a_failure_that_is_named() -> None:
     assert "freeze worker" in out and "computed = 40 accepted + " in out
 
 
+@extra
 def test_ctrl_c_ends_it_and_all_processes_also_frozen_ones() -> None:
     mark = uuid.uuid4().hex
     fault = "freeze worker 1 for 1000 s at step 5"

@@ -57,6 +57,7 @@ def test_a_parameter_server_killed_in_validation_is_said() -> None:
     assert result["seconds"] < 60
 
 
+@extra
 def test_no_worker_left_in_validation_is_said_after_a_deadline() -> None:
     result = run("lose_workers_in_validation")
     assert result["error"] == "WorkersLost"

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 import tf_backup
 from tests.cluster.shared import COUNTS, Shared
+from tests.extra import with_extra
 
 pytestmark = pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
 
@@ -181,7 +182,7 @@ def test_what_is_huge_and_finite_is_used(trained: Trainer, sparse: bool, on_nonf
     assert ours.total()["nonfinite"] == 0
 
 
-@pytest.mark.parametrize("backups", [0, 1])
+@pytest.mark.parametrize("backups", with_extra([0, 1], 0))
 def test_without_enough_finite_ones_it_ends(strategy: Any, backups: int) -> None:
     model = wrapped(strategy, False, 2, backups)
     x, y = np.ones([64, 3], np.float32), np.full([64, 1], np.nan, np.float32)

@@ -85,7 +85,11 @@ def batches() -> Any:
 
 
 @pytest.mark.parametrize(
-    "options", [{"replicas": 3, "backups": 1}, {"replicas": 1, "backups": 3, "max_staleness": None}]
+    "options",
+    [
+        {"replicas": 3, "backups": 1},
+        pytest.param({"replicas": 1, "backups": 3, "max_staleness": None}, marks=pytest.mark.extra),
+    ],
 )
 def test_two_fits_and_a_loop_add_up(strategy: Any, tmp_path: Path, options: Any) -> None:
     model = model_of(strategy, **options)

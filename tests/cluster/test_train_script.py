@@ -88,6 +88,7 @@ def prepare_tiny_mnist(directory: Path) -> None:
     )
 
 
+@extra
 def test_mnist_is_read_where_tensorflow_datasets_keeps_it(tmp_path: Path) -> None:
     prepare_tiny_mnist(tmp_path / "data")
     path = tmp_path / "summary.json"
@@ -113,6 +114,7 @@ def test_ctrl_c_ends_it_and_its_cluster() -> None:
     wait_until(lambda: not any(map(running, servers)), timeout_s=10)
 
 
+@extra
 def test_one_command_is_every_task_of_a_job(tmp_path: Path) -> None:
     addresses = free_addresses(6)
     cluster = {
@@ -263,6 +265,7 @@ def test_a_training_with_a_late_worker_is_evaluated_beside_it_and_after(
         assert "Traceback" not in err
 
 
+@extra
 def test_asynchronous_training_makes_an_update_of_every_gradient(tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
     flags = ["--strategy=ps_async", "--replicas=2", "--backups=1", "--updates=60"]

@@ -5,8 +5,8 @@ changes wait in a queue until the coordinator reads them, many at a time, and fi
 mean. If it does not read them for long, new ones are dropped and counted: the log never delays
 training.
 
-To work out the meaning here, in the gate's call, took 2 ms of an update; to store the change takes
-a tenth of that.
+To work out the meaning here, in the gate's call, took twice as long: 2 ms of an update, by
+measurements that differ by more than this from one to the next.
 """
 
 from __future__ import annotations
