@@ -19,6 +19,11 @@ from tensorflow.python.framework import ops
 
 _LARGE = 4096  # Bytes.
 
+_ENVIRONMENT = {
+    "TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE": "False",
+    "TF_PS_DISABLE_ASYNC_EXECUTOR_GLOBALLY": "True",
+}
+
 
 class Strategy(tf.distribute.ParameterServerStrategy):
     """TensorFlow's parameter-server strategy, connected to the parameter servers only.
@@ -95,6 +100,18 @@ def _spec(value: Any, dtype: Any) -> tf.TensorSpec:
         return tf.TensorSpec.from_tensor(tf.convert_to_tensor(value(), dtype))
 
 
+def set_environment() -> None:
+    """Set the environment variables that TensorFlow reads for `connect`.
+
+    Call it before anything uses gRPC, whose threads read the environment: adding a variable moves
+    all of them, and a thread that reads meanwhile crashes the process. In clusters of 32 workers,
+    this ended about every other start.
+    """
+    for name, value in _ENVIRONMENT.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+
+
 def connect(cluster: dict[str, list[str]], job: str, index: int, address: str) -> None:
     """Make this process a task that is a client of the parameter servers only.
 
@@ -106,8 +123,7 @@ def connect(cluster: dict[str, list[str]], job: str, index: int, address: str) -
       index: index of this process in the job.
       address: this process's own `host:port`, at which the servers fetch tensors.
     """
-    os.environ["TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE"] = "False"
-    os.environ["TF_PS_DISABLE_ASYNC_EXECUTOR_GLOBALLY"] = "True"
+    set_environment()
     spec = tf.train.ClusterSpec({"ps": cluster["ps"], job: {index: address}})
     tf.config.experimental_connect_to_cluster(spec, job_name=job, task_index=index)
     context.ensure_initialized()

@@ -47,10 +47,11 @@ def connect(config: tf_config.ClusterConfig, timeouts: Timeouts) -> Any:
       ClusterError: if the parameter servers have another chief.
     """
     os.environ.setdefault("GRPC_FAIL_FAST", "use_caller")
-    from tf_backup._tf.strategies import Strategy
+    from tf_backup._tf.strategies import Strategy, set_environment
     from tf_backup.actors import coordinator
     from tf_backup.keras import fit  # Here, because worker processes do not need Keras.
 
+    set_environment()
     fit.install()
     servers = Servers(config.addresses["ps"], timeouts.server_s, watch_signals=True)
     try:

@@ -14,8 +14,7 @@ def free_ports(count: int) -> list[int]:
     """Return distinct ports that nobody listens on, each held until the last is found.
 
     They lie below those that Linux gives to outgoing connections. A starting cluster opens many of
-    these, and one could take the port of a task that does not listen yet: on 16 cores, a cluster of
-    32 workers often failed to start.
+    these, and one could take the port of a task that does not listen yet.
     """
     # From the system's randomness: programs with one seed may start clusters at the same time.
     draw = random.SystemRandom()
