@@ -7,7 +7,6 @@ breaks, and no other file.
 from __future__ import annotations
 
 import itertools
-import os
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,12 +16,9 @@ from tensorflow.python.distribute import parameter_server_strategy_v2
 from tensorflow.python.eager import context
 from tensorflow.python.framework import ops
 
-_LARGE = 4096  # Bytes.
+from tf_backup._tf import environment
 
-_ENVIRONMENT = {
-    "TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE": "False",
-    "TF_PS_DISABLE_ASYNC_EXECUTOR_GLOBALLY": "True",
-}
+_LARGE = 4096  # Bytes.
 
 
 class Strategy(tf.distribute.ParameterServerStrategy):
@@ -100,22 +96,8 @@ def _spec(value: Any, dtype: Any) -> tf.TensorSpec:
         return tf.TensorSpec.from_tensor(tf.convert_to_tensor(value(), dtype))
 
 
-def set_environment() -> None:
-    """Set the environment variables that TensorFlow reads for `connect`.
-
-    Call it before anything uses gRPC, whose threads read the environment: adding a variable moves
-    all of them, and a thread that reads meanwhile crashes the process. In clusters of 32 workers,
-    this ended about every other start.
-    """
-    for name, value in _ENVIRONMENT.items():
-        if os.environ.get(name) != value:
-            os.environ[name] = value
-
-
 def connect(cluster: dict[str, list[str]], job: str, index: int, address: str) -> None:
     """Make this process a task that is a client of the parameter servers only.
-
-    Each call waits for its completion. In a stream of calls, a later one could overtake an earlier.
 
     Args:
       cluster: addresses (`host:port`) of the tasks, by job.
@@ -123,7 +105,7 @@ def connect(cluster: dict[str, list[str]], job: str, index: int, address: str) -
       index: index of this process in the job.
       address: this process's own `host:port`, at which the servers fetch tensors.
     """
-    set_environment()
+    environment.prepare()
     spec = tf.train.ClusterSpec({"ps": cluster["ps"], job: {index: address}})
     tf.config.experimental_connect_to_cluster(spec, job_name=job, task_index=index)
     context.ensure_initialized()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Any
 
 from tf_backup import quiet
+from tf_backup._tf import environment
 from tf_backup.cluster import tf_config
 from tf_backup.network.parameter_servers import Servers
 from tf_backup.rules.members import HEARTBEAT_S
@@ -46,12 +46,11 @@ def connect(config: tf_config.ClusterConfig, timeouts: Timeouts) -> Any:
     Raises:
       ClusterError: if the parameter servers have another chief.
     """
-    os.environ.setdefault("GRPC_FAIL_FAST", "use_caller")
-    from tf_backup._tf.strategies import Strategy, set_environment
+    environment.prepare()
+    from tf_backup._tf.strategies import Strategy
     from tf_backup.actors import coordinator
     from tf_backup.keras import fit  # Here, because worker processes do not need Keras.
 
-    set_environment()
     fit.install()
     servers = Servers(config.addresses["ps"], timeouts.server_s, watch_signals=True)
     try:

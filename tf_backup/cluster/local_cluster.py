@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from tf_backup import errors
+from tf_backup._tf import environment
 from tf_backup.checks import checked_int
 from tf_backup.cluster import tf_config
 from tf_backup.cluster.connection import DEFAULT_TIMEOUT_S, Timeouts, connect, forget
@@ -116,6 +117,7 @@ class LocalCluster:
                 self._environment(), self._lifeline[0], self._log_path("fork_server", 0)
             )
             self._fork_server.ready()
+            environment.prepare()
             for _ in range(_ATTEMPTS):
                 if self._start_tasks():
                     log.info(
@@ -253,12 +255,12 @@ class LocalCluster:
 
     def _environment(self) -> dict[str, str]:
         """Return the environment variables of the tasks' processes."""
-        environment = {**os.environ, "GRPC_FAIL_FAST": "use_caller"}
-        environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        variables = {**os.environ, "GRPC_FAIL_FAST": "use_caller"}
+        variables.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        path = environment.get("PYTHONPATH")
-        environment["PYTHONPATH"] = f"{package}{os.pathsep}{path}" if path else package
-        return environment
+        path = variables.get("PYTHONPATH")
+        variables["PYTHONPATH"] = f"{package}{os.pathsep}{path}" if path else package
+        return variables
 
     def _start_tasks(self) -> bool:
         """Start all tasks, and wait until each of them serves.

@@ -5,8 +5,8 @@ changes wait in a queue until the coordinator reads them, many at a time, and fi
 mean. If it does not read them for long, new ones are dropped and counted: the log never delays
 training.
 
-To work out the meaning here, in the gate's call, took twice as long: 2 ms of an update, by
-measurements that differ by more than this from one to the next.
+This costs about 1 ms of an update on two busy cores. To interpret the changes on the server, in
+the gate's call, cost about 2 ms.
 """
 
 from __future__ import annotations
@@ -50,7 +50,6 @@ class ArrivalLog:
         self._dropped.assign(np.int64(0))
         self._take = graphs.function(self._take_all)
         self._changes = LedgerChanges(places)
-        self._missing = 0
 
     @property
     def resources(self) -> list[Any]:
@@ -88,10 +87,7 @@ class ArrivalLog:
         """Take all that is there; return its rows ([n, FIELDS]) and how many are missing so far."""
         changes, dropped = self._take()
         rows = self._changes.rows(changes.numpy())
-        if int(dropped) > self._missing:
-            self._changes.forget()
-        self._missing = int(dropped)
-        return rows, self._missing + self._changes.unknown
+        return rows, int(dropped) + self._changes.unknown
 
     def _all_places(self) -> Tensor:
         return tf.range(self._places, dtype=tf.int64)

@@ -55,12 +55,10 @@ class LedgerChanges:
 
     def __init__(self, places: int) -> None:
         self._places = places
-        self._began = [_UNKNOWN] * places  # When the contribution of each place began.
+        # Of the contribution that began last at each place: its entry (None once it is delivered),
+        # its number among those of the place, and when it began.
+        self._begun: list[tuple[int | None, int, int]] = [(None, _UNKNOWN, _UNKNOWN)] * places
         self.unknown = 0
-
-    def forget(self) -> None:
-        """Forget when contributions began, since changes are missing."""
-        self._began = [_UNKNOWN] * self._places
 
     def rows(self, changes: Array) -> Array:
         """Return the rows ([n, FIELDS]) of what happened in `changes` ([m, SIZE]), in order."""
@@ -85,22 +83,35 @@ class LedgerChanges:
         made = (kind == MADE) & (place == self._places - 1)
         found: list[Any] = []
         for index in np.flatnonzero(delivered | ended | begins | made):
-            here = place[index]
             if delivered[index] or ended[index]:
-                found += self._ended(rows[index])
+                entry = None if waited[index] else old.entry[index]
+                found += self._completed(rows[index], entry, old.begun[index])
             if begins[index]:
-                self._began[here] = time[index]
+                self._begun[place[index]] = new.entry[index], new.begun[index], time[index]
             if made[index]:
                 began, taken, applied = changes[index, 3:HEAD]
                 at = [UPDATE, time[index], began, old.step[index], taken, applied, old.run[index]]
                 found.append([*at, 0, 0])
         return np.array(found, np.int64).reshape([-1, FIELDS])
 
-    def _ended(self, row: Array) -> list[Array]:
-        """Complete the row of a contribution, or leave it out if its beginning is unknown."""
-        duplicate = row[0] == protocol.DUPLICATE
-        row[2] = _UNKNOWN if duplicate else self._began[row[4]]
-        if row[2] == _UNKNOWN and not duplicate:
+    def _completed(self, row: Array, entry: int | None, number: int) -> list[Array]:
+        """Add to a contribution's row when it began; leave the row out if that is not known.
+
+        Args:
+          row: the row, which is changed.
+          entry: entry of the worker that was computing it; None if it had been delivered before.
+          number: number of the place's contributions so far, this one included.
+        """
+        place = row[4]
+        known, last, began = self._begun[place]
+        if row[0] == protocol.DUPLICATE:  # Counted as begun when it is refused, not before.
+            row[2] = _UNKNOWN
+            if number == last:
+                self._begun[place] = known, last + 1, began
+        elif (entry, number) == (known, last):
+            row[2] = began
+            self._begun[place] = None, last, began
+        else:
             self.unknown += 1
             return []
         return [row]
