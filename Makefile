@@ -23,7 +23,7 @@ run: install ## Train a small model on a local cluster; ARGS="--help" lists the 
 test: install ## Run the tests; ARGS="tests/unit -k gate" runs some of them.
 	$(BIN)/python -m pytest $(ARGS)
 
-test-all: install ## Run all tests: also those that repeat others on more kinds of things.
+test-all: install ## Run all tests, also those marked "extra", which repeat others.
 	$(BIN)/python -m pytest -m "" $(ARGS)
 
 test-quick: install ## Run the tests of single modules and files: no cluster, two minutes.

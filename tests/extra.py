@@ -1,4 +1,7 @@
-"""Tests that repeat others on another kind of thing: in `make test-all`, and not in `make test`."""
+"""Mark of tests that repeat others with another model, optimizer or fault.
+
+Only `make test-all` runs them.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ import pytest
 extra = pytest.mark.extra
 
 
-def with_extra(cases: Iterable[Any], *of_all: Any) -> list[Any]:
-    """Return parameters for all cases, of which those in `of_all` are extra."""
+def with_extra(cases: Iterable[Any], *extras: Any) -> list[Any]:
+    """Return the cases as parameters, with those in `extras` marked as extra."""
     cases = list(cases)
-    unknown = [case for case in of_all if case not in cases]
+    unknown = [case for case in extras if case not in cases]
     assert not unknown, unknown
-    return [_marked(case) if case in of_all else case for case in cases]
+    return [_marked(case) if case in extras else case for case in cases]
 
 
 def _marked(case: Any) -> Any:

@@ -499,7 +499,7 @@ def with_an_assertion(strategy: Any) -> Any:
     [
         (with_an_assertion, "too small"),
         (without_class, "Received a label value of 8 which is outside the valid range"),
-        (without_row, "an id is not in [0, 3), the rows of "),
+        (without_row, "embeddings has 3 rows, and none for these ids:] [1"),
         (with_a_bad_element, "no such file"),
         (with_a_bad_number, 'Infinity or NaN in output 0 of graph op "Log"'),
     ],

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import tf_backup
-from tests.extra import extra
+from tests.extra import extra, with_extra
 
 REPLICAS = 2  # Another worker does nothing: the clusters are those of other tests.
 TWO_SERVERS = (3, 2)
@@ -77,13 +77,23 @@ SPARSE = ("momentum", "adagrad_schedule", "global_clipnorm", "loss_scale")
 # With a table, the layers of the dense model are trained, too.
 CASES = [(name, "table" if name in SPARSE else "dense") for name in OPTIMIZERS]
 CASES.append(("adam_weight_decay", "slow table"))
-SIMILAR = ("rmsprop", "ema", "clipnorm")
 # With one server, an update is one function for any optimizer; with several, it is cut apart.
 OF_ONE_SERVER = [
     ("momentum", "dense"),
     ("gradient_accumulation", "dense"),
     ("loss_scale", "table"),
     ("adam_weight_decay", "slow table"),
+]
+ALL = [
+    *((ONE_SERVER, *case) for case in OF_ONE_SERVER),
+    *((TWO_SERVERS, *case) for case in CASES),
+]
+SIMILAR = [
+    (ONE_SERVER, "gradient_accumulation", "dense"),
+    (ONE_SERVER, "adam_weight_decay", "slow table"),
+    (TWO_SERVERS, "rmsprop", "dense"),
+    (TWO_SERVERS, "ema", "dense"),
+    (TWO_SERVERS, "clipnorm", "dense"),
 ]
 
 
@@ -121,14 +131,7 @@ def expected(new_model: Callable[[], Any], make_optimizer: Callable[[], Any]) ->
 
 
 @pytest.mark.parametrize(
-    ("cluster", "name", "kind"),
-    [
-        *((ONE_SERVER, *case) for case in OF_ONE_SERVER[::2]),
-        *(pytest.param(ONE_SERVER, *case, marks=extra) for case in OF_ONE_SERVER[1::2]),
-        *((TWO_SERVERS, *case) for case in CASES if case[0] not in SIMILAR),
-        *(pytest.param(TWO_SERVERS, *case, marks=extra) for case in CASES if case[0] in SIMILAR),
-    ],
-    indirect=["cluster"],
+    ("cluster", "name", "kind"), with_extra(ALL, *SIMILAR), indirect=["cluster"]
 )
 def test_equals_the_plain_optimizer_on_the_mean(strategy: Any, name: str, kind: str) -> None:
     with strategy.scope():

@@ -12,6 +12,8 @@ import pytest
 
 import tf_backup
 from tests.cluster.scripted import Script, ScriptedData, two_server_model
+from tests.extra import extra
+from tf_backup.servers import arrival_log
 from tf_backup.timeline import parquet
 from tf_backup.timeline.schema import ACCEPTED, UNKNOWN, VERDICTS
 
@@ -88,7 +90,7 @@ def batches() -> Any:
     "options",
     [
         {"replicas": 3, "backups": 1},
-        pytest.param({"replicas": 1, "backups": 3, "max_staleness": None}, marks=pytest.mark.extra),
+        pytest.param({"replicas": 1, "backups": 3, "max_staleness": None}, marks=extra),
     ],
 )
 def test_two_fits_and_a_loop_add_up(strategy: Any, tmp_path: Path, options: Any) -> None:
@@ -138,3 +140,20 @@ def test_a_log_folder_that_cannot_be_written_costs_its_records_only(
     model.fit(x, y, batch_size=20, verbose=0, callbacks=[tf_backup.StragglerMonitor(tmp_path)])
     assert caplog.text.count("Records of this training could not be written") == 1
     assert int(model.optimizer.iterations) == 2
+
+
+def test_a_full_log_loses_rows_and_delays_nothing(
+    strategy: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrival_log, "CAPACITY", 64)  # Enough for about eight updates.
+    model = model_of(strategy, replicas=2, backups=2)
+    x, y = np.ones([800, 3], np.float32), np.ones([800, 1], np.float32)
+    model.fit(x, y, batch_size=2, verbose=0, callbacks=[tf_backup.StragglerMonitor(tmp_path)])
+    assert int(model.optimizer.iterations) == 200
+    assert "rows of the timeline were dropped" in caplog.text
+    timeline = parquet.read(tmp_path)
+    rows = timeline.contributions
+    total = model.optimizer.contributions.total
+    assert 0 < len(rows) < total.computed
+    assert total.accepted == 400
+    assert (rows["began"] < rows["arrived"]).all()

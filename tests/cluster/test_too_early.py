@@ -1,4 +1,4 @@
-"""Objects that a script makes before its strategy: they work, or are refused with a remedy."""
+"""What happens before a script has its strategy: objects that it makes, and the environment."""
 
 from __future__ import annotations
 
@@ -21,3 +21,30 @@ def test_what_is_made_before_the_strategy() -> None:
     assert list(said) == list(EXPECTED), log[-3000:]
     for name, expected in EXPECTED.items():
         assert expected in said[name]
+
+
+CHIEF = """
+import os
+from tf_backup.network import status
+
+before, channel = set(), status.grpc.insecure_channel
+
+
+def noted(*args, **options):
+    before or before.update(os.environ)
+    return channel(*args, **options)
+
+
+status.grpc.insecure_channel = noted
+import tf_backup
+
+with tf_backup.LocalCluster(1) as local:
+    local.strategy()
+    print(len(before) > 0, sorted(set(os.environ) - before))
+"""
+
+
+def test_the_environment_is_complete_before_grpc_reads_it() -> None:
+    """Regression: to add a variable while a thread of gRPC reads one crashed the process."""
+    out, log = start("-c", CHIEF).communicate(timeout=120)
+    assert out == "True []\n", log[-3000:]

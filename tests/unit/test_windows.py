@@ -55,6 +55,17 @@ SECOND = contributions(
 )  # fmt: skip
 
 
+def test_updates_whose_gradients_are_missing_make_a_window(tmp_path: pathlib.Path) -> None:
+    """The rows of their gradients may have been dropped."""
+    window = Windows(SETTINGS).next(contributions(), updates((0, 13), (1, 16)))
+    assert window is not None
+    assert (window.updates, window.late, window.slowest) == (1, 0.0, None)
+    assert math.isnan(window.nth_s)
+    scalars = Scalars(tmp_path, batch_size=8, replicas=2)
+    scalars.write(window)
+    scalars.close()
+
+
 def test_windows_follow_each_other() -> None:
     windows = Windows(SETTINGS)
     first = windows.next(FIRST, updates((0, 13), (1, 16)))

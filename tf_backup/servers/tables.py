@@ -50,9 +50,9 @@ class Lookups:
           table: [rows, ...], on a parameter server.
           ids: integers of any shape, each in [-rows, rows).
         """
-        flat = tf.reshape(tf.cast(ids, tf.int64), [-1])
+        flat = _checked(tf.reshape(tf.cast(ids, tf.int64), [-1]), table)
         flat = tf.where(flat < 0, flat + table.shape[0], flat)
-        unique, place = tf.unique(_checked(flat, table))
+        unique, place = tf.unique(flat)
 
         def gather(ids: Tensor) -> Tensor:
             return tf.gather(table, ids)
@@ -87,14 +87,14 @@ class Lookups:
 
 
 def _checked(ids: Tensor, table: Variable) -> Tensor:
-    """Return ids, after a check that the table has these rows.
+    """Return `ids` ([n] int64), after a check that the table has rows for all of them.
 
-    The table's server would say so, too. But if a call on a server fails, TensorFlow cancels the
-    worker's other calls, and often raises their `CancelledError` instead of the cause.
+    The table's server would check this, too. But when a call on a server fails, TensorFlow cancels
+    the worker's other calls, and often raises their `CancelledError` instead of the cause.
     """
     rows = table.shape[0]
-    wrong = tf.boolean_mask(ids, (ids < 0) | (ids >= rows))
-    said = [f"an id is not in [0, {rows}), the rows of {table.name}:", wrong]
+    wrong = tf.boolean_mask(ids, (ids < -rows) | (ids >= rows))
+    said = [f"{table.name.split(':')[0]} has {rows} rows, and none for these ids:", wrong]
     with tf.control_dependencies([tf.debugging.Assert(tf.equal(tf.size(wrong), 0), said)]):
         return tf.identity(ids)
 

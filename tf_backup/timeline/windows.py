@@ -123,7 +123,7 @@ class Windows:
         steps, begins = np.unique(there["step"], return_index=True)
         firsts, nths, lasts = [], [], []
         for step, arrived in zip(
-            steps.tolist(), np.split(there["arrived"], begins[1:]), strict=True
+            steps.tolist(), np.split(there["arrived"], begins)[1:], strict=True
         ):
             start = starts.get(step)
             if start is None:
