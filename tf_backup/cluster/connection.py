@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from tf_backup import quiet
-from tf_backup._tf import environment
+from tf_backup._tf import grpc_environment
 from tf_backup.cluster import tf_config
 from tf_backup.network.parameter_servers import Servers
 from tf_backup.rules.members import HEARTBEAT_S
@@ -46,7 +46,7 @@ def connect(config: tf_config.ClusterConfig, timeouts: Timeouts) -> Any:
     Raises:
       ClusterError: if the parameter servers have another chief.
     """
-    environment.prepare()
+    grpc_environment.prepare()
     from tf_backup._tf.strategies import Strategy
     from tf_backup.actors import coordinator
     from tf_backup.keras import fit  # Here, because worker processes do not need Keras.

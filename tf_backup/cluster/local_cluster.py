@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from tf_backup import errors
-from tf_backup._tf import environment
+from tf_backup._tf import grpc_environment
 from tf_backup.checks import checked_int
 from tf_backup.cluster import tf_config
 from tf_backup.cluster.connection import DEFAULT_TIMEOUT_S, Timeouts, connect, forget
@@ -117,7 +117,7 @@ class LocalCluster:
                 self._environment(), self._lifeline[0], self._log_path("fork_server", 0)
             )
             self._fork_server.ready()
-            environment.prepare()
+            grpc_environment.prepare()
             for _ in range(_ATTEMPTS):
                 if self._start_tasks():
                     log.info(

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import tensorflow as tf
 
 from tf_backup import errors
-from tf_backup._tf import environment, runtime
+from tf_backup._tf import grpc_environment, runtime
 from tf_backup.cluster import tf_config
 from tf_backup.network import address, arrivals
 from tf_backup.network.status import accepts, make_ready
@@ -70,7 +70,7 @@ def serve(
             "TF_CONFIG makes this process the chief, which trains and does not serve: call "
             "tf_backup.parameter_server_strategy() in it."
         )
-    environment.prepare()
+    grpc_environment.prepare()
     ends, tell = _listen()
     name = f"{config.task_type} {config.task_index}"
     own = config.addresses[config.task_type][config.task_index]

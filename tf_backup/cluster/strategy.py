@@ -6,7 +6,7 @@ import atexit
 import logging
 from typing import Any
 
-from tf_backup._tf import environment
+from tf_backup._tf import grpc_environment
 from tf_backup.actors import coordinator
 from tf_backup.cluster import departures, tf_config
 from tf_backup.cluster.connection import DEFAULT_TIMEOUT_S, Timeouts, connect, forget
@@ -65,7 +65,7 @@ def parameter_server_strategy(
                 len(config.addresses["ps"]),
                 len(config.addresses["worker"]),
             )
-            environment.prepare()
+            grpc_environment.prepare()
             with arrivals.present(config.addresses["chief"][0]):
                 arrivals.wait_for(config.addresses["ps"])
             _state["chief"] = connect(config, timeouts)

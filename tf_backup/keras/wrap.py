@@ -61,7 +61,7 @@ def wrap(
         `LossScaleOptimizer` the policy is "keep": gradients overflow there by design, and Keras
         skips such updates.
       record_times: whether to record when each gradient arrives and what becomes of it, for
-        `StragglerMonitor`. It costs up to 2 ms per update; see docs/stragglers.md.
+        `StragglerMonitor`. It costs about 1 ms per update; see docs/stragglers.md.
 
       on_shortage: what to do while fewer than N workers are alive. "wait": wait for them, and raise
         `WorkersLost` after `stall_timeout_s`. "shrink": make updates of as many gradients as
