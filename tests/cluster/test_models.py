@@ -39,8 +39,17 @@ from tests.cluster.kinds import (
     words,
 )
 from tests.extra import with_extra
+from tf_backup.servers import packing
 
 pytestmark = pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def several_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send parameters and gradients in several parts, as for models of some MiB."""
+    monkeypatch.setattr(packing, "_SMALL", 1)
+    monkeypatch.setattr(packing, "_LARGE", 128)
+
 
 KINDS: dict[str, Kind] = {}
 

@@ -263,7 +263,7 @@ def test_reports_go_to_the_gates_server_alone():
     workers = [Results([tf.constant([1.0, 2.0])], [], [], [tf.constant(k)]) for k in (1.0, 2.0)]
     contribution = Contribution(told, workers[0])
     assert contribution.servers == [GATE_SERVER, 2]
-    assert contribution.specs(GATE_SERVER) == [tf.TensorSpec([1], tf.float32)]
+    assert contribution.specs(GATE_SERVER) == [tf.TensorSpec([16], tf.float32)]
     gradient, report = totals(contribution, workers)
     equal(gradient, [1.0, 2.0])
     assert float(report) == 1.5
@@ -312,8 +312,27 @@ def test_dense_results_of_one_server_and_dtype_travel_as_one():
         [tf.zeros([]), tf.constant(0)],
     )
     contribution = Contribution(told, results)
-    assert [spec.shape.as_list() for spec in contribution.specs(0)] == [[10], [1]]
-    assert [spec.shape.as_list() for spec in contribution.specs(1)] == [[2]]
+    assert [spec.shape.as_list() for spec in contribution.specs(0)] == [[64], [16]]
+    assert [spec.shape.as_list() for spec in contribution.specs(1)] == [[16]]
+
+
+def test_many_results_travel_in_parts():
+    told = objective(
+        trainable=[variable(0, [300, 1024]), variable(0, [500, 1024])], sums=[variable(0)]
+    )
+    values = [tf.fill([300, 1024], 2.0), tf.fill([500, 1024], 4.0)]
+    results = Results(values, [], [tf.constant(np.inf)])
+    contribution = Contribution(told, results)
+    assert len(contribution.specs(0)) == 2
+    first, second, total = totals(contribution, [results, results])
+    equal(first, values[0])
+    equal(second, values[1])
+    assert total == np.inf
+    assert contribution.finite(contribution.buffers(results))
+    for bad in range(2):
+        gradients = [tf.where(True, np.nan, v) if i == bad else v for i, v in enumerate(values)]
+        buffers = contribution.buffers(results._replace(gradients=gradients))
+        assert not contribution.finite(buffers)
 
 
 def test_slices_are_sent_as_the_variable_has_them():

@@ -113,12 +113,13 @@ class Worker:
 
         step, entry, theta = self._enter(place, life, run)
         # Tickets differ from those of all other entries, also of earlier lives of this worker.
+        # A turn begins when its step is known: the first layers need not wait for all parameters.
         with graphs.as_data_flows():
             then, ticket, _ = tf.while_loop(
                 lambda step, ticket, theta: step >= 0,
                 body,
                 [step, entry * _TICKETS_PER_ENTRY, theta],
-                parallel_iterations=1,
+                parallel_iterations=2,
             )
         with tf.control_dependencies(self._take_back(ticket - 1)):
             return tf.identity(then)

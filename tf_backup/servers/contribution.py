@@ -10,7 +10,7 @@ import tensorflow as tf
 from tf_backup._tf import runtime
 from tf_backup.objective import Objective, Results
 from tf_backup.servers import tables
-from tf_backup.servers.packing import Entry, Key, Layout
+from tf_backup.servers.packing import Entry, Key, Layout, in_parts
 from tf_backup.servers.tokens import GATE_SERVER
 
 Tensor = Any
@@ -30,7 +30,7 @@ class Contribution:
 
     Each result travels to the server of its variable. That includes metric sums, which so count
     each accepted batch exactly once, at no extra cost. Dense results of one server and dtype form
-    one buffer. A table's gradient forms two more: its ids and its rows.
+    one buffer, or a few large ones. A table's gradient forms two more: its ids and its rows.
 
     Args:
       objective: objective with the variables that the results are for.
@@ -54,7 +54,7 @@ class Contribution:
         self._targets = len(flat)
         first_sum = len(objective.trainable) + len(objective.state)
         self._sums = range(first_sum, first_sum + len(objective.sums))
-        self.layout = Layout([Entry(shapes[i], keys[i]) for i in self._dense])
+        self.layout = Layout(in_parts([Entry(shapes[i], keys[i]) for i in self._dense]))
 
     @property
     def servers(self) -> list[int]:
@@ -112,7 +112,7 @@ class Contribution:
     def _size_before_sums(self, key: Key) -> int:
         """Return how many numbers of a buffer belong to gradients and state changes: the first."""
         return sum(
-            entry.size
+            entry.aligned_size
             for target, entry in zip(self._dense, self.layout.entries, strict=True)
             if entry.key == key and target < self._sums.start
         )

@@ -1,4 +1,4 @@
-"""Snapshot of theta(t) that workers read: one flat buffer per parameter server and dtype."""
+"""Snapshot of theta(t) that workers read: flat buffers on each parameter server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tf_backup._tf import graphs, runtime
 from tf_backup._tf.named import Name, NamedVariable
-from tf_backup.servers.packing import Entry, Key, Layout
+from tf_backup.servers.packing import Entry, Key, Layout, in_parts
 
 Tensor = Any
 Variable = Any  # a tf.Variable on a parameter server
@@ -30,16 +30,18 @@ class Snapshot:
 
     def __init__(self, variables: Sequence[Variable], name: Name) -> None:
         self.variables = list(variables)
-        self.layout = Layout(
-            [
-                Entry(tuple(v.shape), Key(runtime.ps_index(v.device), tf.as_dtype(v.dtype)))
-                for v in variables
-            ]
-        )
+        entries = [
+            Entry(tuple(v.shape), Key(runtime.ps_index(v.device), tf.as_dtype(v.dtype)))
+            for v in variables
+        ]
+        self.layout = Layout(in_parts(entries))
         self.publish = graphs.function(self._publish)
         self._buffers = {
             key: NamedVariable(
-                key.ps, name / f"{key.ps}/{key.dtype.name}", key.dtype, [self.layout.size(key)]
+                key.ps,
+                name / f"{key.ps}/{key.dtype.name}/{key.part}",
+                key.dtype,
+                [self.layout.size(key)],
             )
             for key in self.layout.keys
         }

@@ -31,7 +31,9 @@ CONTRIBUTION = np.dtype(
         ("verdict", np.int8),
         ("began", np.int64),  # us; the worker was told to compute it.
         ("arrived", np.int64),  # us; it was offered at the gate, or given up if lost.
-        ("compute", np.int64),  # us, a duration by the worker's clock. UNKNOWN if lost.
+        # us, a duration by the worker's clock, with waits for data and for parameters that are
+        # still on their way. UNKNOWN if lost.
+        ("compute", np.int64),
     ]
 )
 
