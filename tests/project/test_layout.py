@@ -193,6 +193,8 @@ def test_imports_point_down(module: str) -> None:
         if not module.startswith("scripts"):
             assert imported != "tf_backup", "Import from the module that has it."
         assert imported in LEAVES or package_of(imported) in allowed, imported
+        if module.startswith("models"):
+            assert imported.startswith("models"), "Networks know nothing of how they are trained."
 
 
 def test_leaves_import_nothing() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 
 import keras
 import pytest
@@ -99,3 +100,13 @@ def test_unknown_models_and_recipes_are_refused() -> None:
         presets.find("draw", "big")
     with pytest.raises(ValueError, match=r"never published\); it has small\."):
         presets.find("char_lstm", "paper")
+
+
+@pytest.mark.parametrize("model", presets.MODELS)
+def test_the_documentation_has_the_recipes_of_every_model(model: str) -> None:
+    docs = pathlib.Path(__file__).parents[2] / "docs" / "models.md"
+    text = docs.read_text(encoding="utf-8")
+    (row,) = [line for line in text.splitlines() if line.startswith(f"| `{model}` |")]
+    small, paper = row.split("|")[3:5]
+    assert small.strip() == RECIPES["small"][model].dataset
+    assert paper.strip() == (RECIPES["paper"][model].dataset if model in RECIPES["paper"] else "")
