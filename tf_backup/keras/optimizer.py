@@ -29,7 +29,7 @@ _INNER = (
     "gradient_accumulation_steps",
 )
 
-DEFAULT_STALL_TIMEOUT_S = 600.0
+DEFAULT_STALL_TIMEOUT_S = 600.0  # Enough to schedule a lost worker again.
 ON_NONFINITE = ("drop", "raise", "keep")
 ON_SHORTAGE = ("wait", "shrink", "fill")
 
