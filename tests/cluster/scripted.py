@@ -87,18 +87,25 @@ def two_server_model(
     learning_rate: float,
     replicas: int,
     backups: int,
+    max_staleness: int | None = 0,
     loss: Any = lambda y, y_pred: y_pred,
-    **options: Any,
+    on_shortage: str = "wait",
 ) -> Any:
     """Return a model with two parameters on different servers, and the prediction (v + w) x.
 
-    With the default loss, both have the gradient x. The options are those of `wrap`.
+    With the default loss, both have the gradient x.
     """
     with strategy.scope():
         inputs = keras.Input((1,))
         parts = [keras.layers.Dense(1, use_bias=False)(inputs) for _ in range(2)]
         model = keras.Model(inputs, keras.layers.Add()(parts))
-        wrapped = tf_backup.wrap(keras.optimizers.SGD(learning_rate), replicas, backups, **options)
+        wrapped = tf_backup.wrap(
+            keras.optimizers.SGD(learning_rate),
+            replicas,
+            backups,
+            max_staleness=max_staleness,
+            on_shortage=on_shortage,
+        )
         model.compile(wrapped, loss=loss)
     return model
 
