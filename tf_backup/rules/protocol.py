@@ -95,7 +95,7 @@ class Ledger(NamedTuple):
     ticket: Array  # [places] ticket of the latest of them
     due: Array  # [places] step whose update uses it
     staleness: Array  # [places] its staleness at that update
-    extra_ticket: Array  # [places] tickets of the others in the queue, of any places, then rubbish
+    extra_ticket: Array  # [places] tickets of the others in the queue; the rest is unused
     extra_place: Array  # [places] their places
     begun: Array  # [places] number of contributions begun; the rest count how they ended
     accepted: Array  # [places]
