@@ -25,11 +25,13 @@ class BackupPolicy:
       auto: whether the number of gradients in an update is chosen during training, between
         `least_replicas` and N, so that most gradients are used per second. Otherwise it is N, or
         fewer only while fewer than N workers are alive.
+      fill: whether workers may contribute more than once to an update while fewer than N are alive,
+        so that it still has N gradients.
 
     Raises:
       TypeError: if an argument is not an int.
-      ValueError: if an argument is out of range, or if `least_replicas` is below N although
-        `max_staleness` is not 0.
+      ValueError: if an argument is out of range, if `least_replicas` is below N or `fill` is given
+        although `max_staleness` is not 0, or if both are given.
 
     Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 1 and 2
     (asynchronous), 3 and 4 (synchronous).
@@ -40,6 +42,7 @@ class BackupPolicy:
     max_staleness: int | None = 0
     least_replicas: int | None = None
     auto: bool = False
+    fill: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("replicas", 1), ("backups", 0)):
@@ -50,6 +53,17 @@ class BackupPolicy:
         if self.least > self.replicas:
             raise ValueError(
                 f"least_replicas is {self.least}; it must be at most replicas ({self.replicas})."
+            )
+        if self.fill and self.max_staleness != 0:
+            raise ValueError(
+                "Only in synchronous training may a worker contribute more than once to an update "
+                f'(on_shortage="fill"), but max_staleness is {self.max_staleness}. Asynchronous '
+                "training with replicas=1 lacks no workers while one is alive."
+            )
+        if self.fill and self.least < self.replicas:
+            raise ValueError(
+                f"least_replicas is {self.least}, but with fill all updates have {self.replicas} "
+                "gradients. Give one of the two."
             )
         if self.least < self.replicas and self.max_staleness != 0:
             raise ValueError(
@@ -70,6 +84,11 @@ class BackupPolicy:
     def least(self) -> int:
         """The smallest number of gradients that an update may be made of."""
         return self.replicas if self.least_replicas is None else self.least_replicas
+
+    @property
+    def least_workers(self) -> int:
+        """The smallest number of living workers with which updates are made."""
+        return 1 if self.fill else self.least
 
     @property
     def workers(self) -> int:

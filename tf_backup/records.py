@@ -112,13 +112,13 @@ class Contributions:
           ledger: the ledger, in NumPy.
           staleness: counts by staleness for each worker, which the ledger does not hold.
         """
-        under_way = (protocol.COMPUTING, protocol.DELIVERED)
         verdicts = _COUNTS[1:]
+        computed = ledger.begun - (ledger.status == protocol.COMPUTING) - ledger.queued
         return cls(
             tuple(
                 WorkerRecord(
                     worker=worker,
-                    computed=int(ledger.begun[worker]) - (int(ledger.status[worker]) in under_way),
+                    computed=int(computed[worker]),
                     staleness=dict(sorted(staleness[worker].items())),
                     **{name: int(getattr(ledger, name)[worker]) for name in verdicts},
                 )

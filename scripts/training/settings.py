@@ -91,9 +91,9 @@ flags.DEFINE_multi_string(
 flags.DEFINE_enum(
     "on_shortage",
     None,
-    ["wait", "shrink"],
-    "While fewer than N workers are alive: wait for them, or make updates of fewer gradients. "
-    "Default: wait.",
+    ["wait", "shrink", "fill"],
+    "While fewer than N workers are alive: wait for them, make updates of fewer gradients, or fill "
+    "updates up with more gradients of the workers that are there. Default: wait.",
 )
 flags.DEFINE_bool(
     "record_times",
@@ -177,7 +177,8 @@ class Settings:
         if self.asynchronous:
             return BackupPolicy.asynchronous(replicas + backups, FLAGS.max_staleness)
         least = 1 if FLAGS.on_shortage == "shrink" else None
-        return BackupPolicy(replicas, backups, FLAGS.max_staleness or 0, least)
+        fill = FLAGS.on_shortage == "fill"
+        return BackupPolicy(replicas, backups, FLAGS.max_staleness or 0, least, fill=fill)
 
     def _overridden(self, recipe: Recipe) -> Recipe:
         """Return the recipe as changed by flags."""

@@ -89,6 +89,7 @@ def two_server_model(
     backups: int,
     max_staleness: int | None = 0,
     loss: Any = lambda y, y_pred: y_pred,
+    on_shortage: str = "wait",
 ) -> Any:
     """Return a model with two parameters on different servers, and the prediction (v + w) x.
 
@@ -99,7 +100,11 @@ def two_server_model(
         parts = [keras.layers.Dense(1, use_bias=False)(inputs) for _ in range(2)]
         model = keras.Model(inputs, keras.layers.Add()(parts))
         wrapped = tf_backup.wrap(
-            keras.optimizers.SGD(learning_rate), replicas, backups, max_staleness=max_staleness
+            keras.optimizers.SGD(learning_rate),
+            replicas,
+            backups,
+            max_staleness=max_staleness,
+            on_shortage=on_shortage,
         )
         model.compile(wrapped, loss=loss)
     return model
@@ -120,7 +125,7 @@ class Script(threading.Thread):
     Args:
       model: model that is trained.
       data: data of the training.
-      events: (worker, gradient) pairs.
+      events: (worker, gradient) pairs, or functions to call in between.
       settled: number of gradients, from the first, after which to wait for a completed update, too.
     """
 
@@ -128,7 +133,7 @@ class Script(threading.Thread):
         self,
         model: Any,
         data: ScriptedData,
-        events: Sequence[tuple[int, float]],
+        events: Sequence[tuple[int, float] | Callable[[], Any]],
         settled: int = 0,
     ) -> None:
         super().__init__(name="script", daemon=True)
@@ -143,7 +148,12 @@ class Script(threading.Thread):
         try:
             # A worker that entered later would not be at the step that the script means.
             wait_until(lambda: np.all(ledger(self._model).status != protocol.ABSENT))
-            for index, (worker, value) in enumerate(self._events):
+            for index, event in enumerate(self._events):
+                if callable(event):
+                    self._said = f"event {index}: {event}"
+                    event()
+                    continue
+                worker, value = event
                 heard = self._heard(worker)
                 self._said = f"event {index}: worker {worker}, gradient {value}, heard {heard}"
                 self._data.release(worker, value)
@@ -165,7 +175,7 @@ class Script(threading.Thread):
         """Return the number of a worker's contributions that the gate has heard of."""
         books = ledger(self._model)
         ended = books.accepted + books.late + books.stale + books.duplicate
-        return int(ended[worker] + (books.status[worker] == protocol.DELIVERED))
+        return int(ended[worker] + books.queued[worker])
 
     def __enter__(self) -> Script:
         self.start()

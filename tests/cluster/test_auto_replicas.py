@@ -58,8 +58,12 @@ def test_bounds_that_cannot_be_are_refused(strategy: Any) -> None:
         ({"replicas": "auto", "max_staleness": None}, "Only synchronous updates"),
         ({"replicas": "auto", "on_shortage": "shrink"}, "leave out on_shortage"),
         ({"replicas": "auto", "record_times": False}, "needs the recorded times"),
-        ({"replicas": 2, "on_shortage": "ignore"}, "must be one of 'wait', 'shrink'"),
+        ({"replicas": 2, "on_shortage": "ignore"}, "must be one of 'wait', 'shrink', 'fill'"),
         ({"replicas": 2, "on_shortage": "shrink", "max_staleness": 1}, "Only synchronous updates"),
+        (
+            {"replicas": 2, "on_shortage": "fill", "max_staleness": 1},
+            "Only in synchronous training",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             model_of(strategy, **options)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.cluster.processes import children, running, start, start_fresh, wait_until
-from tests.extra import with_extra
+from tests.extra import extra, with_extra
 
 LEASE_S = 3.0
 
@@ -111,6 +111,33 @@ def test_updates_are_made_of_fewer_gradients_while_workers_are_missing(ps: int) 
     assert "an update is the mean of 2 gradients instead of 3" in log
     assert "an update is the mean of 3 gradients instead of" in log
     assert result["pause_s"] < LEASE_S + 3.0
+    assert result["loss"] < 0.5
+
+
+@extra
+def test_updates_have_as_many_gradients_while_workers_are_missing() -> None:
+    """The same with updates of three; then two die at almost the same time."""
+    result, log = run(
+        workers=3,
+        ps=2,
+        replicas=3,
+        on_shortage="fill",
+        faults=[
+            [20, "kill", "worker", 2],
+            [60, "freeze", "worker", 1],
+            [120, "thaw", "worker", 1],
+            [120, "start", "worker", 2],
+            [200, "kill", "worker", 0],
+            [201, "kill", "worker", 1],
+            [260, "start", "worker", 1],
+            [270, "start", "worker", 0],
+        ],
+        finish=True,
+        updates=300,
+    )
+    check_accounts(result, replicas=3)
+    assert "an update takes at most 3 gradient(s) of a worker instead of 2" in log
+    assert "an update takes at most 1 gradient(s) of a worker instead of" in log
     assert result["loss"] < 0.5
 
 

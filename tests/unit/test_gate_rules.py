@@ -24,7 +24,7 @@ def opened(known: Rules, places: int, step: int) -> tf.Tensor:
         packed, where = known.admit(packed, *numbers(place, 10 + place, 1))
         assert int(where) == place
         packed, then = known.enter(packed, *numbers(place, 10 + place, 1))
-        assert then.numpy().tolist() == [step, 1 + place]
+        assert then.numpy().tolist() == [step, 1 + place, 0]
     return packed
 
 

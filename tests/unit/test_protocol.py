@@ -131,7 +131,7 @@ class Gate:
 
 def check_books(ledger: Ledger) -> None:
     """Check that every contribution is under way, or has ended in exactly one way."""
-    under_way = (ledger.status == COMPUTING) | (ledger.status == DELIVERED)
+    under_way = (ledger.status == COMPUTING) + ledger.queued
     ended = sum(getattr(ledger, name) for name in ENDS)
     np.testing.assert_array_equal(ledger.begun, ended + under_way)
 
@@ -139,8 +139,9 @@ def check_books(ledger: Ledger) -> None:
 def test_a_new_ledger_is_closed_and_empty():
     gate = Gate(3, 2, open_it=False)
     zero = np.int64(0)
-    assert gate.ledger.replicas == gate.ledger.wanted == 1
-    assert all(not np.any(v) for v in gate.ledger._replace(replicas=zero, wanted=zero))
+    assert gate.ledger.replicas == gate.ledger.wanted == gate.ledger.quota == 1
+    ledger = gate.ledger._replace(replicas=zero, wanted=zero, quota=zero)
+    assert all(not np.any(v) for v in ledger)
     assert all(np.asarray(value).dtype == np.int64 for value in gate.ledger)
     assert gate.ledger.status.tolist() == [ABSENT] * 3
     assert not gate.complete

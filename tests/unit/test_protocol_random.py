@@ -36,7 +36,7 @@ from tf_backup.rules.protocol import (
 
 SCHEDULES, BLOCKS, EVENTS = 1000, 10, 60
 TENSORS = protocol.Arrays(where=tf.where, sum=tf.reduce_sum, min=tf.reduce_min)
-SLOTS = protocol.VECTORS
+SLOTS = tuple(name for name in protocol.VECTORS if not name.startswith("extra_"))
 BOUNDS = (0, 1, 2, 5, ANY_STALENESS)
 
 Event = tuple[str, int]
@@ -405,6 +405,7 @@ class Cluster:
         assert (ledger.begun == ended + under_way).all()
         assert all((getattr(ledger, name) >= 0).all() for name in SLOTS)
         assert np.flatnonzero(delivered).tolist() == sorted(each.place for each in self.queue)
+        assert (ledger.queued == delivered).all()
         assert self.bound > 0 or len(self.queue) <= self.replicas
         assert ledger.accepted.sum() == self.taken
         assert ledger.replicas == self.replicas

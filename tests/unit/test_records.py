@@ -17,7 +17,8 @@ SUM = WorkerRecord(None, computed=18, accepted=7, late=5, stale=3, duplicate=2, 
 
 def ledger_of(status: list[int], begun: list[int], **counts: list[int]) -> protocol.Ledger:
     ledger = protocol.new_ledger(len(status))
-    columns = {"status": status, "begun": begun, **counts}
+    queued = [int(each == protocol.DELIVERED) for each in status]
+    columns = {"status": status, "queued": queued, "begun": begun, **counts}
     return ledger._replace(**{name: np.array(column) for name, column in columns.items()})
 
 

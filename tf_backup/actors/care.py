@@ -14,7 +14,7 @@ from tf_backup.actors.coordinator import Coordinator
 from tf_backup.actors.replicas_chooser import ReplicasChooser
 from tf_backup.actors.timeline_reader import TimelineReader
 from tf_backup.errors import NonFiniteGradients
-from tf_backup.rules import protocol
+from tf_backup.rules import protocol, shortage
 from tf_backup.rules.protocol import Ledger
 from tf_backup.servers.gate import Gate
 from tf_backup.servers.gate_rules import unpacked
@@ -72,19 +72,41 @@ class Care:
         if any(gone):
             self._gate.expire(tf.constant(gone, tf.int64))
         self._tell_of_deaths()
-        self._resize(ledger)
+        self._adapt(ledger)
         self.report_nonfinite(ledger)
         self._timeline.read()
         return ledger
 
-    def _resize(self, ledger: Ledger) -> None:
-        """Make updates of as many gradients as chosen, and as workers are alive, if allowed."""
+    def _adapt(self, ledger: Ledger) -> None:
+        """Change what an update is made of with the number of workers, if the policy allows it."""
         policy, members = self._gate.policy, self._coordinator.members
-        if policy.least == policy.replicas or not ledger.open:
+        if not ledger.open or policy.least_workers == policy.replicas:
             return
         alive = members.living
         if time.monotonic() - self._began < _ARRIVAL_S:
             alive += sum(1 for worker in members.missing if not members.ever[worker])
+        if policy.fill:
+            self._set_quota(ledger, shortage.quota_for(policy.replicas, alive))
+        else:
+            self._resize(ledger, alive)
+
+    def _set_quota(self, ledger: Ledger, quota: int) -> None:
+        """Let a worker contribute as often to an update as is necessary for N gradients."""
+        if quota == ledger.quota:
+            return
+        self._gate.set_quota(tf.constant(quota, tf.int64))
+        log.warning(
+            "%d workers are alive: from about step %d on, an update takes at most %d gradient(s) "
+            "of a worker instead of %d.",
+            self._coordinator.members.living,
+            int(ledger.step),
+            quota,
+            int(ledger.quota),
+        )
+
+    def _resize(self, ledger: Ledger, alive: int) -> None:
+        """Make updates of as many gradients as chosen, and as workers are alive."""
+        policy = self._gate.policy
         chosen = policy.replicas if self._chooser is None else self._chooser.replicas
         wanted = min(chosen, max(policy.least, alive))
         if wanted == ledger.wanted:
@@ -94,7 +116,7 @@ class Care:
             log.warning(
                 "%d workers are alive: from about step %d on, an update is the mean of %d "
                 "gradients instead of %d.",
-                members.living,
+                self._coordinator.members.living,
                 int(ledger.step),
                 wanted,
                 int(ledger.wanted),
@@ -131,17 +153,20 @@ class Care:
         """
         before = self._before
         if before is None or (before.run, before.step) != (ledger.run, ledger.step):
-            self._before = before = ledger
+            before = ledger
             self._short_since = 0.0
-        delivered = ledger.status == protocol.DELIVERED
-        dropped = ledger.nonfinite - before.nonfinite
-        hopeless = (dropped >= _NONFINITE_IN_A_STEP) & ~delivered
+        # Count again from a worker's last gradient that was finite.
+        since = np.where(ledger.queued == before.queued, before.nonfinite, ledger.nonfinite)
+        self._before = before._replace(nonfinite=since, queued=ledger.queued)
+        dropped = ledger.nonfinite - since
+        hopeless = (dropped >= _NONFINITE_IN_A_STEP) & (ledger.status != protocol.DELIVERED)
         if not np.any(hopeless):
             self._short_since = 0.0
             return
-        able = ((ledger.life > 0) & (ledger.status != protocol.LEFT)) | delivered
+        able = (ledger.life > 0) & (ledger.status != protocol.LEFT) & ~hopeless
         replicas = int(ledger.replicas)
-        if int(np.sum(able & ~hopeless)) >= replicas:
+        most = np.where(able, np.maximum(ledger.queued, ledger.quota), ledger.queued)
+        if int(np.sum(most)) >= replicas:
             self._short_since = 0.0
             return
         self._short_since = self._short_since or time.monotonic()
@@ -179,7 +204,7 @@ class Care:
         silent, missing = set(members.silent), set(members.missing)
         computing = ledger.holder[(ledger.life > 0) & (ledger.status == protocol.COMPUTING)]
         busy = sorted({int(worker) for worker in computing} - silent)
-        inside = int(np.sum(ledger.status == protocol.DELIVERED))
+        inside = int(np.sum(ledger.queued))
         parts = [f"{inside} of {replicas} gradients are in"]
         if busy:
             parts.append(f"worker(s) {', '.join(map(str, busy))} computing")

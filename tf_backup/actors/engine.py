@@ -299,19 +299,19 @@ class Engine:
         if ledger is not None:
             self._care.check_finite(ledger)
         members = self._coordinator.members
-        if members.living >= self.policy.least:
+        if members.living >= self.policy.least_workers:
             self._watch.enough()
         if ledger is None or protocol.complete(ledger, ledger.replicas):
             return False
         left = ledger.status == protocol.LEFT
         usable = min(self.policy.workers, members.living) - int(np.sum(left))
-        if np.any(left) and usable < ledger.replicas:
+        if np.any(left) and usable * ledger.quota < ledger.replicas:
             return True
         if self._watch.time_to_report():
             self._care.explain(self._step, self._watch.seconds, ledger)
         if self._watch.short_s > self._stall_timeout_s:
             raise errors.WorkersLost(
-                f"Step {self._step} needs {self.policy.least} workers, but only "
+                f"Step {self._step} needs {self.policy.least_workers} workers, but only "
                 f"{members.living} of {self.policy.workers} have been alive for "
                 f"{self._watch.short_s:.0f} s. Missing: {self._care.names(members.missing)}. "
                 "Start them again and run this command again; it goes on from the last checkpoint "

@@ -92,7 +92,7 @@ class Resolver:
     """
 
     def __init__(self) -> None:
-        self._delivered: dict[int, list[int]] = {}  # By place; at most one each.
+        self._delivered: dict[int, list[list[int]]] = {}  # By place, in order; often one each.
 
     def resolve(self, raw: Iterable[Any]) -> tuple[Rows, Rows]:
         """Return the rows of contributions whose fate is known now, and those of updates.
@@ -108,17 +108,21 @@ class Resolver:
                 updates.append((run, step, started, taken, applied, released))
                 contributions += self._used(step)
             elif row[0] == protocol.ACCEPTED:
-                self._delivered[row[4]] = row
-            elif row[0] == protocol.STALE and row[4] in self._delivered:
-                contributions.append(_ended(self._delivered.pop(row[4]), protocol.STALE))
+                self._delivered.setdefault(row[4], []).append(row)
+            elif row[0] == protocol.STALE and self._delivered.get(row[4]):
+                contributions.append(_ended(self._delivered[row[4]].pop(0), protocol.STALE))
             else:
                 contributions.append(_ended(row, row[0]))
         return np.array(contributions, CONTRIBUTION), np.array(updates, UPDATE_ROW)
 
     def _used(self, step: int) -> list[tuple[int, ...]]:
         """Return the rows of the contributions that the update from a step has used."""
-        used = [row for row in self._delivered.values() if row[6] == step]
-        self._delivered = {place: row for place, row in self._delivered.items() if row[6] > step}
+        waiting = [row for rows in self._delivered.values() for row in rows]
+        used = [row for row in waiting if row[6] == step]
+        self._delivered = {}
+        for row in waiting:
+            if row[6] > step:
+                self._delivered.setdefault(row[4], []).append(row)
         return [_ended(row, protocol.ACCEPTED, step) for row in used]
 
 

@@ -58,6 +58,7 @@ class Worker:
         self._contribution = contribution
         self._accumulator = accumulator
         self._gate = gate
+        self._fills = gate.policy.fill
         self.loop = graphs.function(self._loop)
 
     def functions(self, element_spec: Any) -> dict[str, Any]:
@@ -91,7 +92,7 @@ class Worker:
           [] int64, the reason for the end: `protocol.STOP` or `EXPELLED`.
         """
 
-        def body(step: Tensor, ticket: Tensor, theta: Buffers) -> tuple[Tensor, Tensor, Buffers]:
+        def body(step: Tensor, ticket: Tensor, number: Tensor, theta: Buffers) -> Any:
             with tf.control_dependencies([step]):
                 began = now()
             # The end of the data must end the loop, not raise. To wait for data is to compute, too.
@@ -99,7 +100,7 @@ class Worker:
                 batch = iterator.get_next_as_optional()
             buffers = tf.cond(
                 batch.has_value(),
-                lambda: self._contribute(place, step, theta, batch.get_value()),
+                lambda: self._contribute(self._stream(place, number), step, theta, batch),
                 self._contribution.nothing,
             )
             computed = tf.where(batch.has_value(), step, tf.constant(protocol.STOP, tf.int64))
@@ -107,25 +108,42 @@ class Worker:
             with tf.control_dependencies(buffers):
                 compute = now() - began
             message = tf.stack([place, entry, run, computed, ticket, finite, compute])
-            step, theta = self._deliver(message, buffers)
+            then, theta = self._deliver(message, buffers)
+            if self._fills:
+                number = tf.where(tf.equal(then, step), number + 1, tf.zeros_like(number))
             # A ticket that nothing was put under is used again.
-            return step, ticket + finite, theta
+            return then, ticket + finite, number, theta
 
-        step, entry, theta = self._enter(place, life, run)
+        step, entry, number, theta = self._enter(place, life, run)
         # Tickets differ from those of all other entries, also of earlier lives of this worker.
         # A turn begins when its step is known: the first layers need not wait for all parameters.
         with graphs.as_data_flows():
-            then, ticket, _ = tf.while_loop(
-                lambda step, ticket, theta: step >= 0,
+            then, ticket, _, _ = tf.while_loop(
+                lambda step, ticket, number, theta: step >= 0,
                 body,
-                [step, entry * _TICKETS_PER_ENTRY, theta],
+                [step, entry * _TICKETS_PER_ENTRY, number, theta],
                 parallel_iterations=2,
             )
+        if self._fills:
+            # What an entry delivered before it ended may be needed for an update.
+            ticket = tf.where(tf.equal(then, protocol.EXPELLED), tf.zeros_like(ticket), ticket)
         with tf.control_dependencies(self._take_back(ticket - 1)):
             return tf.identity(then)
 
-    def _contribute(self, place: Tensor, step: Tensor, theta: Buffers, batch: Any) -> Buffers:
-        """Compute the contribution to step t on a batch, at theta(t)."""
+    def _stream(self, place: Tensor, number: Tensor) -> Tensor:
+        """Return the number of a stream of random numbers ([]).
+
+        Contributions to the same step draw from different ones.
+
+        Args:
+          place: [] the worker's place.
+          number: [] how many contributions the place has made to the step before.
+        """
+        return place + 1 + number * self._gate.policy.workers if self._fills else place + 1
+
+    def _contribute(self, stream: Tensor, step: Tensor, theta: Buffers, batch: Any) -> Buffers:
+        """Compute the contribution to step t on a batch (an optional that has one), at theta(t)."""
+        batch = batch.get_value()
         layout = self._snapshot.layout
         values = layout.unpack_all(dict(zip(layout.keys, theta, strict=True)))
         # Lookups of table rows depend on the batch, so it waits until step t has started.
@@ -133,23 +151,22 @@ class Worker:
             batch = tf.nest.map_structure(tf.identity, batch, expand_composites=True)
         # Wait for all of it: assertions and prints of the model, too.
         with graphs.changing() as written:
-            results = self._compute(values, tf.stack([place + 1, step]), batch)
+            results = self._compute(values, tf.stack([stream, step]), batch)
         with tf.control_dependencies(written):
             return [tf.identity(each) for each in self._contribution.buffers(results)]
 
-    def _enter(self, place: Tensor, life: Tensor, run: Tensor) -> tuple[Tensor, Tensor, Buffers]:
-        """Enter; return the first step, the number of the entry, and theta of that step."""
+    def _enter(self, place: Tensor, life: Tensor, run: Tensor) -> Any:
+        """Enter; return the results of `Gate.enter`, and theta of the first step."""
 
-        def at_gate(
-            place: Tensor, life: Tensor, run: Tensor
-        ) -> tuple[Tensor, Tensor, list[Tensor]]:
-            step, entry = self._gate.enter(place, life, run)
+        def at_gate(place: Tensor, life: Tensor, run: Tensor) -> Any:
+            step, entry, number = self._gate.enter(place, life, run)
             with tf.control_dependencies([step]):
-                return step, entry, self._read(GATE_SERVER)
+                return step, entry, number, self._read(GATE_SERVER)
 
-        step, entry, mine = graphs.here(graphs.on_server(GATE_SERVER, at_gate, place, life, run))
-        step.set_shape([])
-        return step, entry, self._gather(step, mine)
+        *numbers, mine = graphs.here(graphs.on_server(GATE_SERVER, at_gate, place, life, run))
+        for each in numbers:
+            each.set_shape([])
+        return *numbers, self._gather(numbers[0], mine)
 
     def _deliver(self, message: Tensor, buffers: Buffers) -> tuple[Tensor, Buffers]:
         """Deliver a contribution; return the next step and its theta."""

@@ -11,7 +11,7 @@ from tf_backup.cluster import tf_config
 from tf_backup.network.parameter_servers import Servers
 from tf_backup.rules.members import HEARTBEAT_S
 
-DEFAULT_TIMEOUT_S = 30.0
+DEFAULT_TIMEOUT_S = 30.0  # Longer than pauses of a busy machine or network.
 
 
 @dataclasses.dataclass(frozen=True)

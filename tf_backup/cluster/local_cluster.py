@@ -24,10 +24,10 @@ from tf_backup.network.status import ask, is_ready
 
 log = logging.getLogger(__name__)
 
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 120.0  # Dozens of tasks start up slowly on a busy machine.
 _NOT_STARTED = "Could not start gRPC server"  # TensorFlow, if a port is taken at the last moment.
 _ATTEMPTS = 3  # Another program may take a free port before its task does.
-END_TIMEOUT_S = 5.0
+END_TIMEOUT_S = 5.0  # A task ends within a second, unless the machine is busy.
 DEFAULT_WORKER_RESTARTS = 3
 
 

@@ -29,9 +29,9 @@ _INNER = (
     "gradient_accumulation_steps",
 )
 
-DEFAULT_STALL_TIMEOUT_S = 600.0
+DEFAULT_STALL_TIMEOUT_S = 600.0  # Enough to schedule a lost worker again.
 ON_NONFINITE = ("drop", "raise", "keep")
-ON_SHORTAGE = ("wait", "shrink")
+ON_SHORTAGE = ("wait", "shrink", "fill")
 
 
 @keras.saving.register_keras_serializable(package="tf_backup")
@@ -92,7 +92,8 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
                 "needs the recorded times: leave out on_shortage and record_times."
             )
         least = 1 if on_shortage == "shrink" else auto_least
-        policy = BackupPolicy(replicas, backups, max_staleness, least, auto)
+        fill = on_shortage == "fill"
+        policy = BackupPolicy(replicas, backups, max_staleness, least, auto, fill)
         if not isinstance(stall_timeout_s, int | float) or not stall_timeout_s > 0:
             raise ValueError(
                 f"stall_timeout_s is {stall_timeout_s!r}; it must be a number above 0."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 FIRST_REPORT_S = 10.0  # A step that takes longer is logged, again at 20 s, 40 s ...
-LONGEST_SILENCE_S = 600.0
+LONGEST_SILENCE_S = 600.0  # Between two reports, so that a log of days stays short.
 
 
 class Watch:

@@ -66,7 +66,8 @@ def enter(
 ) -> tuple[Ledger, Array]:
     """Start a worker's loop at its place, for the first time in a run or again.
 
-    A contribution that was under way there is lost, unless it was already delivered.
+    A contribution that was under way there is lost, unless it was already delivered. One that was
+    delivered counts towards the quota of the place.
 
     Args:
       ledger: the ledger before the call.
@@ -85,7 +86,8 @@ def enter(
     my_place = at(ledger.life, me, xp) == life
     me = me & my_place
     welcome = current & my_place
-    go = welcome & (mine != DELIVERED) & ~full(ledger, replicas, xp)
+    room = at(ledger.queued, me, xp) < ledger.quota
+    go = welcome & room & ~full(ledger, replicas, xp)
     status = xp.where(welcome, np.int64(WAITING), np.int64(ABSENT))
     # A delivered contribution stays delivered.
     status = xp.where(mine == DELIVERED, np.int64(DELIVERED), status)

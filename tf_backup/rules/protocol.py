@@ -1,8 +1,8 @@
 """The rules of SGD with backup workers, synchronous or not, as pure functions on a ledger.
 
 All decisions are made here: which workers contribute to step t, what the verdicts are, and which
-workers continue. The rules use only operators and the functions in `Arrays`. So the gate runs them
-on tensors on a parameter server, and the tests run the same lines on NumPy arrays.
+workers continue. The rules use only operators and `Arrays`, so the gate runs them on tensors on a
+parameter server, and the tests run the same lines on NumPy arrays.
 
 There are N + b places. A worker process is admitted to one, and enters it once for each run that
 it works in (usually an epoch): see `places`. The states of a place in one run:
@@ -13,29 +13,27 @@ it works in (usually an epoch): see `places`. The states of a place in one run:
                        |                                                                  |
                        +------- late, or stale while t is full ---> WAITING ----advance---+
 
-A place belongs to one life of a worker, and everything that the worker sends names its entry.
-When its lease ends, the entry ends too. Its contribution under way is lost, and anything that it
-sends later is refused, even if it was only frozen.
+A place belongs to one life of a worker, and all that the worker sends names its entry. When its
+lease ends, the entry ends too: its contribution under way is lost, and what it sends later refused.
 
 A worker offers a gradient only when all of it is on the parameter servers. So an accepted gradient
 is already delivered: it cannot fail to arrive, and an acceptance is never revoked.
 
-Delivered contributions wait in a first-in, first-out queue, and an update takes exactly N of them
-(or fewer, if a policy allows it: see `shortage`).
+Delivered contributions wait in a first-in, first-out queue, and an update takes exactly N of them.
 With p contributions in the queue, a new one is *due* at step t + p // N. So its *staleness*, the
 number of updates made between its parameters and the update that uses it, is known when it is
 offered. It is accepted if its staleness is at most `max_staleness`: 0 is synchronous SGD, and N = 1
 without a bound is asynchronous SGD. A worker waits until its own gradient is used, so the queue
-holds at most one from each worker, and an update uses gradients of N different workers.
+holds at most one from each worker, and an update uses gradients of N different workers. Policies
+may allow exceptions while workers are missing: see `shortage`.
 
-A gradient with NaN or Inf is not delivered. Its worker only says so, and continues like one whose
-gradient is stale.
+A gradient with NaN or Inf is not delivered, and its worker continues like one that is stale.
 
 Counts: a contribution begins when its worker is told to work on a step, and ends as exactly one of
 accepted, late, stale, duplicate, lost or nonfinite. Hence, for every worker at every moment,
 
     begun = accepted + late + stale + duplicate + lost + nonfinite
-            + (1 if its contribution is under way).
+            + (1 if it is COMPUTING) + (its contributions in the queue).
 
 *accepted* is counted when the update is made, not when the gate accepts the gradient. So
 accepted = N x updates also holds when training stops between the two.
@@ -88,13 +86,17 @@ class Ledger(NamedTuple):
     entries: Array  # [] number of entries so far; the number of the latest entry
     replicas: Array  # [] number of gradients that make the update from step t: N, or fewer
     wanted: Array  # [] the same, from step t + 1 on
+    quota: Array  # [] number of gradients that a worker may contribute to a step: 1, or more
     holder: Array  # [places] index of the worker that holds the place
     life: Array  # [places] number of the holder's life; 0: the place is free
     entry: Array  # [places] number of the holder's entry; 0: none, or it has ended
     status: Array  # [places] ABSENT ... LEFT
-    ticket: Array  # [places] ticket of the delivered contribution
-    due: Array  # [places] step whose update uses the delivered contribution
-    staleness: Array  # [places] staleness of the delivered contribution at that update
+    queued: Array  # [places] number of the place's contributions in the queue
+    ticket: Array  # [places] ticket of the latest of them
+    due: Array  # [places] step whose update uses it
+    staleness: Array  # [places] its staleness at that update
+    extra_ticket: Array  # [places] tickets of the others in the queue; the rest is unused
+    extra_place: Array  # [places] their places
     begun: Array  # [places] number of contributions begun; the rest count how they ended
     accepted: Array  # [places]
     late: Array  # [places]
@@ -104,13 +106,13 @@ class Ledger(NamedTuple):
     nonfinite: Array  # [places]
 
 
-SCALARS, VECTORS = Ledger._fields[:6], Ledger._fields[6:]
+SCALARS, VECTORS = Ledger._fields[:7], Ledger._fields[7:]
 
 
 def new_ledger(places: int, replicas: int = 1) -> Ledger:
     """Return the ledger of a gate that no worker has entered, in NumPy."""
     scalars = dict.fromkeys(SCALARS, np.int64(0))
-    scalars |= dict.fromkeys(("replicas", "wanted"), np.int64(replicas))
+    scalars |= {"replicas": np.int64(replicas), "wanted": np.int64(replicas), "quota": np.int64(1)}
     vectors = {name: np.zeros([places], np.int64) for name in VECTORS}
     return Ledger(**scalars, **vectors)
 
@@ -158,12 +160,10 @@ def offer(
     late = usable & current & ~wanted
     stale = usable & ~current & ~wanted
     nonfinite = under_way & (finite == 0)
-    # A contribution that was already counted as ended, or never counted as begun, is a duplicate.
-    # So is the gradient of a worker whose lease has ended: it already counts as lost. After the run
-    # such a gradient is not counted again: the settled accounts include it.
+    # A contribution that has ended already or never began is a duplicate. So is the gradient of a
+    # worker whose lease has ended: it counts as lost. After the run it is not counted again.
     duplicate = ~under_way & welcome
     # A stale worker continues at once with the current step if that still needs gradients.
-    # Otherwise an update is about to be made.
     again = (stale | nonfinite) & welcome & (queued < replicas)
     waits = xp.where(mine == ABSENT, np.int64(WAITING), mine)
     status = xp.where(under_way, np.int64(WAITING), waits)
@@ -173,6 +173,7 @@ def offer(
     status = xp.where(accept, np.int64(DELIVERED), status)
     ledger = ledger._replace(
         status=xp.where(me, status, ledger.status),
+        queued=ledger.queued + one(me & accept, xp),
         ticket=xp.where(me & accept, ticket, ledger.ticket),
         due=xp.where(me & accept, due, ledger.due),
         staleness=xp.where(me & accept, due - step, ledger.staleness),
@@ -198,8 +199,7 @@ def leave(
     """Record that a worker has no more data in this run, and uncount the contribution it began.
 
     Returns:
-      The ledger after the call, and whether too few places have data left to complete a step
-      ([] bool).
+      The ledger after the call, and whether too few places have data left ([] bool).
     """
     me = me & (ledger.entry == entry)
     begun = me & (ledger.status == COMPUTING)
@@ -218,26 +218,26 @@ def complete(ledger: Ledger, replicas: int, xp: Arrays = NUMPY) -> Array:
 
 def used(ledger: Ledger) -> Array:
     """Return the places whose contributions the update from step t uses ([places] bool)."""
-    return (ledger.status == DELIVERED) & (ledger.due == ledger.step)
+    return (ledger.queued > 0) & (ledger.due == ledger.step)
 
 
 def exhausted(ledger: Ledger, replicas: int, xp: Arrays = NUMPY) -> Array:
     """Return whether too few places have data left to complete step t ([] bool)."""
-    remaining = xp.sum(one(ledger.status != LEFT, xp))
+    remaining = xp.sum(one((ledger.status != LEFT) | (ledger.queued > 0), xp))
     return (remaining < replicas) & (ledger.open == 1)
 
 
 def open_run(ledger: Ledger, step: Array, xp: Arrays = NUMPY) -> Ledger:
     """Start a new run at step t = `step`, which the workers then enter one by one.
 
-    A contribution to the last run that is still being computed stays under way. It will be stale
-    when it is offered.
+    A contribution to the last run that is still under way will be stale when it is offered.
     """
     under_way = ledger.status == COMPUTING
     return ledger._replace(
         run=ledger.run + 1,
         step=step,
         open=ledger.open * 0 + 1,
+        queued=ledger.queued * 0,
         status=xp.where(under_way, np.int64(COMPUTING), np.int64(ABSENT)),
     )
 
@@ -245,13 +245,13 @@ def open_run(ledger: Ledger, step: Array, xp: Arrays = NUMPY) -> Ledger:
 def advance(ledger: Ledger, xp: Arrays = NUMPY) -> tuple[Ledger, Array]:
     """Start step t + 1, after the update from step t is made and published.
 
-    Gradients that are due later stay in the queue, and may already complete step t + 1.
+    Gradients that are due later stay in the queue. They may already complete step t + 1.
 
     Returns:
       The ledger after the call, and [places] the token for each worker: t + 1, or WAIT for a worker
       that is computing or has a gradient in the queue.
     """
-    idle = used(ledger) | (ledger.status == WAITING)
+    idle = (used(ledger) & (ledger.status == DELIVERED)) | (ledger.status == WAITING)
     ledger = _make_update(ledger, xp)
     ledger = ledger._replace(
         status=xp.where(idle, np.int64(COMPUTING), ledger.status),
@@ -263,22 +263,20 @@ def advance(ledger: Ledger, xp: Arrays = NUMPY) -> tuple[Ledger, Array]:
 def close_run(ledger: Ledger, updated: bool, xp: Arrays = NUMPY) -> tuple[Ledger, Array]:
     """End the run: after its last update (`updated`), or in the middle of step t.
 
-    Gradients delivered to steps that will never be completed are stale. Workers that are still
-    computing find out when they offer.
+    Delivered gradients that are not used are stale. Workers that compute find out when they offer.
 
     Returns:
       The ledger after the call, and [places] the token for each worker: STOP, or WAIT for a worker
       that is not waiting for one.
     """
-    delivered = ledger.status == DELIVERED
-    in_vain = delivered & ~(used(ledger) & updated)
     if updated:
         ledger = _make_update(ledger, xp)
-    idle = (delivered | (ledger.status == WAITING)) & (ledger.open == 1)
+    idle = ((ledger.status == DELIVERED) | (ledger.status == WAITING)) & (ledger.open == 1)
     under_way = ledger.status == COMPUTING
     ledger = ledger._replace(
         open=ledger.open * 0,
-        stale=ledger.stale + one(in_vain, xp),
+        stale=ledger.stale + ledger.queued,
+        queued=ledger.queued * 0,
         status=xp.where(under_way, np.int64(COMPUTING), np.int64(ABSENT)),
     )
     return ledger, xp.where(idle, np.int64(STOP), np.int64(WAIT))
@@ -292,11 +290,13 @@ def settle(ledger: Ledger, xp: Arrays = NUMPY) -> Ledger:
 
 
 def _make_update(ledger: Ledger, xp: Arrays) -> Ledger:
-    """Count the contributions that are used as accepted, and increment t."""
+    """Take the contributions that are used out of the queue, and increment t."""
+    taken = xp.where(used(ledger), ledger.queued, ledger.queued * 0)
     return ledger._replace(
         step=ledger.step + 1,
         replicas=ledger.wanted,
-        accepted=ledger.accepted + one(used(ledger), xp),
+        queued=ledger.queued - taken,
+        accepted=ledger.accepted + taken,
     )
 
 
@@ -307,7 +307,7 @@ def full(ledger: Ledger, replicas: int, xp: Arrays) -> Array:
 
 def inside(ledger: Ledger, xp: Arrays) -> Array:
     """Return the number of contributions that wait to be used ([])."""
-    return xp.sum(one(ledger.status == DELIVERED, xp))
+    return xp.sum(ledger.queued)
 
 
 def at(vector: Array, me: Array, xp: Arrays) -> Array:

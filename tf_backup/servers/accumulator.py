@@ -4,8 +4,9 @@ A contribution is kept whole, under its ticket, until the chief asks for the tic
 TensorFlow's own accumulators keep a running sum instead, which cannot be undone: if a worker died
 after reaching one server but not the next, an update would contain half of its gradient. The price
 is memory for up to N + b contributions: a worker has at most one, since it waits until that is used
-or refused. If contributions are queued, those to an earlier run and those of dead workers also
-stay until the next run. The sum is a single pass over the N contributions.
+or refused. (While workers are missing, `on_shortage="fill"` allows several, of N in all, and one
+late one from each.) If contributions are queued, those to an earlier run and those of dead workers
+also stay until the next run. The sum is a single pass over the N contributions.
 
 Gradients are sent before the gate is asked, so that asking and delivering are one call. Asking
 first would keep the b late gradients of N + b off the network. But on a machine where each tensor

@@ -23,7 +23,7 @@ from tf_backup.servers.tokens import DEVICE, GATE_SERVER
 
 Tensor = Any
 
-CAPACITY = 32768  # Changes that wait to be read: 12 MB at most.
+CAPACITY = 32768  # Changes that wait to be read: 15 MB at most.
 
 
 class Offer(NamedTuple):

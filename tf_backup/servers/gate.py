@@ -57,7 +57,8 @@ class Gate:
         )
         self._ledger.assign(ledger)
         self.log = ArrivalLog(policy.workers, name / "log") if logs else None
-        for call in ("open_run", "close_run", "settle", "stop", "expire", "tick", "resize"):
+        calls = ("open_run", "close_run", "settle", "stop", "expire", "tick", "resize", "set_quota")
+        for call in calls:
             setattr(self, call, graphs.function(getattr(self, call)))
 
     @property
@@ -72,14 +73,16 @@ class Gate:
         """Admit a worker, and return its place ([]), `protocol.NO_PLACE` or `STOP`."""
         return self._changed(self._rules.admit, worker, life, run)
 
-    def enter(self, place: Tensor, life: Tensor, run: Tensor) -> tuple[Tensor, Tensor]:
+    def enter(self, place: Tensor, life: Tensor, run: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Start a worker's loop at its place, and wait for its next action.
 
         Returns:
-          The next action, and the unique number of the entry.
+          The next action, the unique number of the entry, and the number of contributions that the
+          place had made to the current step before.
         """
-        then, entry = tf.unstack(self._changed(self._rules.enter, place, life, run), 2)
-        return self.tokens.resolve(place, entry, then), entry
+        answer = self._changed(self._rules.enter, place, life, run)
+        then, entry, queued = tf.unstack(answer, 3)
+        return self.tokens.resolve(place, entry, then), entry, queued
 
     def offer(
         self,
@@ -215,6 +218,10 @@ class Gate:
                 return tf.identity(step)
 
         return self._locked(body)
+
+    def set_quota(self, quota: Tensor) -> Tensor:
+        """Change how often a worker may contribute to a step; return the number of updates made."""
+        return self._release(self._rules.set_quota, quota)
 
     def ledger(self) -> Ledger:
         """Return the current ledger, in NumPy."""

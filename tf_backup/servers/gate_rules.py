@@ -56,6 +56,7 @@ class Rules:
         bound = policy.max_staleness
         self._max_staleness = protocol.ANY_STALENESS if bound is None else bound
         self._queues = bound != 0  # Whether contributions may wait for a later step.
+        self._fills = policy.fill
         self.admit = self._traced(self._admit, 3)
         self.enter = self._traced(self._enter, 3)
         self.offer = self._traced(self._offer, 6)
@@ -66,22 +67,21 @@ class Rules:
         self.expire = self._traced(self._expire, 0, [policy.workers])
         self.tick = self._traced(self._tick, 1)
         self.resize = self._traced(self._resize, 1)
+        self.set_quota = self._traced(self._set_quota, 1)
 
     # ---- For workers --------------------------------------------------------------------------
 
     def _admit(self, packed: Tensor, worker: Tensor, life: Tensor, run: Tensor) -> Any:
         """Return the worker's place."""
-        indices = tf.range(self._places, dtype=tf.int64)
-        ledger, place = places.admit(unpacked(packed), indices, worker, life, run, _TENSORS)
+        ledger, place = places.admit(unpacked(packed), self._indices(), worker, life, run, _TENSORS)
         return pack(ledger), place
 
     def _enter(self, packed: Tensor, place: Tensor, life: Tensor, run: Tensor) -> Any:
-        """Return the worker's next action, and the number of its entry ([2])."""
-        ledger = unpacked(packed)
-        ledger, then = places.enter(
-            ledger, self._me(place), life, run, self._wanted(ledger), _TENSORS
-        )
-        return pack(ledger), tf.stack([then, ledger.entries])
+        """Return the next action, the number of the entry, and that of gradients in ([3])."""
+        ledger, me = unpacked(packed), self._me(place)
+        ledger, then = places.enter(ledger, me, life, run, self._wanted(ledger), _TENSORS)
+        queued = protocol.at(ledger.queued, me, _TENSORS)
+        return pack(ledger), tf.stack([then, ledger.entries, queued])
 
     def _offer(
         self,
@@ -98,7 +98,7 @@ class Rules:
         A worker without more data offers `protocol.STOP` as its step.
         """
         ledger, me = unpacked(packed), self._me(place)
-        offered, _, then, complete = protocol.offer(
+        offered, verdict, then, complete = protocol.offer(
             ledger,
             me,
             entry,
@@ -110,6 +110,10 @@ class Rules:
             finite,
             _TENSORS,
         )
+        if self._fills:
+            offered, then = shortage.continue_step(
+                ledger, offered, self._indices(), me, verdict, then, self._replicas, _TENSORS
+            )
         left, exhausted = protocol.leave(ledger, me, entry, run, self._wanted(ledger), _TENSORS)
         leaves = tf.equal(step, protocol.STOP)
         ledger = tf.nest.map_structure(
@@ -173,6 +177,12 @@ class Rules:
         ledger, completes = shortage.resize(unpacked(packed), wanted, _TENSORS)
         return pack(ledger), ledger.step, self._events(ledger, completes)
 
+    def _set_quota(self, packed: Tensor, quota: Tensor) -> Any:
+        """Return the number of updates made, tokens, sizes and events."""
+        before = unpacked(packed)
+        changed = shortage.set_quota(before, quota, self._replicas, _TENSORS)
+        return self._released(before, *changed)
+
     # ---- Parts --------------------------------------------------------------------------------
 
     def _traced(self, rule: Callable[..., Any], scalars: int, *shapes: list[int]) -> Any:
@@ -188,7 +198,10 @@ class Rules:
 
     def _me(self, place: Tensor) -> Tensor:
         """Return the mask of one place ([places] bool)."""
-        return tf.equal(tf.range(self._places, dtype=tf.int64), place)
+        return tf.equal(self._indices(), place)
+
+    def _indices(self) -> Tensor:
+        return tf.range(self._places, dtype=tf.int64)
 
     def _released(self, before: Ledger, ledger: Ledger, tokens: Tensor) -> Any:
         """Return the results of a rule that hands out tokens."""
@@ -211,10 +224,8 @@ class Rules:
         shape = [4, self._replicas]
         told = []
         if complete is not None:
-            whose = tf.where(protocol.used(ledger))[:, 0]
-            whose = tf.concat([whose, tf.zeros([self._replicas], tf.int64)], axis=0)
-            whose = whose[: self._replicas]
-            parts = [tf.gather(ledger.ticket, whose), whose, tf.gather(ledger.staleness, whose)]
+            tickets, whose = self._used(ledger)
+            parts = [tickets, whose, tf.gather(ledger.staleness, whose)]
             if not self._fixed:
                 there = tf.range(self._replicas, dtype=tf.int64) < protocol.inside(ledger, _TENSORS)
                 parts = [tf.where(there, part, np.int64(-1)) for part in parts]
@@ -223,6 +234,18 @@ class Rules:
         if exhausted is not None:
             told.append(_if(exhausted, tf.fill(shape, np.int64(EXHAUSTED))))
         return tf.concat([tf.zeros([0, *shape], tf.int64), *told], axis=0)
+
+    def _used(self, ledger: Ledger) -> tuple[Tensor, Tensor]:
+        """Return the tickets and places of the contributions to step t ([N] each, or padded)."""
+        whose = tf.where(protocol.used(ledger))[:, 0]
+        padding = tf.zeros([self._replicas], tf.int64)
+        if not self._fills:
+            whose = tf.concat([whose, padding], axis=0)[: self._replicas]
+            return tf.gather(ledger.ticket, whose), whose
+        extras = protocol.inside(ledger, _TENSORS) - tf.size(whose, tf.int64)
+        tickets = [tf.gather(ledger.ticket, whose), ledger.extra_ticket[:extras], padding]
+        whose = tf.concat([whose, ledger.extra_place[:extras], padding], axis=0)
+        return tf.concat(tickets, axis=0)[: self._replicas], whose[: self._replicas]
 
 
 def _if(condition: Tensor, event: Tensor) -> Tensor:

@@ -65,26 +65,31 @@ class LedgerChanges:
         time, kind, place, *numbers = changes[:, :HEAD].T
         old = Ledger(*changes[:, HEAD : HEAD + COLUMN].T)
         new = Ledger(*changes[:, HEAD + COLUMN :].T)
-        waited = old.status == protocol.DELIVERED
-        delivered = (new.status == protocol.DELIVERED) & ~waited
+        delivered = new.queued > old.queued
         verdict = np.zeros_like(time)
-        for name, code in _ENDED.items():  # Each call ends at most one per place.
-            verdict += (getattr(new, name) - getattr(old, name)) * code
-        ended = sum(getattr(new, name) - getattr(old, name) for name in _ENDED) > 0
+        for name, code in _ENDED.items():  # Each call has one verdict per place at most.
+            verdict += (getattr(new, name) > getattr(old, name)) * code
         offered = kind == OFFER
         # Delivered contributions that are given up at the end of a run are stale.
-        given_up = np.where(waited, old.due - old.staleness, _UNKNOWN)
-        step = np.where(offered, numbers[1], given_up)
+        given_up = ~offered & (verdict == protocol.STALE)
+        ended = sum(getattr(new, name) - getattr(old, name) for name in _ENDED)
+        step = np.where(given_up, old.due - old.staleness, _UNKNOWN)
+        step = np.where(offered, numbers[1], step)
         due = np.where(delivered, new.due, _UNKNOWN)
         compute = np.where(offered, numbers[2], _UNKNOWN)
         run = np.where(offered, numbers[0], old.run)
         rows = np.stack([verdict, time, time, step, place, old.holder, due, compute, run], axis=1)
         begins = (new.begun > old.begun) & (verdict != protocol.DUPLICATE)
+        # When others than a place's latest began is only in the rows of their delivery.
+        several = (old.queued > 1) | (old.status != protocol.DELIVERED)
         made = (kind == MADE) & (place == self._places - 1)
         found: list[Any] = []
-        for index in np.flatnonzero(delivered | ended | begins | made):
-            if delivered[index] or ended[index]:
-                entry = None if waited[index] else old.entry[index]
+        for index in np.flatnonzero(delivered | (ended > 0) | begins | made):
+            if given_up[index] and several[index]:
+                rows[index, 2] = _UNKNOWN
+                found += [rows[index]] * int(ended[index])
+            elif delivered[index] or ended[index]:
+                entry = None if given_up[index] else old.entry[index]
                 found += self._completed(rows[index], entry, old.begun[index])
             if begins[index]:
                 self._begun[place[index]] = new.entry[index], new.begun[index], time[index]

@@ -4,7 +4,7 @@ The one argument is JSON:
 
     workers, ps, replicas   of the cluster; all other workers are backups
     worker_timeout_s, server_timeout_s, stall_timeout_s
-    on_shortage             "wait" if missing, or "shrink"
+    on_shortage             "wait" if missing; or "shrink" or "fill"
     updates                 to make
     faults                  a list of [update, what, job, index], in order of their updates; `what`
                             is kill, freeze, thaw or start
