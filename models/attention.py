@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-Tensor = Any
+from models.tensor import Tensor
 
 
 class Window(NamedTuple):

@@ -18,8 +18,8 @@ import tensorflow as tf
 from keras import ops
 
 from models.attention import Attention
+from models.tensor import Tensor
 
-Tensor = Any
 layers = keras.layers
 
 

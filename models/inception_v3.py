@@ -18,7 +18,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-Tensor = Any
+from models.tensor import Tensor
+
 layers = keras.layers
 
 _SMALLEST = {False: 75, True: 13}  # Smallest images that leave a pixel on the last grid.

@@ -19,8 +19,7 @@ from keras import ops
 
 from models.projected_lstm import ProjectedLSTMCell
 from models.sampled_softmax import SampledSoftmax
-
-Tensor = Any
+from models.tensor import Tensor
 
 
 def build(vocabulary: int, of_words: bool = False, **sizes: Any) -> keras.Model:

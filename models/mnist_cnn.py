@@ -18,10 +18,10 @@ import tensorflow as tf
 from keras import ops
 
 from models.small_cnn import compile_arguments, prepare
+from models.tensor import Tensor
 
 __all__ = ["WeightNormConv2D", "augment", "augmented", "build", "compile_arguments", "prepare"]
 
-Tensor = Any
 
 CHANNELS = (32, 64, 64, 128)
 

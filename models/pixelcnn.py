@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-Tensor = Any
+from models.tensor import Tensor
 
 LEVELS = 256
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-Tensor = Any
+from models.tensor import Tensor
 
 
 def build(shape: tuple[int, int, int], classes: int) -> keras.Model:

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-Tensor = Any
-Variable = Any  # a tf.Variable on a parameter server
+from tf_backup.annotations import Tensor, Variable
 
 _NAMED = 2  # Maximum number of unusable resources that an error message names.
 

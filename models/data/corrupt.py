@@ -9,8 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from models.data.stored import Record, Records
-
-Tensor = Any
+from models.tensor import Tensor
 
 MANY = 16  # Size from which a chunk with corrupt records only is an error.
 

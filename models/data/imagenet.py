@@ -19,8 +19,7 @@ from models.data import corrupt
 from models.data.dataset import Data
 from models.data.prepared import builder
 from models.data.stored import Record, Records
-
-Tensor = Any
+from models.tensor import Tensor
 
 SIZE = 299
 BUFFER = 1024  # Photographs in a shuffle buffer; each is 110 kB.

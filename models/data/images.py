@@ -12,8 +12,7 @@ from models.data import corrupt
 from models.data.dataset import Data
 from models.data.prepared import builder
 from models.data.stored import Records
-
-Tensor = Any
+from models.tensor import Tensor
 
 
 @dataclasses.dataclass(frozen=True)

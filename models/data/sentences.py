@@ -17,8 +17,7 @@ from models.data.dataset import Data
 from models.data.prepared import builder
 from models.data.stored import Records
 from models.data.vocabulary import END_OF_LINE, Vocabulary
-
-Tensor = Any
+from models.tensor import Tensor
 
 COUNTED = 1_000_000
 """Number of training sentences, from the first, in which vocabularies are counted."""

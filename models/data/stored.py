@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-Tensor = Any
+from models.tensor import Tensor
 
 CHUNK = 64
 

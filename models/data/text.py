@@ -12,8 +12,7 @@ from models.data.dataset import Data
 from models.data.prepared import builder
 from models.data.stored import Records
 from models.data.vocabulary import Vocabulary, characters_per_word
-
-Tensor = Any
+from models.tensor import Tensor
 
 WORDS = 10_000
 

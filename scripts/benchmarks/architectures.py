@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-Tensor = Any
+from tf_backup.annotations import Tensor
 
 LEARNING_RATE = 0.001  # Small: the loss of one repeated batch should not reach 0.
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 
 from scripts.benchmarks.architectures import Architecture
+from tf_backup.annotations import Tensor
 
-Tensor = Any
 layers = keras.layers
 
 

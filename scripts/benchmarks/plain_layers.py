@@ -13,9 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from scripts.benchmarks.architectures import LEARNING_RATE, Architecture
-
-Tensor = Any
-Variable = Any
+from tf_backup.annotations import Tensor, Variable
 
 _MOMENTUM, _EPSILON = 0.99, 1e-3  # Of batch normalization, as in Keras.
 

@@ -43,6 +43,8 @@ ORDER = [
 ]
 # Modules that earlier packages may import; they import nothing themselves.
 LEAVES = {
+    "models.tensor",
+    "tf_backup.annotations",
     "tf_backup.checks",
     "tf_backup.errors",
     "tf_backup.quiet",

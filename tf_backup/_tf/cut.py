@@ -19,9 +19,7 @@ import tensorflow as tf
 
 from tf_backup._tf import graphs, runtime
 from tf_backup._tf.simplified import in_order, simplified
-
-Tensor = Any
-Operation = Any
+from tf_backup.annotations import Operation, Tensor
 
 _LOCAL = {"MapStage", "MapUnstage", "MapClear"}  # Their effects are local to a server.
 ANYWHERE = -1  # For what is computed from constants alone: each function has a copy.

@@ -15,7 +15,7 @@ from tensorflow.python.data.ops import map_op
 from tensorflow.python.data.util import structure
 from tensorflow.python.saved_model import nested_structure_coder
 
-Tensor = Any  # a tf.Tensor
+from tf_backup.annotations import Tensor
 
 
 def dataset_to_graph(dataset: Any) -> Tensor:

@@ -16,9 +16,7 @@ from tensorflow.python.ops import resource_variable_ops
 
 from tf_backup._tf.named import Name
 from tf_backup._tf.runtime import calls_as_written, ps_device
-
-Tensor = Any  # a tf.Tensor
-
+from tf_backup.annotations import Tensor
 
 # ---- Variables of one computation -------------------------------------------------------------
 

@@ -13,8 +13,7 @@ import tensorflow as tf
 from tensorflow.python.ops import handle_data_util, resource_variable_ops
 
 from tf_backup._tf.runtime import calls_as_written, ps_device
-
-Tensor = Any  # a tf.Tensor
+from tf_backup.annotations import Tensor
 
 
 class Name(NamedTuple):

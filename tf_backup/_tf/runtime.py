@@ -21,10 +21,7 @@ from tensorflow.python.eager.polymorphic_function import atomic_function
 from tensorflow.python.ops import resource_variable_ops, script_ops
 
 from tf_backup import quiet
-
-Tensor = Any  # a tf.Tensor
-Strategy = Any  # a tf.distribute.ParameterServerStrategy
-
+from tf_backup.annotations import Strategy
 
 # ---- The strategy -----------------------------------------------------------------------------
 

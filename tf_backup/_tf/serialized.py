@@ -13,8 +13,8 @@ from typing import Any
 import tensorflow as tf
 
 from tf_backup._tf.named import Boxed, Named, NamedVariable, open_handle
+from tf_backup.annotations import Tensor
 
-Tensor = Any  # a tf.Tensor
 Resource = Named | NamedVariable | Boxed
 
 

@@ -14,8 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-GraphDef = Any
-NodeDef = Any
+from tf_backup.annotations import GraphDef, NodeDef
 
 
 def simplified(graph: Any, outputs: list[str]) -> tuple[GraphDef, dict[str, str]]:

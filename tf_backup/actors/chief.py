@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tf_backup._tf import graphs, runtime
 from tf_backup._tf.cut import Cut
+from tf_backup.annotations import Tensor
 from tf_backup.objective import Objective
 from tf_backup.servers import permits, placement
 from tf_backup.servers.accumulator import Accumulator
@@ -25,8 +26,6 @@ from tf_backup.servers.snapshot import Snapshot
 from tf_backup.servers.tokens import DEVICE
 
 log = logging.getLogger(__name__)
-
-Tensor = Any
 
 
 class Chief:

@@ -14,6 +14,7 @@ from tf_backup._tf import graphs, runtime
 from tf_backup._tf.named import Boxed, Name
 from tf_backup.actors import coordinator, current_run
 from tf_backup.actors.failures import GONE, worker_failed
+from tf_backup.annotations import Tensor
 from tf_backup.network.watch import Watch
 from tf_backup.objective import Measurement
 from tf_backup.rules import pieces
@@ -25,8 +26,6 @@ from tf_backup.servers.tokens import GATE_SERVER
 from tf_backup.worker_data import WorkerData
 
 log = logging.getLogger(__name__)
-
-Tensor = Any
 
 
 class Evaluation:

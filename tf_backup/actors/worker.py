@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_backup._tf import graphs
+from tf_backup.annotations import Tensor
 from tf_backup.rules import protocol
 from tf_backup.servers.accumulator import Accumulator
 from tf_backup.servers.arrival_log import now
@@ -19,7 +20,6 @@ from tf_backup.servers.gate import GATE_SERVER, Gate
 from tf_backup.servers.packing import Key
 from tf_backup.servers.snapshot import Snapshot
 
-Tensor = Any
 Buffers = list[Tensor]  # Of the snapshot (one per key of its layout), or of a contribution.
 
 _TICKETS_PER_ENTRY = 2**32

@@ -15,8 +15,7 @@ from keras.src.trainers import data_adapters
 from keras.src.trainers.data_adapters import array_slicing
 
 from tf_backup.actors.python_data import Source
-
-Tensor = Any
+from tf_backup.annotations import Tensor
 
 _MOVABLE = (data_adapters.ArrayDataAdapter, data_adapters.TFDatasetAdapter)
 _OTHERS = ("torch_dataloader", "grain_dataset")

@@ -18,9 +18,7 @@ from keras.src.random import seed_generator
 from keras.src.trainers.data_adapters import data_adapter_utils
 
 from tf_backup._tf import runtime
-
-Tensor = Any
-Model = Any  # a keras.Model
+from tf_backup.annotations import Model, Tensor
 
 
 def strategy_of(model: Model) -> Any:

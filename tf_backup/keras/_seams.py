@@ -18,9 +18,8 @@ from keras.src.backend.tensorflow import trainer as keras_trainer
 
 from tf_backup._tf import runtime
 from tf_backup.actors import coordinator
+from tf_backup.annotations import Model
 from tf_backup.keras._internals import strategy_of
-
-Model = Any  # a keras.Model
 
 _SEAMS = ("fit", "evaluate", "predict", "make_train_function", "make_test_function")
 _SAVING = ("get_compile_config", "compile_from_config")

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tf_backup._tf import graphs, runtime
+from tf_backup.annotations import Model, Tensor
 from tf_backup.keras import _internals
 from tf_backup.keras.model_objective import change, dense, warn_of_changes
 from tf_backup.keras.variables import KerasVariables, mixed, tensors_of
@@ -23,8 +24,6 @@ from tf_backup.objective import Measurement, Objective, Results
 
 log = logging.getLogger(__name__)
 
-Tensor = Any
-Model = Any  # a compiled, built keras.Model
 
 _AFTER_APPLY = (
     "{model}.train_step uses the variable {variable!r} after it has applied gradients. Workers do "

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tf_backup import errors
 from tf_backup.actors import coordinator
+from tf_backup.annotations import Model
 from tf_backup.checks import checked_int
 from tf_backup.keras import _adapters, _internals, _seams
 from tf_backup.keras.feed import Feed
@@ -22,8 +23,6 @@ from tf_backup.keras.variables import KerasVariables
 from tf_backup.worker_data import Immovable
 
 log = logging.getLogger(__name__)
-
-Model = Any
 
 
 class _Hooks:

@@ -10,14 +10,13 @@ from tf_backup import errors
 from tf_backup._tf import runtime
 from tf_backup.actors.engine import AHEAD, Engine
 from tf_backup.actors.evaluation import Evaluation
+from tf_backup.annotations import Model
 from tf_backup.keras import _internals
 from tf_backup.keras.custom_step import step_measurement, step_objective
 from tf_backup.keras.feed import Feed
 from tf_backup.keras.model_objective import keras_measurement, keras_objective
 from tf_backup.keras.optimizer import DEFAULT_STALL_TIMEOUT_S, find, on_nonfinite
 from tf_backup.worker_data import WorkerData
-
-Model = Any
 
 
 class TrainFunction:

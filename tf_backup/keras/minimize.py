@@ -11,6 +11,7 @@ import tensorflow as tf
 from tf_backup import errors
 from tf_backup._tf import runtime
 from tf_backup.actors.engine import Engine
+from tf_backup.annotations import Tensor
 from tf_backup.checks import checked_int
 from tf_backup.keras import _internals
 from tf_backup.keras.model_objective import objective_of
@@ -18,8 +19,6 @@ from tf_backup.keras.optimizer import SyncReplicasWithBackup, find, on_nonfinite
 from tf_backup.keras.strategy_check import check_strategy
 from tf_backup.keras.variables import KerasVariables
 from tf_backup.worker_data import WorkerData
-
-Tensor = Any
 
 
 class Update(NamedTuple):

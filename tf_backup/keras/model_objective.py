@@ -13,15 +13,13 @@ from typing import Any
 import tensorflow as tf
 
 from tf_backup._tf import runtime
+from tf_backup.annotations import Model, Tensor
 from tf_backup.keras import _internals
 from tf_backup.keras.variables import KerasVariables, tensors_of
 from tf_backup.objective import Measurement, Objective, Results
 from tf_backup.servers.tables import Lookups
 
 log = logging.getLogger(__name__)
-
-Tensor = Any
-Model = Any  # a compiled, built keras.Model
 
 
 def keras_objective(model: Model, element_spec: Any) -> Objective:

@@ -10,11 +10,10 @@ import tensorflow as tf
 
 from tf_backup.actors.accounts import Account, Source
 from tf_backup.actors.timeline_reader import Listener, Listeners
+from tf_backup.annotations import Tensor
 from tf_backup.checks import checked_choice
 from tf_backup.policy import BackupPolicy
 from tf_backup.records import Contributions
-
-Tensor = Any
 
 # Attributes that Keras' base class sets, but that must come from the inner optimizer.
 _INNER = (

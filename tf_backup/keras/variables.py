@@ -11,14 +11,13 @@ import keras
 import tensorflow as tf
 
 from tf_backup._tf import runtime
+from tf_backup.annotations import Model, Tensor
 from tf_backup.keras import _internals
 from tf_backup.objective import Objective, traced
 from tf_backup.servers.tables import Lookups
 
 log = logging.getLogger(__name__)
 
-Tensor = Any
-Model = Any  # a built keras.Model or keras.layers.Layer
 
 _LARGE_TABLE = 2**24  # Elements; reading such a table whole at every step logs a warning.
 

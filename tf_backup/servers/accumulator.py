@@ -22,8 +22,7 @@ import tensorflow as tf
 
 from tf_backup._tf import graphs, runtime
 from tf_backup._tf.named import Name
-
-Tensor = Any
+from tf_backup.annotations import Tensor
 
 
 class Accumulator:

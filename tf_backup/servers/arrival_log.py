@@ -18,10 +18,9 @@ import tensorflow as tf
 
 from tf_backup._tf import graphs
 from tf_backup._tf.named import Name, NamedQueue, NamedVariable
+from tf_backup.annotations import Tensor
 from tf_backup.servers.ledger_changes import HEAD, MADE, OFFER, OTHER, SIZE, LedgerChanges
 from tf_backup.servers.tokens import DEVICE, GATE_SERVER
-
-Tensor = Any
 
 CAPACITY = 32768  # Changes that wait to be read: 15 MB at most.
 

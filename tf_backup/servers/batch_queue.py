@@ -12,9 +12,8 @@ import tensorflow as tf
 
 from tf_backup._tf import datasets, graphs, runtime
 from tf_backup._tf.named import Name, NamedQueue, open_handle, take
+from tf_backup.annotations import Tensor
 from tf_backup.servers.tokens import GATE_SERVER
-
-Tensor = Any
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,8 @@ import tensorflow as tf
 
 from tf_backup._tf import graphs
 from tf_backup._tf.named import Name, NamedLock, NamedQueue, NamedVariable
+from tf_backup.annotations import Tensor
 from tf_backup.servers.tokens import DEVICE, GATE_SERVER
-
-Tensor = Any
 
 _NAME = Name("tf-backup", "board")
 

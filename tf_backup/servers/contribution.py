@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tf_backup._tf import runtime
+from tf_backup.annotations import Tensor
 from tf_backup.objective import Objective, Results
 from tf_backup.servers import tables
 from tf_backup.servers.packing import Entry, Key, Layout, in_parts
 from tf_backup.servers.tokens import GATE_SERVER
-
-Tensor = Any
 
 
 class Rows(NamedTuple):

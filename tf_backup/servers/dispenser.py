@@ -10,12 +10,11 @@ import tensorflow as tf
 
 from tf_backup._tf import graphs
 from tf_backup._tf.named import Name, NamedLock, NamedQueue, NamedVariable
+from tf_backup.annotations import Tensor
 from tf_backup.rules import pieces, protocol
 from tf_backup.rules.pieces import Lanes, Piece
 from tf_backup.servers.packing import Entry, Key, Layout
 from tf_backup.servers.tokens import DEVICE, GATE_SERVER
-
-Tensor = Any
 
 _TENSORS = protocol.Arrays(where=tf.where, sum=tf.reduce_sum, min=tf.reduce_min)
 

@@ -16,14 +16,13 @@ import tensorflow as tf
 
 from tf_backup._tf import graphs
 from tf_backup._tf.named import Name, NamedLock, NamedQueue, NamedVariable
+from tf_backup.annotations import Tensor
 from tf_backup.policy import BackupPolicy
 from tf_backup.rules import protocol
 from tf_backup.rules.protocol import Ledger
 from tf_backup.servers.arrival_log import ArrivalLog, Offer
 from tf_backup.servers.gate_rules import EXHAUSTED, STOPPED, of_policy, pack, unpacked
 from tf_backup.servers.tokens import DEVICE, GATE_SERVER, TokenQueues
-
-Tensor = Any
 
 __all__ = ["EXHAUSTED", "GATE_SERVER", "STOPPED", "Gate"]
 

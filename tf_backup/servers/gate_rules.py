@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_backup.annotations import Tensor
 from tf_backup.policy import BackupPolicy
 from tf_backup.rules import places, protocol, shortage
 from tf_backup.rules.protocol import Ledger
-
-Tensor = Any
 
 _TENSORS = protocol.Arrays(where=tf.where, sum=tf.reduce_sum, min=tf.reduce_min)
 _FIELDS = [*protocol.SCALARS, *protocol.VECTORS]

@@ -13,11 +13,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
-Tensor = Any
+from tf_backup.annotations import Tensor
 
 _ALIGNMENT = 64  # Bytes; TensorFlow shares memory with slices that begin and end at multiples.
 _SMALL = 2**15  # Bytes; a part smaller than this costs more than it saves.

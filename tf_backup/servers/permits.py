@@ -7,15 +7,12 @@ may change something between two updates, else many.
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 
 from tf_backup._tf import graphs
 from tf_backup._tf.named import Name, NamedQueue
+from tf_backup.annotations import Tensor
 from tf_backup.servers.tokens import DEVICE, GATE_SERVER
-
-Tensor = Any
 
 GO, LAST, HALT = 0, 1, 2  # Make an update; make the run's last update; end the loop.
 

@@ -9,8 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_backup._tf import graphs
-
-Tensor = Any
+from tf_backup.annotations import Tensor
 
 
 @contextlib.contextmanager

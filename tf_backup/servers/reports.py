@@ -11,9 +11,8 @@ import tensorflow as tf
 
 from tf_backup._tf import graphs
 from tf_backup._tf.named import Name, NamedQueue
+from tf_backup.annotations import Tensor
 from tf_backup.servers.tokens import DEVICE, GATE_SERVER
-
-Tensor = Any
 
 # More than the number of updates ever permitted ahead, so the loop never waits for room.
 CAPACITY = 256

@@ -9,10 +9,8 @@ import tensorflow as tf
 
 from tf_backup._tf import graphs, runtime
 from tf_backup._tf.named import Name, NamedVariable
+from tf_backup.annotations import Tensor, Variable
 from tf_backup.servers.packing import Entry, Key, Layout, in_parts
-
-Tensor = Any
-Variable = Any  # a tf.Variable on a parameter server
 
 
 class Snapshot:

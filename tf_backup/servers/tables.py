@@ -18,9 +18,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_backup._tf import graphs, runtime
-
-Tensor = Any
-Variable = Any  # a tf.Variable on a parameter server
+from tf_backup.annotations import Tensor, Variable
 
 
 class Lookups:

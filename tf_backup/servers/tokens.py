@@ -13,9 +13,8 @@ import tensorflow as tf
 
 from tf_backup._tf import graphs, runtime
 from tf_backup._tf.named import Name, NamedQueue
+from tf_backup.annotations import Tensor
 from tf_backup.rules import protocol
-
-Tensor = Any
 
 GATE_SERVER = 0  # The parameter server that holds gate and tokens.
 DEVICE = runtime.ps_device(GATE_SERVER)

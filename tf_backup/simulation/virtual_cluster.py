@@ -16,6 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_backup._tf import datasets
+from tf_backup.annotations import Tensor
 from tf_backup.checks import checked_choice, checked_int, checked_number
 from tf_backup.errors import NonFiniteGradients
 from tf_backup.objective import Objective, Results
@@ -26,7 +27,6 @@ from tf_backup.simulation.virtual_gate import Made, VirtualGate
 from tf_backup.timeline.schema import Timeline
 from tf_backup.worker_data import WorkerData
 
-Tensor = Any
 Parts = list[Tensor]  # The results of a computation, without those that are None.
 
 ON_NONFINITE = ("drop", "raise", "keep")
