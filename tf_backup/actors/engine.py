@@ -17,11 +17,11 @@ from tf_backup import errors
 from tf_backup._tf import runtime
 from tf_backup._tf.named import Boxed, Name
 from tf_backup.actors import coordinator, current_run
-from tf_backup.actors.care import Care
 from tf_backup.actors.chief import Chief
 from tf_backup.actors.failures import worker_failed
 from tf_backup.actors.replicas_chooser import ReplicasChooser
 from tf_backup.actors.run import Run
+from tf_backup.actors.supervisor import Supervisor
 from tf_backup.actors.timeline_reader import Listeners, TimelineReader
 from tf_backup.actors.worker import Worker
 from tf_backup.network.watch import Watch
@@ -113,7 +113,7 @@ class Engine:
         self._run: Run | None = None
         chooser = ReplicasChooser(policy) if policy.auto else None
         self._timeline = TimelineReader(self._gate.log, listeners, chooser)
-        self._care = Care(self._gate, self._coordinator, self._timeline, chooser)
+        self._supervisor = Supervisor(self._gate, self._coordinator, self._timeline, chooser)
         self._watch = Watch()
 
     @property
@@ -155,7 +155,7 @@ class Engine:
                 lambda: self._loop(start),
                 self._reports.read,
                 self._books.note,
-                self._care.look_after,
+                self._supervisor.look_after,
             )
             self._coordinator.announce(self._program.job("train", data, run=number))
 
@@ -226,11 +226,11 @@ class Engine:
         """
         self.end()
         with self._coordinator.told_plainly():
-            self._care.await_last_batches()
+            self._supervisor.await_last_batches()
             reported = self._coordinator.worker_errors()
             self._gate.settle()
             self._timeline.read()
-            self._care.report_nonfinite(self._gate.ledger(), at_once=True)
+            self._supervisor.report_nonfinite(self._gate.ledger(), at_once=True)
             self._accumulator.clear()
             self._program.forget_data()
             self._coordinator.announce(None)
@@ -280,7 +280,7 @@ class Engine:
             self._coordinator.check()
             if report is not None or self._look_around():
                 if not self._made:
-                    self._care.check_ended(self._began, self._gate.ledger())
+                    self._supervisor.check_ended(self._began, self._gate.ledger())
                 return None
 
     def _check_workers(self) -> None:
@@ -297,7 +297,7 @@ class Engine:
         assert self._run is not None
         ledger = self._run.ledger
         if ledger is not None:
-            self._care.check_finite(ledger)
+            self._supervisor.check_finite(ledger)
         members = self._coordinator.members
         if members.living >= self.policy.least_workers:
             self._watch.enough()
@@ -308,12 +308,12 @@ class Engine:
         if np.any(left) and usable * ledger.quota < ledger.replicas:
             return True
         if self._watch.time_to_report():
-            self._care.explain(self._step, self._watch.seconds, ledger)
+            self._supervisor.explain(self._step, self._watch.seconds, ledger)
         if self._watch.short_s > self._stall_timeout_s:
             raise errors.WorkersLost(
                 f"Step {self._step} needs {self.policy.least_workers} workers, but only "
                 f"{members.living} of {self.policy.workers} have been alive for "
-                f"{self._watch.short_s:.0f} s. Missing: {self._care.names(members.missing)}. "
+                f"{self._watch.short_s:.0f} s. Missing: {self._supervisor.names(members.missing)}. "
                 "Start them again and run this command again; it goes on from the last checkpoint "
                 "if it saves them."
             )

@@ -13,13 +13,13 @@ from tf_backup import errors
 GONE = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 
 
-def worker_failed(told: dict[str, Any]) -> errors.WorkerFailed:
+def worker_failed(report: dict[str, Any]) -> errors.WorkerFailed:
     """Return the error for a worker's error report, with TensorFlow's error as its cause."""
-    kind = getattr(tf.errors, told["type"], tf.errors.UnknownError)
+    kind = getattr(tf.errors, report["type"], tf.errors.UnknownError)
     failure = errors.WorkerFailed(
-        f"Worker {told['worker']} raised {told['type']}: {told['message']}"
+        f"Worker {report['worker']} raised {report['type']}: {report['message']}"
     )
-    failure.__cause__ = kind(None, None, told["message"])
+    failure.__cause__ = kind(None, None, report["message"])
     return failure
 
 
@@ -37,8 +37,8 @@ def gist(error: BaseException) -> str:
         ":UNKNOWN",
     )
     # Several causes are listed as "2 root error(s) found.", followed by "  (0) ...".
-    told = [line.removeprefix("  (0) ") for line in message.splitlines()]
-    told = [line for line in told if not line.endswith("root error(s) found.")]
-    told = [re.sub(r"^[A-Z_]+:(\s+|$)", "", line) for line in told if not line.startswith(noise)]
+    lines = [line.removeprefix("  (0) ") for line in message.splitlines()]
+    lines = [line for line in lines if not line.endswith("root error(s) found.")]
+    lines = [re.sub(r"^[A-Z_]+:(\s+|$)", "", line) for line in lines if not line.startswith(noise)]
     # A check's own message may begin with an empty line, after the name of the error.
-    return next((line for line in told if line.strip()), message)
+    return next((line for line in lines if line.strip()), message)

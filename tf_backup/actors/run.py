@@ -49,7 +49,7 @@ class Run:
             for name, target, args in (
                 ("loop", self._guarded, (lambda: self._calls(loop),)),
                 ("reports", self._guarded, (self._read_reports,)),
-                ("care", self._guarded, (self._take_care,)),
+                ("supervisor", self._guarded, (self._supervise,)),
             )
         ]
         for thread in self._threads:
@@ -86,7 +86,7 @@ class Run:
           timeout_s: time after which the loop is canceled.
         """
         deadline = time.monotonic() + timeout_s
-        loop, reports, care = self._threads
+        loop, reports, supervisor = self._threads
         while loop.is_alive() or reports.is_alive():
             loop.join(_POLL_S)
             reports.join(0 if loop.is_alive() else _POLL_S)
@@ -94,8 +94,8 @@ class Run:
             if time.monotonic() > deadline:
                 self._calls.cancel()
         self._ended.set()
-        while care.is_alive():
-            care.join(_POLL_S)
+        while supervisor.is_alive():
+            supervisor.join(_POLL_S)
             check()
 
     def abandon(self) -> None:
@@ -127,6 +127,6 @@ class Run:
             if self.ahead:
                 self._ended.wait(_REST_S)
 
-    def _take_care(self) -> None:
+    def _supervise(self) -> None:
         while not self._ended.wait(_TICK_S):
             self.ledger = self._look_after()

@@ -8,7 +8,7 @@ from typing import Any
 
 from tf_backup._tf import grpc_environment
 from tf_backup.actors import coordinator
-from tf_backup.cluster import departures, tf_config
+from tf_backup.cluster import dismissal, tf_config
 from tf_backup.cluster.connection import DEFAULT_TIMEOUT_S, Timeouts, connect, forget
 from tf_backup.cluster.local_cluster import DEFAULT_WORKER_RESTARTS, LocalCluster
 from tf_backup.cluster.server import CHIEF_TIMEOUT_S, serve
@@ -113,10 +113,10 @@ def dismiss() -> None:
         )
     # Workers learn it from the servers, which therefore end last. A chief that had nothing to
     # train is not connected yet.
-    arrivals.wait_for(config.addresses["ps"], departures.PATIENCE_S)
-    missed = departures.dismiss_workers(coordinator.of(parameter_server_strategy()))
+    arrivals.wait_for(config.addresses["ps"], dismissal.PATIENCE_S)
+    missed = dismissal.dismiss_workers(coordinator.of(parameter_server_strategy()))
     _forget()
-    missed += departures.dismiss_servers(config.addresses["ps"])
+    missed += dismissal.dismiss_servers(config.addresses["ps"])
     log.info("Workers and parameter servers have been told that training is done.")
     if missed:
         log.warning(

@@ -73,12 +73,12 @@ def step_objective(model: Model, element_spec: Any) -> Objective:
     variables = KerasVariables(model, model.optimizer)
     variables.tables = []
     variables.settings = _internals.settings(model.optimizer)
-    told = Logs({})
+    logs = Logs({})
 
     def compute(values: Sequence[Tensor], seed: Tensor, batch: Any) -> Results:
         with runtime.outside_strategy(), _local(variables, values, seed) as local:
             with _recorded(model, variables, local) as applied:
-                reports = _run(model, model.train_step, batch, told)
+                reports = _run(model, model.train_step, batch, logs)
             if not applied.gradients:
                 raise ValueError(_NOT_APPLIED.format(model=type(model).__name__))
             moves = [_moved(local[id(v)], v) for v in [*variables.state, *variables.sums]]
@@ -96,7 +96,7 @@ def step_objective(model: Model, element_spec: Any) -> Objective:
         log.warning(
             "%s has a train_step of its own, which is not compiled with XLA.", type(model).__name__
         )
-    return variables.objective(compute, model.optimizer, told.results, element_spec)
+    return variables.objective(compute, model.optimizer, logs.results, element_spec)
 
 
 def step_measurement(model: Model, element_spec: Any) -> Measurement:
@@ -111,12 +111,12 @@ def step_measurement(model: Model, element_spec: Any) -> Measurement:
     """
     variables = KerasVariables(model, None)
     variables.tables = []
-    told = Logs({})
+    logs = Logs({})
 
     def compute(values: Sequence[Tensor], seed: Tensor, batch: Any) -> list[Tensor]:
         del seed
         with runtime.outside_strategy(), _local(variables, values, None) as local:
-            reports = _run(model, model.test_step, batch, told)
+            reports = _run(model, model.test_step, batch, logs)
             warn_of_changes([v for v in variables.changing if local[id(v)].variable.changed])
             sums = [local[id(v)].variable.read_value() for v in variables.sums]
         return [*sums, *reports, tf.constant(1.0)]
@@ -124,7 +124,7 @@ def step_measurement(model: Model, element_spec: Any) -> Measurement:
     def results(sums: Sequence[Tensor]) -> Any:
         *reports, batches = sums[len(variables.sums) :]
         variables.add(sums[: len(variables.sums)])
-        return told.results([report / batches for report in reports])
+        return logs.results([report / batches for report in reports])
 
     computed = variables.traced(compute, element_spec, jit_compile=False)
     return Measurement(tensors_of(variables.read), computed, results, tensors_of(variables.tables))
@@ -196,7 +196,7 @@ def _recorded(
         yield applied
 
 
-def _run(model: Model, step: Any, batch: Any, told: Logs) -> list[Tensor]:
+def _run(model: Model, step: Any, batch: Any, logs: Logs) -> list[Tensor]:
     """Run a step of the model; return the scalars that it returned, without metric results."""
     with _internals.results_noted(model) as metrics:
         returned = step(batch)
@@ -207,10 +207,10 @@ def _run(model: Model, step: Any, batch: Any, told: Logs) -> list[Tensor]:
             "and scalars."
         )
     reports: list[Tensor] = []
-    told.names.clear()
+    logs.names.clear()
     for key, value in returned.items():
         if id(value) in metrics:
-            told.names[key] = metrics[id(value)]
+            logs.names[key] = metrics[id(value)]
             continue
         scalar = tf.convert_to_tensor(value)
         if scalar.shape.rank != 0:
@@ -218,7 +218,7 @@ def _run(model: Model, step: Any, batch: Any, told: Logs) -> list[Tensor]:
                 f"{name} returned {key!r} of shape {scalar.shape}; what it returns must be "
                 "scalars or results of the model's metrics."
             )
-        told.names[key] = len(reports)
+        logs.names[key] = len(reports)
         reports.append(tf.cast(scalar, tf.float32))
     return reports
 

@@ -106,9 +106,9 @@ class Board:
     def look(self, generation: int) -> Look:
         """Send a heartbeat of this chief, and return the state of the other tasks."""
         lease, members, errors = self._look(tf.constant(generation, tf.int64))
-        told = [json.loads(error) for error in errors.numpy()]
+        reports = [json.loads(error) for error in errors.numpy()]
         lives, beats = members.numpy()
-        return Look(Lease(*map(int, lease.numpy()[:2])), lives, beats, told)
+        return Look(Lease(*map(int, lease.numpy()[:2])), lives, beats, reports)
 
     def free(self, generation: int) -> None:
         """Release the lease of this chief."""
@@ -236,8 +236,8 @@ class Board:
     def _tell(self, error: Tensor) -> Tensor:
         with tf.device(DEVICE):
             room = self._errors.size() < _ERRORS // 2
-            told = tf.boolean_mask(error[None], room[None])
-            with tf.control_dependencies([self._errors.put_many(told)]):
+            report = tf.boolean_mask(error[None], room[None])
+            with tf.control_dependencies([self._errors.put_many(report)]):
                 return tf.constant(True)
 
     def _locked(self, body: Callable[[], Any]) -> Any:

@@ -116,10 +116,10 @@ class Gate:
             )
             # If this call is interrupted between the two, the next tick repeats the events.
             with tf.control_dependencies([self._write(ledger)]):
-                told = self._events.put_many(events)
-            with tf.control_dependencies([told]):
+                sent = self._events.put_many(events)
+            with tf.control_dependencies([sent]):
                 logged = self._note(before, ledger, Offer(place, run, step, compute))
-            with tf.control_dependencies([told, *logged]):
+            with tf.control_dependencies([sent, *logged]):
                 return tf.identity(then)
 
         return self.tokens.resolve(place, entry, self._locked(body))
@@ -212,8 +212,8 @@ class Gate:
         def body() -> Tensor:
             ledger, step, events = self._rules.resize(self._ledger.read_value(), wanted)
             with tf.control_dependencies([self._write(ledger)]):
-                told = self._events.put_many(events)
-            with tf.control_dependencies([told]):
+                sent = self._events.put_many(events)
+            with tf.control_dependencies([sent]):
                 return tf.identity(step)
 
         return self._locked(body)
@@ -261,10 +261,10 @@ class Gate:
             with tf.control_dependencies([self._write(ledger)]):
                 put = self.tokens.put(tokens, sizes)
             with tf.control_dependencies(put):
-                told = self._events.put_many(events)
-            with tf.control_dependencies([told]):
+                sent = self._events.put_many(events)
+            with tf.control_dependencies([sent]):
                 logged = self._note(before, ledger, times=times)
-            with tf.control_dependencies([told, *logged]):
+            with tf.control_dependencies([sent, *logged]):
                 return tf.identity(step)
 
         return self._locked(body)

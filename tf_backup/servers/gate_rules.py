@@ -221,7 +221,7 @@ class Rules:
           exhausted: [] bool, whether to return the second event; None for never.
         """
         shape = [4, self._replicas]
-        told = []
+        events = []
         if complete is not None:
             tickets, whose = self._used(ledger)
             parts = [tickets, whose, tf.gather(ledger.staleness, whose)]
@@ -229,10 +229,10 @@ class Rules:
                 there = tf.range(self._replicas, dtype=tf.int64) < protocol.inside(ledger, _TENSORS)
                 parts = [tf.where(there, part, np.int64(-1)) for part in parts]
             parts.insert(0, tf.fill([self._replicas], ledger.step))
-            told.append(_if(complete, tf.stack(parts)))
+            events.append(_if(complete, tf.stack(parts)))
         if exhausted is not None:
-            told.append(_if(exhausted, tf.fill(shape, np.int64(EXHAUSTED))))
-        return tf.concat([tf.zeros([0, *shape], tf.int64), *told], axis=0)
+            events.append(_if(exhausted, tf.fill(shape, np.int64(EXHAUSTED))))
+        return tf.concat([tf.zeros([0, *shape], tf.int64), *events], axis=0)
 
     def _used(self, ledger: Ledger) -> tuple[Tensor, Tensor]:
         """Return the tickets and places of the contributions to step t ([N] each, or padded)."""

@@ -33,8 +33,8 @@ _REMEDY = (
 )
 
 
-class Care:
-    """Housekeeping that ends the entries of lost workers, and logs changes and slow steps.
+class Supervisor:
+    """Supervision of a run: it ends the entries of lost workers, and logs changes and slow steps.
 
     Args:
       gate: the gate of the runs.

@@ -44,8 +44,8 @@ def dismiss_servers(addresses: Sequence[str]) -> list[str]:
     watch = Watch()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         while missing:
-            told = list(pool.map(_tell, missing))
-            missing = [task for task, done in zip(missing, told, strict=True) if not done]
+            dismissed = list(pool.map(_tell, missing))
+            missing = [task for task, done in zip(missing, dismissed, strict=True) if not done]
             if not missing or watch.seconds >= PATIENCE_S:
                 break
             if watch.time_to_report():

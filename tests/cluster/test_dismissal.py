@@ -68,11 +68,11 @@ def check(process: Program, code: int, reason: str) -> str:
 DISMISS = """
 import time
 from tf_backup.actors import coordinator
-from tf_backup.cluster import departures
+from tf_backup.cluster import dismissal
 strategy = tf_backup.parameter_server_strategy()
 while 1 in coordinator.of(strategy).members.missing:
     time.sleep(0.1)
-departures.PATIENCE_S = 5.0
+dismissal.PATIENCE_S = 5.0
 tf_backup.dismiss()
 """
 
