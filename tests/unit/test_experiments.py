@@ -10,14 +10,26 @@ from typing import Any
 
 import pytest
 
-from scripts.experiments import canvas, catalogue, claims_table, measuring, result_file
+from scripts.experiments import (
+    canvas,
+    catalogue,
+    claims_table,
+    figure5,
+    measuring,
+    result_file,
+    table1,
+)
 from scripts.experiments.definition import Experiment, Row
+from scripts.experiments.figure6 import Curve
 from scripts.experiments.result_file import MixedResults, ResultFile
 from scripts.experiments.spreads import Spread, by_seed
 from scripts.experiments.straggler_fit import SHAPES, fitted, independent
 from scripts.experiments.time_left import TimeLeft
 from scripts.training import presets
 from scripts.training.plans import Plan
+from tf_backup.policy import BackupPolicy
+from tf_backup.simulation.delays import Constant, Exponential
+from tf_backup.simulation.timing import simulate
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
@@ -176,6 +188,39 @@ def test_independent_delays_have_one_of_them() -> None:
     assert found.share_within(2.0, 98) == pytest.approx(0.881, abs=1e-3)
 
 
+def test_power_law_goes_through_two_points_and_smooths_more() -> None:
+    exact = Curve("two", ((50, 100.0), (100, 50.0)))
+    assert exact.updates(50) == pytest.approx(100.0)
+    assert exact.updates(200) == pytest.approx(25.0)
+    noisy = Curve("three", ((1, 2.0), (10, 1.0), (100, 2.0)))
+    assert noisy.updates(1) == pytest.approx(noisy.updates(100))
+
+
+def test_ages_are_those_of_a_workers_own_pass() -> None:
+    settings, same = table1.Layers(workers=10, layers=5, gradients=20), Constant(1.0)
+    assert set(table1.ages(settings, 0, same, 1)) == {9}  # All others update it once in a pass.
+    assert table1.ages(settings, 4, same, 1).mean() == pytest.approx(9 / 5, abs=0.01)
+
+
+def test_lowest_layer_is_as_stale_as_one_version_of_all_layers() -> None:
+    settings, random = table1.Layers(10, 5, 400), Exponential(0.5, 0.5)
+    policy = BackupPolicy.asynchronous(10)
+    expected = simulate(random, policy, 4000).mean_staleness
+    assert table1.ages(settings, 0, random, 1).mean() == pytest.approx(expected, abs=0.1)
+
+
+def test_backup_workers_slow_gradients_down_by_the_network_time() -> None:
+    settings = catalogue.find("backup_sweep").at("tiny")
+
+    def median(network_ms: float, backups: int) -> float:
+        point = {"delays": "exponential", "network_ms": network_ms, "backups": backups}
+        measure = catalogue.find("backup_sweep").measure
+        return float(measure(settings, point, 1, None, lambda part: None)[0]["median_step_s"])
+
+    assert median(100.0, 2) == pytest.approx(median(0.0, 2) + 0.2)
+    assert median(100.0, 0) == median(0.0, 0)
+
+
 def test_progress_tells_the_time_left() -> None:
     now, out = [0.0], io.StringIO()
     progress = TimeLeft(4, out, lambda: now[0])
@@ -223,7 +268,13 @@ def test_table_is_that_of_the_results() -> None:
     assert written.strip() == claims_table.table(RESULTS)
 
 
-@pytest.mark.parametrize("name", ["backup_sweep", "figure3", "figure4", "figure6"])
+def test_curve_of_figure6_is_that_of_figure5() -> None:
+    (curve,) = (c for c in catalogue.find("figure6").at("small").curves if c.name == "figure5")
+    means = figure5.updates_by_replicas(result_file.read(RESULTS / "figure5.csv"))
+    assert dict(curve.known) == pytest.approx({n: s.mean for n, s in means.items()})
+
+
+@pytest.mark.parametrize("name", ["backup_sweep", "figure3", "figure4", "figure6", "table1"])
 def test_committed_point_can_be_repeated(name: str) -> None:
     experiment = catalogue.find(name)
     settings, rows = experiment.at("small"), result_file.read(RESULTS / f"{name}.csv")
