@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from scripts.experiments import (
@@ -15,6 +16,8 @@ from scripts.experiments import (
     catalogue,
     claims_table,
     figure5,
+    figure7,
+    language_model,
     measuring,
     result_file,
     table1,
@@ -209,6 +212,34 @@ def test_lowest_layer_is_as_stale_as_one_version_of_all_layers() -> None:
     # It is read at the end of the forward pass, and sent at the beginning of the backward pass.
     highest = table1.ages(settings, 4, random, 1).mean()
     assert highest == pytest.approx(expected / 5, abs=0.1)
+
+
+def test_largest_stable_rate_is_stable_with_all_seeds() -> None:
+    rows = [
+        {"kind": "synchronous", "rate": rate, "seed": seed, "stable": stable}
+        for rate, both in ((0.1, (0, 1)), (1.0, (1, 1)), (10.0, (1, 0)))
+        for seed, stable in enumerate(both)
+    ]
+    assert language_model.largest_stable(rows, "synchronous") == 1.0
+    assert language_model.largest_stable(rows[-2:], "synchronous") == 0.0
+
+
+def test_loss_of_logits_is_in_nats_and_finite() -> None:
+    logits = np.array([[[0.0, 0.0], [3.0, 0.0]]], np.float32)
+    expected = (np.log(2) + np.log(1 + np.exp(-3))) / 2
+    assert language_model.loss_of(logits, np.array([[1, 0]])) == pytest.approx(expected)
+    logits[0, 0, 0] = np.nan
+    assert language_model.loss_of(logits, np.array([[1, 0]])) == 1e3
+    # A text in which one of two characters never occurs, apart from the one that is added.
+    train, held_out = np.zeros(98, np.int32), np.array([0, 1])
+    expected = -(np.log(0.99) + np.log(0.01)) / 2
+    assert language_model.frequency_nats(train, held_out, 2) == pytest.approx(expected)
+
+
+def test_convergence_is_at_the_best_precision() -> None:
+    rows = [{"update": u, "precision": p} for u, p in ((5, 0.3), (10, 0.95), (15, 0.95), (20, 0.9))]
+    assert (figure7.best(rows), figure7.converged(rows)) == (0.95, 10)
+    assert (figure7.reached(rows), figure7.reached(rows, 0.99)) == (10, 20)
 
 
 def test_backup_workers_slow_gradients_down_by_the_network_time() -> None:
