@@ -133,7 +133,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
     worst, top = min(tops), max(tops)
     done = [sum(best(each) >= LOW for each in trainings(own)) for own in (few, rule)]
     why = (
-        "MNIST and SGD with momentum, not Inception and RMSProp; 12 passes, not 190: the rates have "
+        "MNIST and SGD with momentum, not Inception and RMSProp; 12 passes, not 190: rates have "
         f"fallen too soon; the best precision of single trainings is {worst:.0f} % to {top:.0f} %"
     )
     percent = (".2f", " %", 100)

@@ -17,6 +17,7 @@ from scripts.experiments import (
     claims_table,
     figure5,
     figure7,
+    figure9,
     language_model,
     measuring,
     result_file,
@@ -163,8 +164,8 @@ def test_environment_stays_text(tmp_path: Path) -> None:
 
 
 def test_unknown_experiment_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"no experiment 'figure9', only backup_sweep, figure3"):
-        catalogue.find("figure9")
+    with pytest.raises(ValueError, match=r"no experiment 'figure1', only backup_sweep, figure3"):
+        catalogue.find("figure1")
 
 
 # --- Arithmetic
@@ -240,6 +241,20 @@ def test_convergence_is_at_the_best_precision() -> None:
     rows = [{"update": u, "precision": p} for u, p in ((5, 0.3), (10, 0.95), (15, 0.95), (20, 0.9))]
     assert (figure7.best(rows), figure7.converged(rows)) == (0.95, 10)
     assert (figure7.reached(rows), figure7.reached(rows, 0.99)) == (10, 20)
+
+
+def test_time_to_the_single_workers_loss_is_relative_to_its_own() -> None:
+    losses = {
+        ("one worker", 1): {1: (3.0, 2.0, 2.5), 2: (3.0, 2.5, 2.4)},
+        ("synchronous", 8): {1: (2.0, 1.0, 1.0), 2: (2.6, 2.5, 2.41)},
+    }
+    rows = [
+        {"kind": kind, "workers": workers, "seed": seed, "seconds": 10.0 * (i + 1), "nats": nats}
+        for (kind, workers), of_seed in losses.items()
+        for seed, found in of_seed.items()
+        for i, nats in enumerate(found)
+    ]
+    assert figure9.shares(rows, "synchronous", 8) == [0.5, float("inf")]
 
 
 def test_backup_workers_slow_gradients_down_by_the_network_time() -> None:
