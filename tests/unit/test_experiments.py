@@ -18,9 +18,9 @@ from scripts.experiments import (
     figure5,
     figure7,
     figure9,
-    language_model,
     measuring,
     result_file,
+    stability,
     table1,
 )
 from scripts.experiments.definition import Experiment, Row
@@ -221,20 +221,20 @@ def test_largest_stable_rate_is_stable_with_all_seeds() -> None:
         for rate, both in ((0.1, (0, 1)), (1.0, (1, 1)), (10.0, (1, 0)))
         for seed, stable in enumerate(both)
     ]
-    assert language_model.largest_stable(rows, "synchronous") == 1.0
-    assert language_model.largest_stable(rows[-2:], "synchronous") == 0.0
+    assert stability.largest_stable(rows, "synchronous") == 1.0
+    assert stability.largest_stable(rows[-2:], "synchronous") == 0.0
 
 
 def test_loss_of_logits_is_in_nats_and_finite() -> None:
     logits = np.array([[[0.0, 0.0], [3.0, 0.0]]], np.float32)
     expected = (np.log(2) + np.log(1 + np.exp(-3))) / 2
-    assert language_model.loss_of(logits, np.array([[1, 0]])) == pytest.approx(expected)
+    assert stability.loss_of(logits, np.array([[1, 0]])) == pytest.approx(expected)
     logits[0, 0, 0] = np.nan
-    assert language_model.loss_of(logits, np.array([[1, 0]])) == 1e3
+    assert stability.loss_of(logits, np.array([[1, 0]])) == 1e3
     # A text in which one of two characters never occurs, apart from the one that is added.
     train, held_out = np.zeros(98, np.int32), np.array([0, 1])
     expected = -(np.log(0.99) + np.log(0.01)) / 2
-    assert language_model.frequency_nats(train, held_out, 2) == pytest.approx(expected)
+    assert stability.frequency_nats(train, held_out, 2) == pytest.approx(expected)
 
 
 def test_convergence_is_at_the_best_precision() -> None:

@@ -1,6 +1,6 @@
 """Language model: stability of 32 workers at large learning rates, in synchronous training or not.
 
-  python scripts/experiment.py language_model --data_dir=DIR      # about 10 minutes on one core
+  python scripts/experiment.py stability --data_dir=DIR      # about 10 minutes on one core
 
 The workshop version of the paper, a character model with 32 workers: asynchronous training is much
 less stable; synchronous training is stable even if the learning rate is 100 times as large. It
@@ -247,7 +247,7 @@ def draw(figure: Any, rows: Sequence[Row]) -> None:
 
 
 EXPERIMENT = Experiment(
-    name="language_model",
+    name="stability",
     title="Held-out loss of 32 workers against the learning rate, one mark for each seed",
     settings={
         TINY: Stability("topics", (0.2, 20.0), 4, 2, 8, 8, 3, 20),
