@@ -6,8 +6,20 @@ import importlib
 
 from scripts.experiments.definition import Experiment
 
-NAMES = ("backup_sweep", "figure3", "figure4", "figure5", "figure6", "figure2")
-WITHOUT_RESULTS = ("figure5", "figure2")  # They can be run, but results/ has none of theirs yet.
+NAMES = (
+    "backup_sweep",
+    "figure3",
+    "figure4",
+    "figure5",
+    "figure6",
+    "figure2",
+    "figure7",
+    "figure9",
+    "table1",
+    "stability",
+)
+# They can be run, but results/ has none of theirs yet.
+WITHOUT_RESULTS = ("figure2", "figure9")
 
 
 def find(name: str) -> Experiment:

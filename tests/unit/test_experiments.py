@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 
-from scripts.experiments import canvas, catalogue, claims_table, measuring, result_file
+from scripts.experiments import (
+    canvas,
+    catalogue,
+    claims_table,
+    figure5,
+    measuring,
+    result_file,
+)
 from scripts.experiments.definition import Experiment, Row
 from scripts.experiments.result_file import MixedResults, ResultFile
 from scripts.experiments.spreads import Spread, by_seed
@@ -148,8 +155,8 @@ def test_environment_stays_text(tmp_path: Path) -> None:
 
 
 def test_unknown_experiment_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"no experiment 'figure9', only backup_sweep, figure3"):
-        catalogue.find("figure9")
+    with pytest.raises(ValueError, match=r"no experiment 'figure1', only backup_sweep, figure3"):
+        catalogue.find("figure1")
 
 
 # --- Arithmetic
@@ -223,7 +230,13 @@ def test_table_is_that_of_the_results() -> None:
     assert written.strip() == claims_table.table(RESULTS)
 
 
-@pytest.mark.parametrize("name", ["backup_sweep", "figure3", "figure4", "figure6"])
+def test_curve_of_figure6_is_that_of_figure5() -> None:
+    (curve,) = (c for c in catalogue.find("figure6").at("small").curves if c.name == "figure5")
+    means = figure5.updates_by_replicas(result_file.read(RESULTS / "figure5.csv"))
+    assert dict(curve.known) == pytest.approx({n: s.mean for n, s in means.items()})
+
+
+@pytest.mark.parametrize("name", ["backup_sweep", "figure3", "figure4", "figure6", "table1"])
 def test_committed_point_can_be_repeated(name: str) -> None:
     experiment = catalogue.find(name)
     settings, rows = experiment.at("small"), result_file.read(RESULTS / f"{name}.csv")

@@ -34,7 +34,7 @@ def test_runs_and_draws(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["figure9"], "there is no experiment 'figure9', only backup_sweep, figure3"),
+        (["figure1"], "there is no experiment 'figure1', only backup_sweep, figure3"),
         ([], "takes the name of one experiment: backup_sweep"),
         (["figure4", "--seeds=one"], "--seeds has 'one'"),
         (["figure5", "--scale=paper"], "needs a cluster"),
