@@ -6,8 +6,12 @@ import importlib
 
 from scripts.experiments.definition import Experiment
 
-NAMES = ("backup_sweep", "figure3", "figure4", "figure5", "figure6", "figure2")
-WITHOUT_RESULTS = ("figure5", "figure2")  # They can be run, but results/ has none of theirs yet.
+NAMES = (
+    *("backup_sweep", "figure3", "figure4", "figure5", "figure6", "figure8"),
+    *("time_to_accuracy", "time_to_accuracy_real", "figure2"),
+)
+# They can be run, but results/ has none of theirs yet.
+WITHOUT_RESULTS = ("figure5", "figure2", "figure8", "time_to_accuracy", "time_to_accuracy_real")
 
 
 def find(name: str) -> Experiment:
@@ -27,5 +31,5 @@ def overview() -> str:
     lines = []
     for name in NAMES:
         module = importlib.import_module(f"scripts.experiments.{name}")
-        lines.append(f"  {name:<18} {(module.__doc__ or '').splitlines()[0]}")
+        lines.append(f"  {name:<22} {(module.__doc__ or '').splitlines()[0]}")
     return "\n".join(lines)
