@@ -146,7 +146,11 @@ def _of_workers(rows: Sequence[Row], workers: int, paper: int, time: str) -> lis
     better = 100 * (free_error.mean - error.mean)
     percent = (".2f", " %", 100)
     here = f"{workers} workers here, {paper} in the paper"
-    why = "MNIST, a small network, 10 passes; virtual time without a network"
+    why = (
+        "MNIST, a small network, 10 passes; virtual time without a network; the asynchronous rate "
+        "is untuned, as in the paper, and too large here for many workers (`time_to_accuracy` "
+        "tries others)"
+    )
     return [
         Claim(
             f"time to converge, sync against async ({here})",

@@ -19,6 +19,7 @@ from scripts.experiments import (
 from scripts.experiments.definition import Row
 from scripts.experiments.digit_images import Subset
 from scripts.experiments.spreads import Spread, select
+from scripts.experiments.straggler_fit import fitted
 from scripts.experiments.time_to_accuracy import Best, best, sooner
 from scripts.experiments.virtual_training import Problem
 from tf_backup.keras.simulated import virtual_cluster
@@ -168,3 +169,10 @@ def test_committed_times_to_accuracy_can_be_repeated() -> None:
         if kept["seconds"] >= 0:
             again = released(durations, policy, kept["updates"], 1)
             assert kept["seconds"] == pytest.approx(again, rel=1e-4)
+
+
+def test_committed_times_of_figure8_can_be_repeated() -> None:
+    rows = result_file.read(RESULTS / "figure8.csv")
+    for kept in select(rows, seed=1, workers=8):
+        again = released(fitted(), figure8.policy_of(kept), kept["updates"], 1)
+        assert kept["seconds"] == pytest.approx(again, rel=1e-4)
