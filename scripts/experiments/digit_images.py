@@ -55,6 +55,19 @@ def load(subset: Subset, data_dir: str | None) -> Images:
     return Images(x, y, test_x, test_y)
 
 
+@functools.lru_cache(maxsize=2)
+def standardized(subset: Subset, data_dir: str | None) -> Images:
+    """Return the images, standardized with the mean and the deviation of the training images.
+
+    Digits may be bright on dark or dark on bright: some copies of MNIST are inverted, and without
+    this a network that learns from one may not learn from the other.
+    """
+    images = load(subset, data_dir)
+    mean, deviation = images.x.mean(), images.x.std()
+    x, test_x = (images.x - mean) / deviation, (images.test_x - mean) / deviation
+    return Images(x, images.y, test_x, images.test_y)
+
+
 def prepare(subset: Subset, data_dir: str | None, intra_op: int) -> None:
     """Load the images, and limit the threads of TensorFlow."""
     import tensorflow as tf

@@ -6,7 +6,7 @@ The paper: 0.36 % with fresh gradients, 0.47 % with a mean staleness of 20 updat
 Above 15, results deteriorate, and training needs tricks: the staleness grows slowly during the
 first 3 of 25 epochs, and from 20 on the learning rate is lower. Here, s + 1 asynchronous workers of
 a virtual cluster have a mean staleness of s. The network is a narrow version of the paper's, and
-sees 800 batches of 10,000 images, without rotations and zooms: 2.6 passes instead of 25. The
+sees 800 batches of 10,000 standardized images, without rotations and zooms: 2.6 passes, not 25. The
 learning rate is the paper's, 0.1 and then linear to 0 in the last 40 % of the updates. How much
 lower it should be with old gradients is not given: a quarter here.
 
@@ -93,7 +93,7 @@ def measure(
     from tf_backup.policy import BackupPolicy
     from tf_backup.simulation.delays import Exponential
 
-    images = digit_images.load(settings.data, data_dir)
+    images = digit_images.standardized(settings.data, data_dir)
     rate = settings.learning_rate * (settings.lower if point["tricks"] == BOTH else 1)
     optimizer = keras.optimizers.SGD(
         LinearAtEndSchedule(rate, settings.updates, settings.anneal),

@@ -4,9 +4,9 @@
 
 The paper, Inception on ImageNet with RMSProp: 137.5e3 updates with N = 50, 76.2e3 with N = 100, a
 ratio of 1.80, where twice the gradients of an update would save half of the updates at best. Here,
-a narrow version of section 2.1's network is trained on 10,000 images of MNIST. A synchronous update
-is the mean of N gradients, so it is computed as one gradient of N B images. The learning rate is
-proportional to N, as in the paper.
+a narrow version of section 2.1's network is trained on 10,000 images of MNIST, standardized. A
+synchronous update is the mean of N gradients, so it is computed as one gradient of N B images. The
+learning rate is proportional to N, as in the paper.
 
 The paper's convergence is the point of the best test accuracy, which is known only afterwards and
 varies much; here it is the first update, of every third, with a test error of at most 10 %.
@@ -67,7 +67,7 @@ def measure(
     """Train until the test error is small enough; -1 updates mean that it never was."""
     import keras
 
-    images, replicas = digit_images.load(settings.data, data_dir), point["replicas"]
+    images, replicas = digit_images.standardized(settings.data, data_dir), point["replicas"]
     rate = settings.learning_rate * replicas
     optimizer = keras.optimizers.SGD(rate, momentum=settings.momentum)
     model = digit_images.network(settings.data, images, optimizer, seed)

@@ -6,8 +6,8 @@ The paper, Inception with N = 100: a smaller initial learning rate converges fas
 precision. A quarter of the rule's rate (1.125 instead of 0.045 N = 4.5) reaches a test precision of
 75 % 1.5 times as fast, but never more than 77.75 %.
 
-Here, a narrow version of section 2.1's network is trained on 10,000 images of MNIST, with SGD and
-momentum. A synchronous update is the mean of N = 100 gradients, so it is computed as one gradient
+Here, a narrow version of section 2.1's network is trained on 10,000 images of MNIST, standardized,
+with SGD and momentum. A synchronous update is the mean of N = 100 gradients, so it is computed as one gradient
 of N B images. The rule's rate is that of `figure5`: 0.0005 N. As in the paper, the rate falls
 exponentially, to 0.94^95 = 0.0028 of the initial one (0.94 every two of 190 passes); here that
 happens in 12 passes. The network is tested after every fifth update. Training converges, as in the
@@ -76,7 +76,7 @@ def measure(
     """Train, and return the test precision after every few updates."""
     import keras
 
-    images = digit_images.load(settings.data, data_dir)
+    images = digit_images.standardized(settings.data, data_dir)
     initial = settings.learning_rate * settings.replicas * point["factor"]
     schedules = keras.optimizers.schedules
     rate = schedules.ExponentialDecay(initial, settings.updates, settings.decay)

@@ -31,6 +31,7 @@ RESULTS = ROOT / "results"
 ENVIRONMENT = {**dict.fromkeys(result_file.VERSION, "1"), "commit": "12e4567", "cores": 2}
 
 names = pytest.mark.parametrize("name", catalogue.NAMES)
+OF_PROCESSES = ("time_to_accuracy_real",)  # Run by test_experiments_command.py.
 WITH_RESULTS = [name for name in catalogue.NAMES if name not in catalogue.WITHOUT_RESULTS]
 
 
@@ -52,7 +53,7 @@ def run(folder: Path, experiment: Experiment, seeds: tuple[int, ...] = (1, 2)) -
 # --- Each experiment
 
 
-@names
+@pytest.mark.parametrize("name", [name for name in catalogue.NAMES if name not in OF_PROCESSES])
 def test_experiment_runs_and_is_drawn(name: str, tmp_path: Path) -> None:
     experiment = catalogue.find(name)
     seeds = (1,) if experiment.prepare else (1, 2)
