@@ -7,11 +7,12 @@ precision. A quarter of the rule's rate (1.125 instead of 0.045 N = 4.5) reaches
 75 % 1.5 times as fast, but never more than 77.75 %.
 
 Here, a narrow version of section 2.1's network is trained on 10,000 images of MNIST, standardized,
-with SGD and momentum. A synchronous update is the mean of N = 100 gradients, so it is computed as one gradient
-of N B images. The rule's rate is that of `figure5`: 0.0005 N. As in the paper, the rate falls
-exponentially, to 0.94^95 = 0.0028 of the initial one (0.94 every two of 190 passes); here that
-happens in 12 passes. The network is tested after every fifth update. Training converges, as in the
-paper, where the test precision is at its maximum. The low precision is 90 %, as in `figure5`.
+with SGD and momentum. A synchronous update is the mean of N = 100 gradients, so it is computed as
+one gradient of N B images. The rule's rate is that of `figure5`: 0.0005 N. As in the paper, the
+rate falls exponentially, to 0.94^95 = 0.0028 of the initial one (0.94 every two of 190 passes);
+here that happens in 12 passes. The network is tested after every fifth update. Training converges,
+as in the paper, where the test precision is at its maximum. The low precision is 90 %, as in
+`figure5`.
 
 Agreement, stated before the run: the quarter is poorer, or converges sooner, if the difference of
 the means is larger than the larger standard deviation; the low precision is reached faster if the
