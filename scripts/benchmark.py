@@ -184,7 +184,9 @@ def main(argv: Sequence[str]) -> None:
         exits.end(f"benchmark.py takes flags only, not {argv[1]!r}; see --help.", exits.WRONG)
     console.set_up()
     failures: list[str] = []
-    with exits.told(f" {FLAGS.csv} has the measurements made so far." if FLAGS.csv else "", _NAME):
+    with exits.reporting_errors(
+        f" {FLAGS.csv} has the measurements made so far." if FLAGS.csv else "", _NAME
+    ):
         exits.at_signals()
         try:
             with exits.preparing(_NAME):

@@ -231,7 +231,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         exits.end(f"{_NAME} takes flags only, not {argv[1]!r}; see --help.", exits.WRONG)
     console.set_up()
-    with exits.told("", _NAME), contextlib.ExitStack() as stack:
+    with exits.reporting_errors("", _NAME), contextlib.ExitStack() as stack:
         exits.at_signals()
         faults = planned()
         updates = updates_for(faults)

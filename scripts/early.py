@@ -9,9 +9,9 @@ from types import FrameType
 
 def _end(signum: int, frame: FrameType | None) -> None:
     del frame
-    told = signum == signal.SIGTERM
-    os.write(2, b"Told to end.\n" if told else b"Interrupted.\n")
-    os._exit(143 if told else 1)
+    terminated = signum == signal.SIGTERM
+    os.write(2, b"Told to end.\n" if terminated else b"Interrupted.\n")
+    os._exit(143 if terminated else 1)
 
 
 signal.signal(signal.SIGINT, _end)

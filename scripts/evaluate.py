@@ -204,7 +204,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         exits.end(f"evaluate.py takes flags only, not {argv[1]!r}; see --help.", exits.WRONG)
     console.set_up()
-    with exits.told("", "evaluate.py"):
+    with exits.reporting_errors("", "evaluate.py"):
         exits.at_signals()
         check_flags()
         if FLAGS.watch:

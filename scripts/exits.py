@@ -19,7 +19,7 @@ from tf_backup.errors import ClusterError, TfBackupError, WorkerFailed
 FAILED = 1
 WRONG = 2  # Flags, data or TF_CONFIG are wrong for good. The manifests' Jobs fail on this code.
 LOST = 138  # The cluster is lost: retry. Kubeflow's operator retries after codes above 127 only.
-TOLD_TO_END = 143  # As if SIGTERM had killed the process.
+TERMINATED = 143  # As if SIGTERM had killed the process.
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, which ends training as Ctrl-C does."""
 
 
-_told: list[type[KeyboardInterrupt]] = []  # Exceptions of the signals so far.
+_signals: list[type[KeyboardInterrupt]] = []  # Exceptions of the signals so far.
 
 _CALLERS = {"keras", "models", "scripts", "tf_backup", "__main__"}  # Callers of TensorFlow.
 _AGAIN_S = 0.02  # Time between two tries to raise when a signal came inside TensorFlow.
@@ -48,7 +48,7 @@ def at_signals() -> None:
     def tell(kind: type[KeyboardInterrupt]) -> Any:
         def handler(signum: int, frame: FrameType | None) -> None:
             del signum
-            _told.append(kind)
+            _signals.append(kind)
             _raise_after_tensorflow(frame, time.monotonic() + _WITHIN_S)
 
         handler.raises = True  # type: ignore[attr-defined]  # `repeat_signal` may call it again.
@@ -59,7 +59,7 @@ def at_signals() -> None:
     before = sys.unraisablehook
 
     def unraisable(seen: Any) -> None:
-        if _told and issubclass(seen.exc_type, KeyboardInterrupt):
+        if _signals and issubclass(seen.exc_type, KeyboardInterrupt):
             _raise_later(time.monotonic() + _WITHIN_S)
         else:
             before(seen)
@@ -73,7 +73,7 @@ def _raise_after_tensorflow(frame: FrameType | None, deadline: float) -> None:
         _raise_later(deadline)
         return
     signal.setitimer(signal.ITIMER_REAL, 0.0)
-    raise _told[0]
+    raise _signals[0]
 
 
 def _raise_later(deadline: float) -> None:
@@ -130,7 +130,7 @@ def preparing(command: str = "train.py") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def told(
+def reporting_errors(
     go_on: str, command: str = "train.py", again: Callable[[BaseException, str], None] | None = None
 ) -> Iterator[None]:
     """End this process with a message and an exit code if an error would end it.
@@ -145,9 +145,9 @@ def told(
         yield
     except (Exception, KeyboardInterrupt) as error:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
-        kind = _told[0] if _told else type(error)
+        kind = _signals[0] if _signals else type(error)
         if issubclass(kind, Terminated):
-            end(f"Told to end.{go_on}", TOLD_TO_END)
+            end(f"Told to end.{go_on}", TERMINATED)
         if issubclass(kind, KeyboardInterrupt):
             end(f"Interrupted.{go_on}", FAILED)
         said, code = _message(error, go_on, command), _code(error)

@@ -92,7 +92,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) != 2:
         known = ", ".join(catalogue.NAMES)
         exits.end(f"{_NAME} takes the name of one experiment: {known}.", exits.WRONG)
-    with exits.told(" The same command goes on from here.", _NAME):
+    with exits.reporting_errors(" The same command goes on from here.", _NAME):
         exits.at_signals()
         experiment = catalogue.find(argv[1])
         settings, chosen = experiment.at(FLAGS.scale), seeds(experiment.seeds)

@@ -36,7 +36,7 @@ _NAME = "plot.py"
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
     console.set_up()
-    with exits.told("", _NAME), exits.preparing(_NAME):
+    with exits.reporting_errors("", _NAME), exits.preparing(_NAME):
         exits.at_signals()
         folder = Path(FLAGS.results)
         made = [name for name in catalogue.NAMES if (folder / f"{name}.csv").exists()]

@@ -92,7 +92,7 @@ def report(log_dir: str, out: pathlib.Path) -> None:
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
     console.set_up()
-    with exits.told("", _NAME):
+    with exits.reporting_errors("", _NAME):
         exits.at_signals()
         log_dir, out = check(argv)
         try:

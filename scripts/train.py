@@ -211,7 +211,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         exits.end(f"train.py takes flags only, not {argv[1]!r}; see --help.", exits.WRONG)
     console.set_up()
-    with exits.told(_how_to_go_on(), again=_again if FLAGS.log_dir else None):
+    with exits.reporting_errors(_how_to_go_on(), again=_again if FLAGS.log_dir else None):
         exits.at_signals()  # Before TensorFlow's import: process 1 of a pod would ignore SIGTERM.
         if FLAGS.show_recipe:
             show(presets.find(FLAGS.model, FLAGS.recipe))
@@ -287,7 +287,7 @@ def _begin(settings: Settings) -> None:
             from tf_backup.cluster import server
 
             # 0 tells a Job not to start this task again, which is right only if training is done.
-            server.serve(status=exits.TOLD_TO_END, abandoned=exits.LOST)
+            server.serve(status=exits.TERMINATED, abandoned=exits.LOST)
         policy, workers = settings.policy, len(config.addresses["worker"])
         policy.check_cluster(workers)
         if policy.workers < workers:

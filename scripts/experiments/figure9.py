@@ -221,7 +221,6 @@ def draw(figure: Any, rows: Sequence[Row]) -> None:
         label = kind if kind == SERIAL else f"{workers}, {kind}"
         panel.plot(seconds, nats, "--" if kind == ASYNC else "-", label=label)
     panel.set(xlabel="virtual time (s)", ylabel="test loss (nats per value)")
-    panel.set(yscale="log")
     panel.legend(fontsize=8)
 
 

@@ -57,7 +57,7 @@ def test_worst_order_and_the_loss_of_a_ps(tmp_path: Path) -> None:
         last = checkpoints(job)[-1]
         assert job.log("chief").splitlines()[-1].startswith("train.py: Parameter server 0")
         for task in sorted({*workers} - {"worker-1"}):
-            assert job.kill(task, signal.SIGTERM) == exits.TOLD_TO_END
+            assert job.kill(task, signal.SIGTERM) == exits.TERMINATED
         job.start(*ALL)  # As their Jobs do; the chief's Job starts another chief.
         finish(job, last)
         job.start(*ALL, "chief")  # As if the chief had ended before it dismissed the others.
@@ -80,7 +80,7 @@ def test_a_worker_is_lost_and_comes_back_and_the_chief_is_evicted(tmp_path: Path
         name = 'tf_backup_contributions_total{verdict="accepted",worker="1"}'
         before = job.metrics()[name]
         wait_until(lambda: job.metrics()[name] > before)
-        assert job.kill("chief", signal.SIGTERM) == exits.TOLD_TO_END
+        assert job.kill("chief", signal.SIGTERM) == exits.TERMINATED
         assert "Told to end. The same command goes on from here." in job.log("chief")
         finish(job, checkpoints(job)[-1])
 
@@ -89,7 +89,7 @@ def test_a_chief_that_waits_hears_sigterm(tmp_path: Path) -> None:
     with Job("local", tmp_path, ENDLESS) as job:
         job.start("chief")
         job.await_log("chief", "Connecting")
-        assert job.kill("chief", signal.SIGTERM) == exits.TOLD_TO_END
+        assert job.kill("chief", signal.SIGTERM) == exits.TERMINATED
 
 
 TF_CONFIG = {

@@ -168,7 +168,7 @@ def test_tfjob_is_given_what_the_operator_wants() -> None:
     assert job["spec"]["runPolicy"]["cleanPodPolicy"] == "Running"
     for replica in job["spec"]["tfReplicaSpecs"].values():
         assert replica["restartPolicy"] == "ExitCode"
-    assert exits.WRONG < 128 <= min(exits.LOST, exits.TOLD_TO_END)
+    assert exits.WRONG < 128 <= min(exits.LOST, exits.TERMINATED)
 
 
 def test_jobset_ends_with_its_chief() -> None:
@@ -204,7 +204,7 @@ def test_tasks_come_back_one_by_one_until_they_end_well(overlay: str) -> None:
         assert spec["template"]["spec"]["restartPolicy"] == "Never"  # For backoffLimitPerIndex.
         # With a failure policy, pods of a lost node would not be replaced.
         assert not {"podFailurePolicy", "podReplacementPolicy", "backoffLimit"} & spec.keys()
-    assert exits.LOST != 0 != exits.TOLD_TO_END  # Exits after which a pod is started again.
+    assert exits.LOST != 0 != exits.TERMINATED  # Exits after which a pod is started again.
 
 
 @all_manifests

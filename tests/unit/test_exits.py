@@ -28,7 +28,7 @@ def failed(cause: BaseException) -> tf_backup.WorkerFailed:
         (tf_backup.ParameterServerLost("ps 0."), exits.LOST, "train.py: ps 0."),
         (tf_backup.WorkersLost("2 of 3."), exits.LOST, "train.py: 2 of 3."),
         (tf_backup.WorkerFailed("Worker 1."), exits.FAILED, "train.py: Worker 1."),
-        (exits.Terminated(), exits.TOLD_TO_END, "Told to end. More."),
+        (exits.Terminated(), exits.TERMINATED, "Told to end. More."),
         (KeyboardInterrupt(), exits.FAILED, "Interrupted. More."),
         (
             # From a parameter server that restarted before it was missed.
@@ -58,14 +58,14 @@ def failed(cause: BaseException) -> tf_backup.WorkerFailed:
 def test_an_error_ends_it_with_a_line_and_a_code(
     capsys: pytest.CaptureFixture[str], error: BaseException, code: int, line: str
 ) -> None:
-    with pytest.raises(SystemExit) as caught, exits.told(" More."):
+    with pytest.raises(SystemExit) as caught, exits.reporting_errors(" More."):
         raise error
     assert caught.value.code == code
     assert capsys.readouterr().err == f"{line}\n"
 
 
 def test_errors_of_our_own_making_are_shown_in_full() -> None:
-    with pytest.raises(KeyError), exits.told(""):
+    with pytest.raises(KeyError), exits.reporting_errors(""):
         raise KeyError("a bug")
 
 
@@ -97,7 +97,7 @@ def at_signals() -> Iterator[None]:
     hook = sys.unraisablehook
     exits.at_signals()
     yield
-    exits._told.clear()
+    exits._signals.clear()
     sys.unraisablehook = hook
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
