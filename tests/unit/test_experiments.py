@@ -156,7 +156,7 @@ def test_environment_stays_text(tmp_path: Path) -> None:
 
 
 def test_unknown_experiment_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"no experiment 'figure1', only backup_sweep, figure3"):
+    with pytest.raises(ValueError, match=r"no experiment 'figure1', only figure2, figure3"):
         catalogue.find("figure1")
 
 

@@ -16,7 +16,7 @@ from tensorflow.python.distribute import parameter_server_strategy_v2
 from tensorflow.python.eager import context
 from tensorflow.python.framework import ops
 
-from tf_backup._tf import grpc_environment, runtime
+from tf_backup._tf import grpc_environment, threads
 
 _LARGE = 4096  # Bytes.
 
@@ -109,7 +109,7 @@ def connect(cluster: dict[str, list[str]], job: str, index: int, address: str) -
       ClusterError: if TensorFlow has been used, and runs one operation at a time.
     """
     grpc_environment.prepare()
-    runtime.allow_operations_at_once()
+    threads.allow_operations_at_once()
     spec = tf.train.ClusterSpec({"ps": cluster["ps"], job: {index: address}})
     tf.config.experimental_connect_to_cluster(spec, job_name=job, task_index=index)
     context.ensure_initialized()

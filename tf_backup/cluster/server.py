@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import tensorflow as tf
 
 from tf_backup import errors
-from tf_backup._tf import grpc_environment, runtime
+from tf_backup._tf import grpc_environment, runtime, threads
 from tf_backup.cluster import tf_config
 from tf_backup.network import address, arrivals
 from tf_backup.network.status import accepts, make_ready
@@ -101,7 +101,7 @@ def _parameter_server(config: tf_config.ClusterConfig, intra_op: int, inter_op: 
     """Start TensorFlow's server."""
     options = tf.compat.v1.ConfigProto()
     options.intra_op_parallelism_threads = intra_op
-    options.inter_op_parallelism_threads = inter_op or runtime.operations_at_once()
+    options.inter_op_parallelism_threads = inter_op or threads.operations_at_once()
     options.experimental.disable_thread_spinning = inter_op > 0
     job, index = config.task_type, config.task_index
     server = tf.distribute.Server(
