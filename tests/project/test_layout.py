@@ -229,7 +229,7 @@ def test_worker_and_chief_meet_only_on_the_servers() -> None:
 
 def test_environment_is_read_in_one_place() -> None:
     # These prepare the environment of TensorFlow, gRPC or a server's process.
-    others = {"_tf.runtime", "_tf.grpc_environment", "network.status"}
+    others = {"_tf.runtime", "_tf.threads", "_tf.grpc_environment", "network.status"}
     others |= {f"cluster.{name}" for name in ("local_cluster", "tf_config", "fork_server")}
     assert uses(r"os\.(environ|getenv)") <= {f"tf_backup.{name}" for name in others}
 
