@@ -45,8 +45,8 @@ def test_runs_and_draws_real_workers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["figure1"], "there is no experiment 'figure1', only backup_sweep, figure3"),
-        ([], "takes the name of one experiment: backup_sweep"),
+        (["figure1"], "there is no experiment 'figure1', only figure2, figure3"),
+        ([], "takes the name of one experiment: figure2"),
         (["figure4", "--seeds=one"], "--seeds has 'one'"),
         (["figure5", "--scale=paper"], "needs a cluster"),
     ],
