@@ -88,6 +88,15 @@ def test_a_frozen_worker_holds_nobody_up_and_contributes_again() -> None:
     assert frozen["accepted"] > 30
 
 
+# One of three workers goes, then a second; both come back, one after the other.
+TWO_AWAY = [
+    [20, "kill", "worker", 2],
+    [60, "freeze", "worker", 1],
+    [120, "thaw", "worker", 1],
+    [120, "start", "worker", 2],
+]
+
+
 @pytest.mark.parametrize("ps", [1])  # test_auto_replicas has two.
 def test_updates_are_made_of_fewer_gradients_while_workers_are_missing(ps: int) -> None:
     """N = 3 of three: one dies, then a second; both come back, one after the other."""
@@ -96,12 +105,7 @@ def test_updates_are_made_of_fewer_gradients_while_workers_are_missing(ps: int) 
         ps=ps,
         replicas=3,
         on_shortage="shrink",
-        faults=[
-            [20, "kill", "worker", 2],
-            [60, "freeze", "worker", 1],
-            [120, "thaw", "worker", 1],
-            [120, "start", "worker", 2],
-        ],
+        faults=TWO_AWAY,
         finish=True,
         updates=200,
     )
@@ -123,10 +127,7 @@ def test_updates_have_as_many_gradients_while_workers_are_missing() -> None:
         replicas=3,
         on_shortage="fill",
         faults=[
-            [20, "kill", "worker", 2],
-            [60, "freeze", "worker", 1],
-            [120, "thaw", "worker", 1],
-            [120, "start", "worker", 2],
+            *TWO_AWAY,
             [200, "kill", "worker", 0],
             [201, "kill", "worker", 1],
             [260, "start", "worker", 1],

@@ -14,11 +14,12 @@ _OPERATIONS = 4
 def operations_at_once() -> int:
     """Return how many operations a server may run at once: 0 lets TensorFlow choose.
 
-    TensorFlow would run one at a time on a machine with one core, and two tasks that wait for each
-    other would then wait for ever.
+    On a machine with one core, TensorFlow would run one at a time. The first call of a chief to a
+    server then never returned (TensorFlow 2.20); with two at a time it did.
     """
     chosen = tf.config.threading.get_inter_op_parallelism_threads()
-    chosen = chosen or int(os.environ.get("TF_NUM_INTEROP_THREADS") or 0)
+    variable = os.environ.get("TF_NUM_INTEROP_THREADS", "")
+    chosen = chosen or (int(variable) if variable.isdigit() else 0)
     return 0 if (chosen or len(os.sched_getaffinity(0))) > 1 else _OPERATIONS
 
 

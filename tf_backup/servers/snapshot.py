@@ -19,7 +19,7 @@ class Snapshot:
     Only the chief writes the snapshot, after the last delivery of step t and before it hands out
     tokens of step t + 1. A worker so slow that it reads during the write sees a mixture, but its
     contribution is then late by the gate's rules, and never used. With `max_staleness` above 0 it
-    may be used: what a server sends is then entirely of step t or newer.
+    may be used: each buffer is then of step t or newer.
 
     Args:
       variables: `tf.Variable`s with static shapes, each on a parameter server.
