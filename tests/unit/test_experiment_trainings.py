@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 
 from scripts.experiments import (
+    auto_replicas,
     digit_images,
     figure8,
     result_file,
@@ -133,6 +135,32 @@ def test_error_is_reached_at_the_first_test() -> None:
     assert time_to_accuracy_real.times(rows, "b = 0", 0.1) == Spread.of([2.0, 2.0])
     assert time_to_accuracy_real.times(rows, "b = 0", 0.15) == Spread.of([2.0, 1.0])
     assert time_to_accuracy_real.times(rows, "b = 0", 0.05) is None  # One seed never does.
+
+
+def test_auto_is_compared_with_the_best_fixed_split() -> None:
+    def rows(auto: float) -> list[Any]:
+        speeds = {"N = 4": (10.0, 12.0), "N = 3": (20.0, 20.0), "auto": (auto - 1, auto + 1)}
+        return [
+            {"delays": "tail", "split": split, "seed": seed, "gradients_per_s": speed}
+            for split, of_seeds in speeds.items()
+            for seed, speed in enumerate(of_seeds)
+        ]
+
+    (enough,), (less,) = auto_replicas.claims(rows(18.0)), auto_replicas.claims(rows(17.9))
+    assert (enough.agrees, less.agrees) == (True, False)
+    assert (
+        enough.ours == "auto: 18.0 ± 1.4, 0.90 times the best; N = 4: 11.0 ± 1.4, N = 3: 20.0 ± 0.0"
+    )
+
+
+def test_third_pattern_is_slow_from_half_way_on() -> None:
+    settings = auto_replicas.Splits(workers=4, least=2, seconds=13.0)
+    durations = auto_replicas.patterns(settings)["slow from half-way on"]
+    rng = np.random.default_rng(1)
+    for worker, slow in ((2, False), (3, True)):
+        seconds = durations(rng, np.full(200, worker))
+        assert (seconds[:100] <= 0.07).all()
+        assert ((seconds[100:] >= 0.48) == slow).all()
 
 
 # --- Policies

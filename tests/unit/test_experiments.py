@@ -31,7 +31,7 @@ RESULTS = ROOT / "results"
 ENVIRONMENT = {**dict.fromkeys(result_file.VERSION, "1"), "commit": "12e4567", "cores": 2}
 
 names = pytest.mark.parametrize("name", catalogue.NAMES)
-OF_PROCESSES = ("time_to_accuracy_real",)  # Run by test_experiments_command.py.
+OF_PROCESSES = ("time_to_accuracy_real", "auto_replicas")  # See test_real_experiments.py.
 WITH_RESULTS = [name for name in catalogue.NAMES if name not in catalogue.WITHOUT_RESULTS]
 
 

@@ -31,17 +31,6 @@ def test_runs_and_draws(tmp_path: Path) -> None:
     assert (tmp_path / "figure4.svg").exists()
 
 
-@pytest.mark.slow
-def test_runs_and_draws_real_workers(tmp_path: Path) -> None:
-    name = "time_to_accuracy_real"
-    done = call("experiment.py", name, "--scale=tiny", "--seeds=1", f"--results={tmp_path}")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{tmp_path}/{name}.csv has 9 rows.\n"
-    done = call("plot.py", name, f"--results={tmp_path}")
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / f"{name}.svg").stat().st_size > 1000
-
-
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
