@@ -21,10 +21,18 @@ def report(rows: Sequence[Row]) -> str:
         "Gradients used per second:",
         speeds(summary),
     ]
-    if any(name in summary.systems for name in systems_compared.OURS):
+    if all(
+        {*summary.systems} & {*names} for names in (systems_compared.OURS, systems_compared.PEERS)
+    ):
         parts += ["The same, as a multiple of each peer's in the same round:", ratios(summary)]
     if systems_compared.SLOW in summary.systems and systems_compared.HEALTHY in summary.systems:
         parts += ["With one worker ten times slower, gradients used per second:", slow(summary)]
+    variants = [name for name in systems_compared.VARIANTS if name in summary.systems]
+    if variants and systems_compared.HEALTHY in summary.systems:
+        parts += [
+            f"As a multiple of {systems_compared.HEALTHY}'s in the same round:",
+            compared(summary, variants),
+        ]
     parts += ["What it costs:", costs(summary), f"{rows[0].environment}."]
     return "\n\n".join(parts)
 
@@ -66,6 +74,23 @@ def slow(summary: Summary) -> str:
         ratio = summary.ratio(setting, systems_compared.SLOW, systems_compared.HEALTHY)
         table.append([str(setting), *map(_spread, (*speeds_of, ratio))])
     return markdown(["", "healthy workers alone, b = 0", "and a slow one, b = 1", "ratio"], table)
+
+
+def compared(summary: Summary, variants: Sequence[str]) -> str:
+    """Return the ratios of the speeds of variants to that of N = W with the default options."""
+    return markdown(
+        ["", *variants],
+        [
+            [
+                str(setting),
+                *(
+                    _spread(summary.ratio(setting, name, systems_compared.HEALTHY))
+                    for name in variants
+                ),
+            ]
+            for setting in summary.settings
+        ],
+    )
 
 
 def costs(summary: Summary) -> str:

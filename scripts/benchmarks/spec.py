@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Spec:
       asynchronous: True to use gradients of any age.
       slow_s: delay of each batch of the last worker, in seconds.
       intra_op: number of threads for one operation.
+      options: more arguments of `tf_backup.wrap`, for tf_backup only.
+      monitor: whether tf_backup writes the times of gradients to files, with `StragglerMonitor`.
     """
 
     program: str
@@ -38,6 +41,8 @@ class Spec:
     asynchronous: bool = False
     slow_s: float = 0.0
     intra_op: int = 1
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    monitor: bool = False
 
     @property
     def inter_op(self) -> int:

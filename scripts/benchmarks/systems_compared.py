@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from scripts.benchmarks.spec import Spec
 from tf_backup.network.free_ports import free_ports
@@ -23,6 +25,8 @@ class System:
       only: fixed number of workers, whatever --workers says.
       spare: number of workers beyond --workers.
       slowdown: time that the last worker takes for a gradient, relative to the others.
+      options: more arguments of `tf_backup.wrap`.
+      monitor: whether the times of gradients are written to files.
     """
 
     name: str
@@ -34,6 +38,8 @@ class System:
     only: int | None = None
     spare: int = 0
     slowdown: float = 1.0
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    monitor: bool = False
 
     @property
     def uses_ps(self) -> bool:
@@ -78,6 +84,8 @@ class System:
             asynchronous=self.backups is None,
             slow_s=slow_s,
             intra_op=intra_op,
+            options=dict(self.options),
+            monitor=self.monitor,
         )
         programs = [(self.program, self.drivers), *(("plain_server", job) for job in self.servers)]
         return [
@@ -167,9 +175,32 @@ ALL = {
             spare=1,
             slowdown=10.0,
         ),
+        System(
+            "tf_backup_unchecked",
+            'N = W, b = 0, without the check for NaN: on_nonfinite="keep"',
+            program="backup",
+            drivers="chief",
+            options={"on_nonfinite": "keep"},
+        ),
+        System(
+            "tf_backup_unrecorded",
+            "N = W, b = 0, without recording: record_times=False",
+            program="backup",
+            drivers="chief",
+            options={"record_times": False},
+        ),
+        System(
+            "tf_backup_monitored",
+            "N = W, b = 0, and StragglerMonitor writes what is recorded",
+            program="backup",
+            drivers="chief",
+            monitor=True,
+        ),
     )
 }
 
-DEFAULT = tuple(name for name in ALL if name != SLOW)
-OURS = tuple(name for name, system in ALL.items() if system.program == "backup" and name != SLOW)
+VARIANTS = ("tf_backup_unchecked", "tf_backup_unrecorded", "tf_backup_monitored")  # Of HEALTHY.
+
+DEFAULT = tuple(name for name in ALL if name not in (SLOW, *VARIANTS))
+OURS = tuple(name for name in DEFAULT if ALL[name].program == "backup")
 PEERS = tuple(name for name, system in ALL.items() if system.program != "backup")

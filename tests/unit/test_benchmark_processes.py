@@ -40,6 +40,9 @@ def specs(name: str, workers: int = 3, ps: int = 2) -> list[Spec]:
         ("sync_replicas", 3, 2, 1, False),
         ("all_reduce", 3, 3, 0, False),
         ("tf_backup_slow_worker", 4, 3, 1, False),
+        ("tf_backup_unchecked", 3, 3, 0, False),
+        ("tf_backup_unrecorded", 3, 3, 0, False),
+        ("tf_backup_monitored", 3, 3, 0, False),
     ],
 )
 def test_a_system_has_n_and_b(
@@ -75,6 +78,18 @@ def test_a_system_has_processes(name: str, started: list[str], in_all: int) -> N
     for spec in found:
         assert spec.cluster == found[0].cluster
         assert len(spec.cluster[spec.job]) > spec.index
+
+
+def test_variants_differ_in_their_options_only() -> None:
+    (healthy,) = specs("tf_backup_full_sync")
+    for name, changes in (
+        ("tf_backup_unchecked", {"options": {"on_nonfinite": "keep"}}),
+        ("tf_backup_unrecorded", {"options": {"record_times": False}}),
+        ("tf_backup_monitored", {"monitor": True}),
+    ):
+        (spec,) = specs(name)
+        assert spec == dataclasses.replace(healthy, cluster=spec.cluster, **changes)
+        assert name not in systems_compared.DEFAULT
 
 
 def test_a_spec_survives_the_command_line() -> None:

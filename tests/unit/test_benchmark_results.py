@@ -126,6 +126,15 @@ def test_a_slow_worker_is_compared_with_healthy_ones() -> None:
     assert "slower" not in markdown.report([healthy])
 
 
+def test_variants_are_compared_with_the_default_options() -> None:
+    healthy = row(system="tf_backup_full_sync", replicas=3)
+    variant = row(system="tf_backup_unrecorded", replicas=3, seconds=5.0)
+    lines = markdown.report([healthy, variant]).splitlines()
+    assert ["", "tf_backup_unrecorded"] in map(cells, lines)
+    assert ["dense, 1 ps", "0.80"] in map(cells, lines)
+    assert "As a multiple of tf_backup_full_sync" not in markdown.report([healthy])
+
+
 def test_costs_are_those_of_a_gradient() -> None:
     lines = markdown.costs(Summary([row(), peer()])).splitlines()
     assert " ".join(cells(lines[2])[1:]) == "tf_backup 25.0 2.00 0.02 2.50 20.0 5.00 700 1,650 690"

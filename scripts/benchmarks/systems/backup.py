@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -21,14 +22,16 @@ class _Chief:
     Args:
       spec: specification of the system.
       cluster: running cluster.
+      log_dir: directory for the times of gradients, if the system writes them.
     """
 
-    def __init__(self, spec: Spec, cluster: tf_backup.LocalCluster) -> None:
+    def __init__(self, spec: Spec, cluster: tf_backup.LocalCluster, log_dir: str) -> None:
         self.children = {
             job: [cluster.pid(job, index) for index in range(count)]
             for job, count in (("worker", spec.workers), ("ps", spec.ps))
         }
         self._spec = spec
+        self._callbacks = [tf_backup.StragglerMonitor(log_dir)] if spec.monitor else []
         self._architecture = architectures.ALL[spec.model]
         with cluster.strategy().scope():
             self._model: Any = keras_layers.build(self._architecture)
@@ -37,12 +40,13 @@ class _Chief:
                 spec.replicas,
                 spec.backups,
                 max_staleness=None if spec.asynchronous else 0,
+                **spec.options,
             )
             self._model.compile(optimizer, keras_layers.loss(self._architecture))
 
     def measure(self, steps: int, stop: threading.Event) -> int:
         """Make updates of N gradients each."""
-        self._model.fit(self._batches, steps_per_epoch=steps, verbose=0)
+        self._model.fit(self._batches, steps_per_epoch=steps, callbacks=self._callbacks, verbose=0)
         return steps
 
     def _batches(self, context: Any) -> Any:
@@ -57,5 +61,8 @@ class _Chief:
 def start(spec: Spec) -> Iterator[_Chief]:
     """Start a cluster, and build the model on it."""
     set_threads(spec.intra_op)
-    with tf_backup.LocalCluster(spec.workers, spec.ps, threads=spec.intra_op) as cluster:
-        yield _Chief(spec, cluster)
+    with (
+        tempfile.TemporaryDirectory(prefix="benchmark_") as log_dir,
+        tf_backup.LocalCluster(spec.workers, spec.ps, threads=spec.intra_op) as cluster,
+    ):
+        yield _Chief(spec, cluster, log_dir)
