@@ -12,6 +12,7 @@ import keras
 
 from scripts.training.bar import Bar
 from scripts.training.checkpoints import Checkpoints, Saving
+from scripts.training.curves import Curves
 from scripts.training.plans import Plan
 from scripts.training.progress import Clock, History, Lines
 
@@ -128,8 +129,8 @@ class Run:
             self.start = checkpoints.restore(model)
             self._saving = Saving(checkpoints, every_s, self.start)
             self._history = History(os.path.join(directory, _HISTORY), self.start)
-            board = keras.callbacks.TensorBoard(directory, write_graph=False)
-            own = [self._saving, *averages, self._clock, self._history, board]
+            curves = Curves(directory)
+            own = [self._saving, *averages, self._clock, self._history, curves]
         else:
             own = [*averages, self._clock]
         own += [] if monitor is None else [monitor]

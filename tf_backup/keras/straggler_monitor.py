@@ -140,16 +140,23 @@ class StragglerMonitor(keras.callbacks.Callback):
             if self._scalars is not None and window is not None:
                 self._scalars.write(window)
             self._failed = False
-        except OSError as error:  # A full disk costs these rows, and not the training.
-            if not self._failed:
-                log.warning("Records of this training could not be written: %s.", error)
-            self._failed = True
+        except OSError as error:
+            self._warn(error)
 
     def _end(self) -> None:
         """Write the last rows, when the workers have finished."""
         self._flush()
-        if self._scalars is not None:
-            self._scalars.close()
+        try:
+            if self._scalars is not None:
+                self._scalars.close()
+        except OSError as error:
+            self._warn(error)
+
+    def _warn(self, error: OSError) -> None:
+        """Say that rows could not be written: a full disk costs them, and not the training."""
+        if not self._failed:
+            log.warning("Records of this training could not be written: %s.", error)
+        self._failed = True
 
     def _settings(self, optimizer: Any) -> Settings:
         now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")

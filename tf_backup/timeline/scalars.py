@@ -48,10 +48,14 @@ class Scalars:
         self._writer.flush()
 
     def close(self) -> None:
-        """Close the file."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        """Close the file.
+
+        Raises:
+          OSError: if the rest of it cannot be written.
+        """
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
 
     def _values(self, window: Window) -> Iterator[tuple[str, float]]:
         """Yield names and values, without those that are not known."""
