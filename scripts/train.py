@@ -33,7 +33,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -44,26 +44,26 @@ from scripts import early  # noqa: F401, I001
 from absl import app, flags
 
 import tf_backup
-from scripts import console, exits
-from scripts.training import memory, presets
-from scripts.training.recipe import Recipe
+from scripts import console, exits, flag_values
+from scripts.training import memory, presets, training_flags
 from scripts.training.restarts import Restarts, is_restart
-from scripts.training.settings import FLAGS, Settings
+from scripts.training.settings import Settings
 from scripts.training.outcome import contributions_of, report, summary
+from scripts.training.training_flags import TrainingFlags
 from tf_backup import quiet
 from tf_backup.records import Contributions
 
 log = logging.getLogger("train")
 
 __doc__ = f"{__doc__}\n{presets.overview()}\n"
-flags.adopt_module_key_flags(sys.modules[Settings.__module__])  # So that --help lists them.
+flags.adopt_module_key_flags(training_flags)  # So that --help lists them.
 
 
 class Training:
-    """Training run that the flags describe.
+    """Training run.
 
     Args:
-      settings: settings from the flags.
+      settings: its settings.
 
     Raises:
       ValueError: if the model, the data and the contents of --log_dir do not fit each other.
@@ -76,22 +76,22 @@ class Training:
         from scripts.training.plans import Plan
         from scripts.training.tasks import Task
 
-        self.settings, recipe = settings, settings.recipe
+        self.settings, self.given, recipe = settings, settings.given, settings.recipe
         self.data = loading.load(
             recipe.dataset,
-            FLAGS.data_dir,
-            download=FLAGS.download,
-            on_corrupt=FLAGS.on_corrupt,
+            self.given.data_dir,
+            download=self.given.download,
+            on_corrupt=self.given.on_corrupt,
             **recipe.data,
         )
-        self.task = Task(FLAGS.model, self.data, recipe.sizes)
+        self.task = Task(self.given.model, self.data, recipe.sizes)
         self.task.check()
         replicas, examples = settings.policy.replicas, self.data.examples
-        per_epoch = FLAGS.updates_per_epoch
-        self.plan = Plan.make(FLAGS.model, recipe, replicas, examples, per_epoch)
-        if FLAGS.log_dir:
-            _lock(settings.in_job)
-            resumable.claim(FLAGS.log_dir, self.plan)
+        per_epoch = self.given.updates_per_epoch
+        self.plan = Plan.make(self.given.model, recipe, replicas, examples, per_epoch)
+        if self.given.log_dir:
+            _lock(self.given.log_dir, settings.in_job)
+            resumable.claim(self.given.log_dir, self.plan)
         self.monitor = self._monitor()
         self.watchers = self._watchers()
 
@@ -100,8 +100,8 @@ class Training:
         """Whether this is the chief of a job with nothing left to do."""
         from scripts.training import resumable
 
-        known = self.settings.in_job and FLAGS.log_dir
-        return bool(known and resumable.is_complete(FLAGS.log_dir, self.plan))
+        log_dir = self.given.log_dir
+        return bool(self.settings.in_job and log_dir and resumable.is_complete(log_dir, self.plan))
 
     def run(self) -> tuple[dict[str, Any], Contributions]:
         """Train, and return what `--summary_json` writes, and the accounts.
@@ -113,10 +113,11 @@ class Training:
 
         from scripts.training.resumable import Run
 
-        keras.utils.set_random_seed(FLAGS.seed)
+        keras.utils.set_random_seed(self.given.seed)
         model = self._model()
-        every_s, bar = FLAGS.checkpoint_minutes * 60, sys.stdout.isatty()
-        run = Run(model, self.plan, FLAGS.log_dir, bar, every_s, self.watchers, self.monitor)
+        every_s, bar = self.given.checkpoint_minutes * 60, sys.stdout.isatty()
+        log_dir = self.given.log_dir
+        run = Run(model, self.plan, log_dir, bar, every_s, self.watchers, self.monitor)
         log.info(
             "Training %s on %s: %d updates of %d x %d examples.",
             model.name,
@@ -148,34 +149,34 @@ class Training:
                 replicas=policy.replicas,
                 backups=policy.backups,
                 max_staleness=policy.max_staleness,
-                record_times=FLAGS.record_times,
-                on_shortage=FLAGS.on_shortage or "wait",
+                record_times=self.given.record_times,
+                on_shortage=self.given.on_shortage or "wait",
             )
             return self.task.compile(optimizer)
 
     def _monitor(self) -> Any:
         """Return what records who is slow; None without a cluster, or if it is turned off."""
-        if not (self.settings.distributed and FLAGS.record_times):
+        if not (self.settings.distributed and self.given.record_times):
             return None
         size = self.plan.recipe.batch_size
-        return tf_backup.StragglerMonitor(FLAGS.log_dir, every_s=10.0, batch_size=size)
+        return tf_backup.StragglerMonitor(self.given.log_dir, every_s=10.0, batch_size=size)
 
     def _watchers(self) -> list[Any]:
         """Return the callbacks that tell others about this training run, if flags ask for any."""
         watchers: list[Any] = []
-        if FLAGS.metrics_port is not None:
+        if self.given.metrics_port is not None:
             from scripts.training.metrics import Metrics
 
-            watchers.append(Metrics(FLAGS.metrics_port, self.monitor))
-        if FLAGS.update_log:
+            watchers.append(Metrics(self.given.metrics_port, self.monitor))
+        if self.given.update_log:
             from scripts.training.update_log import UpdateLog
 
-            watchers.append(UpdateLog(FLAGS.update_log))
+            watchers.append(UpdateLog(self.given.update_log))
         return watchers
 
     def _batches(self, start: int) -> Any:
         """Return the training data after `start` updates, in another order for each start."""
-        size, seed = self.plan.recipe.batch_size, FLAGS.seed + start
+        size, seed = self.plan.recipe.batch_size, self.given.seed + start
         if not self.settings.distributed:
             return self.task.batches(size, seed)
 
@@ -199,10 +200,11 @@ class Training:
         return of_worker
 
 
-def show(recipe: Recipe) -> None:
+def show(model: str, recipe: str) -> None:
     """Print the settings of a recipe."""
-    print(f"--model={FLAGS.model} --recipe={FLAGS.recipe}")
-    for name, value, source in recipe.describe():
+    found = presets.find(model, recipe)
+    print(f"--model={model} --recipe={recipe}")
+    for name, value, source in found.describe():
         print(f"  {name:<14} {value}" + (f"\n  {'':<14}   [{source}]" if source else ""))
 
 
@@ -211,12 +213,14 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         exits.end(f"train.py takes flags only, not {argv[1]!r}; see --help.", exits.WRONG)
     console.set_up()
-    with exits.reporting_errors(_how_to_go_on(), again=_again if FLAGS.log_dir else None):
+    given = flag_values.read(TrainingFlags)
+    go_on = " The same command goes on from here." if given.log_dir else ""
+    with exits.reporting_errors(go_on, again=_again(given.log_dir, given.restarts)):
         exits.at_signals()  # Before TensorFlow's import: process 1 of a pod would ignore SIGTERM.
-        if FLAGS.show_recipe:
-            show(presets.find(FLAGS.model, FLAGS.recipe))
+        if given.show_recipe:
+            show(given.model, given.recipe)
             return
-        settings = Settings()
+        settings = Settings.of(given)
         _begin(settings)
         with exits.preparing():
             training = Training(settings)
@@ -226,8 +230,8 @@ def main(argv: Sequence[str]) -> None:
             return
         result, contributions = training.run()
         report(result, contributions)
-        if FLAGS.summary_json:
-            with open(FLAGS.summary_json, "w") as file:
+        if given.summary_json:
+            with open(given.summary_json, "w") as file:
                 json.dump(result, file, indent=2)
                 file.write("\n")
         if settings.in_job:
@@ -241,33 +245,35 @@ def _dismiss() -> None:
     quiet.silence_stderr()
 
 
-def _again(error: BaseException, message: str) -> None:
-    """Start again from the last checkpoint after the cluster was lost, unless that is no use."""
-    from scripts.training import resumable
+def _again(log_dir: str | None, restarts: int) -> Callable[[BaseException, str], None] | None:
+    """Return what starts again from the last checkpoint after the cluster was lost."""
+    if not log_dir:
+        return None
 
-    if isinstance(error, tf_backup.AnotherChief):
-        return
-    with contextlib.suppress(OSError):
-        steps = resumable.checkpoints_of(FLAGS.log_dir).steps()
-        Restarts(FLAGS.restarts).restart(message, steps[-1] if steps else 0)
+    def again(error: BaseException, message: str) -> None:
+        from scripts.training import resumable
+
+        if isinstance(error, tf_backup.AnotherChief):  # Starting again is no use.
+            return
+        with contextlib.suppress(OSError):
+            steps = resumable.checkpoints_of(log_dir).steps()
+            Restarts(restarts).restart(message, steps[-1] if steps else 0)
+
+    return again
 
 
-def _lock(in_job: bool) -> None:
+def _lock(log_dir: str, in_job: bool) -> None:
     """Keep other chiefs out of --log_dir."""
     from scripts.training.directory_lock import DirectoryInUse, DirectoryLock
 
-    os.makedirs(FLAGS.log_dir, exist_ok=True)
+    os.makedirs(log_dir, exist_ok=True)
     try:
-        lock = DirectoryLock(FLAGS.log_dir, lambda: os._exit(exits.LOST))
+        lock = DirectoryLock(log_dir, lambda: os._exit(exits.LOST))
     except DirectoryInUse as error:
         if in_job:  # The chief before this one may still be saving.
             exits.end(f"train.py: {error}", exits.LOST)
         raise
     atexit.register(lock.release)
-
-
-def _how_to_go_on() -> str:
-    return " The same command goes on from here." if FLAGS.log_dir else ""
 
 
 def _begin(settings: Settings) -> None:

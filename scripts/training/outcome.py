@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scripts.training.settings import FLAGS, Settings
+from scripts.training.settings import Settings
 from tf_backup.records import Contributions, WorkerRecord
 
 
@@ -23,9 +23,9 @@ def summary(
     prefix = "val_"
     logs = {name: value for name, value in run.logs.items() if name not in ("updates", "seconds")}
     return {
-        "model": FLAGS.model,
+        "model": settings.given.model,
         "dataset": settings.recipe.dataset,
-        "strategy": FLAGS.strategy,
+        "strategy": settings.given.strategy,
         "replicas": settings.policy.replicas,
         "backups": settings.policy.backups,
         "updates": updates,

@@ -5,9 +5,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from absl import flags
 from absl.testing import flagsaver
 
-from scripts.training.settings import FLAGS, Settings
+from scripts import flag_values
+from scripts.training.settings import Settings
+from scripts.training.training_flags import TrainingFlags
 
 Parse = Callable[..., Settings]
 
@@ -17,10 +20,10 @@ def parse() -> Iterator[Parse]:
     """Yield a function from flags to settings, which starts from the default flags."""
     with flagsaver.flagsaver():
 
-        def settings(*flags: str) -> Settings:
-            FLAGS.unparse_flags()
-            FLAGS(["train.py", *flags])
-            return Settings()
+        def settings(*given: str) -> Settings:
+            flags.FLAGS.unparse_flags()
+            flags.FLAGS(["train.py", *given])
+            return Settings.of(flag_values.read(TrainingFlags))
 
         yield settings
 
