@@ -23,6 +23,15 @@ class Results(NamedTuple):
     reports: Sequence[Tensor] = ()  # scalars whose means are reported; [] float32
 
 
+class Totals(NamedTuple):
+    """What N workers have computed for one update; None where there is nothing."""
+
+    gradients: Sequence[Any]  # one per trainable variable: the mean
+    changes: Sequence[Tensor | None]  # one per state variable: the mean
+    sums: Sequence[Tensor | None]  # one per sum variable: the sum
+    reports: Sequence[Tensor]  # the means
+
+
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """A training objective, described in tensors.
@@ -54,6 +63,24 @@ class Objective:
     apply: Callable[[Sequence[Any]], None]
     results: Callable[[Sequence[Tensor]], Any]
     tables: Sequence[Variable] = ()
+
+    @property
+    def targets(self) -> dict[str, Sequence[Variable]]:
+        """The variables that results are for, by the field of `Results`."""
+        return {"gradients": self.trainable, "changes": self.state, "sums": self.sums}
+
+    def update(self, totals: Totals) -> Any:
+        """Update all variables, in a graph, and return what to report.
+
+        Changes come first: trainable variables may be among the state, and gradients apply to
+        their new values.
+        """
+        for variables, values in ((self.state, totals.changes), (self.sums, totals.sums)):
+            for variable, value in zip(variables, values, strict=True):
+                if value is not None:
+                    variable.assign_add(value)
+        self.apply(totals.gradients)
+        return self.results(totals.reports)
 
 
 @dataclasses.dataclass(frozen=True)

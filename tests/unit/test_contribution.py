@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tf_backup._tf import runtime
-from tf_backup.objective import Objective, Results
+from tf_backup.objective import Objective, Results, Totals
 from tf_backup.servers.contribution import Contribution
 from tf_backup.servers.tokens import GATE_SERVER
 
@@ -48,18 +48,18 @@ def slices(ids: Sequence[int], rows: Any, shape: Sequence[int], dtype: Any = tf.
     return tf.IndexedSlices(rows, tf.constant(ids, tf.int64), tf.constant(shape, tf.int64))
 
 
-def totals(contribution: Contribution, workers: Sequence[Results | None]) -> list[Any]:
+def totals(contribution: Contribution, workers: Sequence[Results | None]) -> Totals:
     """Return what the chief computes from N workers' results; None is a worker without data."""
     sent = [
         contribution.nothing() if results is None else contribution.buffers(results)
         for results in workers
     ]
-    found: dict[int, Any] = {}
+    found = []
     for ps in contribution.servers:
         parts = [contribution.part(buffers, ps) for buffers in sent]
         for part in parts:
             assert_fits(part, contribution.specs(ps))
-        found.update(contribution.combine(parts, ps, len(workers)))
+        found.append(contribution.combine(parts, ps, len(workers)))
     return contribution.totals(found)
 
 
@@ -72,6 +72,10 @@ def dense(gradient: tf.IndexedSlices) -> np.ndarray[Any, Any]:
     total = np.zeros(gradient.dense_shape.numpy(), np.float64)
     np.add.at(total, gradient.indices.numpy(), gradient.values.numpy())
     return total
+
+
+def flat(found: Totals) -> list[Any]:
+    return [value for field in found for value in field]
 
 
 def equal(one: Any, other: Any) -> None:
@@ -125,8 +129,8 @@ def test_round_trip():
     contribution = Contribution(OBJECTIVE, workers[0])
     assert contribution.servers == [0, 1]
     found = totals(contribution, workers)
-    assert len(found) == 7 + 3 + 4 + 2
-    gradients, changes, sums, reports = found[:7], found[7:10], found[10:14], found[14:]
+    assert [len(field) for field in found] == [7, 3, 4, 2]
+    gradients, changes, sums, reports = found
     equal(gradients[0], [[3.0, 1.0], [2.0, 3.0]])
     equal(dense(gradients[1]), [[0.0, 2.0], [1.0, 2.0], [2.0, 2.0], [3.0, 3.0]])
     equal(gradients[2], [3.0, 3.0, -3.0])
@@ -144,10 +148,10 @@ def test_round_trip():
     assert sums[3] is None
     equal(reports[0], 3.0)
     equal(reports[1], 6.0)
-    dtypes = [value.dtype for value in found if value is not None]
-    variables = [*OBJECTIVE.trainable, *OBJECTIVE.state, *OBJECTIVE.sums]
-    told = [variable.dtype for place, variable in enumerate(variables) if found[place] is not None]
-    assert dtypes == [*told, tf.float32, tf.float32]
+    for field, variables in OBJECTIVE.targets.items():
+        for value, told in zip(getattr(found, field), variables, strict=True):
+            assert value is None or value.dtype == told.dtype
+    assert [report.dtype for report in reports] == [tf.float32, tf.float32]
     for gradient in (gradients[1], gradients[4], gradients[6]):
         assert len(set(gradient.indices.numpy())) == len(gradient.indices)
 
@@ -156,7 +160,7 @@ def test_order_of_workers_does_not_matter():
     workers = [results_of(worker) for worker in range(3)]
     contribution = Contribution(OBJECTIVE, workers[0])
     these, those = totals(contribution, workers), totals(contribution, workers[::-1])
-    for one, other in zip(these, those, strict=True):
+    for one, other in zip(flat(these), flat(those), strict=True):
         if isinstance(one, tf.IndexedSlices):
             one, other = dense(one), dense(other)
         equal(one, other)
@@ -213,10 +217,11 @@ def test_nothing_and_buffers_are_two_branches_of_one_condition():
 def test_nothing_adds_nothing():
     contribution = Contribution(OBJECTIVE, results_of(1))
     found = totals(contribution, [results_of(1), None, None])
-    equal(found[0], [[1.0, 1.0 / np.float32(3)], [2.0 / np.float32(3), 1.0]])
-    equal(dense(found[1]), [[0.0, 0.0], [1.0, 2.0], [0.0, 0.0], [1.0, 1.0]])
-    assert sorted(found[1].indices.numpy()) == [1, 3]
-    equal(found[10], 3.25)
+    first, table = found.gradients[:2]
+    equal(first, [[1.0, 1.0 / np.float32(3)], [2.0 / np.float32(3), 1.0]])
+    equal(dense(table), [[0.0, 0.0], [1.0, 2.0], [0.0, 0.0], [1.0, 1.0]])
+    assert sorted(table.indices.numpy()) == [1, 3]
+    equal(found.sums[0], 3.25)
 
 
 def test_fewer_gradients_than_n_are_divided_by_their_number():
@@ -243,7 +248,7 @@ def test_sums_of_counts_are_exact(replicas: int):
     workers = [
         Results([], [], [tf.constant(float(n)), tf.constant([n, -n], tf.int64)]) for n in counts
     ]
-    single, whole = totals(Contribution(told, workers[0]), workers)
+    single, whole = totals(Contribution(told, workers[0]), workers).sums
     assert float(single) == sum(counts)
     assert whole.numpy().tolist() == [sum(counts), -sum(counts)]
 
@@ -253,7 +258,7 @@ def test_integer_state_that_all_workers_move_alike_moves_so(dtype: tf.DType):
     told = objective(state=[variable(1, [3], dtype)])
     moves = [[1, -1, 7]] * 3
     workers = [Results([], [tf.constant(move, dtype)], []) for move in moves]
-    (mean,) = totals(Contribution(told, workers[0]), workers)
+    (mean,) = totals(Contribution(told, workers[0]), workers).changes
     assert mean.dtype == dtype
     assert mean.numpy().tolist() == [1, -1, 7]
 
@@ -264,9 +269,9 @@ def test_reports_go_to_the_gates_server_alone():
     contribution = Contribution(told, workers[0])
     assert contribution.servers == [GATE_SERVER, 2]
     assert contribution.specs(GATE_SERVER) == [tf.TensorSpec([16], tf.float32)]
-    gradient, report = totals(contribution, workers)
-    equal(gradient, [1.0, 2.0])
-    assert float(report) == 1.5
+    found = totals(contribution, workers)
+    equal(found.gradients[0], [1.0, 2.0])
+    assert float(found.reports[0]) == 1.5
 
 
 def test_a_server_that_gets_a_tables_gradient_only():
@@ -278,7 +283,7 @@ def test_a_server_that_gets_a_tables_gradient_only():
         tf.TensorSpec([None], tf.int64),
         tf.TensorSpec([None, 2], tf.float32),
     ]
-    _, mean = totals(contribution, [results, results])
+    _, mean = totals(contribution, [results, results]).gradients
     equal(dense(mean)[2], [4.0, 6.0])
 
 
@@ -297,7 +302,7 @@ def test_nothing_at_all_travels():
     contribution = Contribution(told, results)
     assert contribution.servers == []
     assert contribution.buffers(results) == contribution.nothing() == []
-    assert totals(contribution, [results, results]) == [None, None]
+    assert totals(contribution, [results, results]) == Totals([None], [], [None], [])
 
 
 def test_dense_results_of_one_server_and_dtype_travel_as_one():
@@ -324,10 +329,10 @@ def test_many_results_travel_in_parts():
     results = Results(values, [], [tf.constant(np.inf)])
     contribution = Contribution(told, results)
     assert len(contribution.specs(0)) == 2
-    first, second, total = totals(contribution, [results, results])
-    equal(first, values[0])
-    equal(second, values[1])
-    assert total == np.inf
+    found = totals(contribution, [results, results])
+    equal(found.gradients[0], values[0])
+    equal(found.gradients[1], values[1])
+    assert found.sums[0] == np.inf
     assert contribution.finite(contribution.buffers(results))
     for bad in range(2):
         gradients = [tf.where(True, np.nan, v) if i == bad else v for i, v in enumerate(values)]
@@ -342,5 +347,5 @@ def test_slices_are_sent_as_the_variable_has_them():
     contribution = Contribution(told, results)
     ids, rows = contribution.buffers(results)
     assert (ids.dtype, rows.dtype) == (tf.int64, tf.float64)
-    (mean,) = totals(contribution, [results])
+    (mean,) = totals(contribution, [results]).gradients
     equal(dense(mean)[3], [1.0, 1.0])

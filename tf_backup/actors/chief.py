@@ -18,7 +18,7 @@ from tf_backup.objective import Objective
 from tf_backup.servers import permits, placement
 from tf_backup.servers.accumulator import Accumulator
 from tf_backup.servers.arrival_log import now
-from tf_backup.servers.contribution import Contribution
+from tf_backup.servers.contribution import Combined, Contribution
 from tf_backup.servers.gate import GATE_SERVER, STOPPED, Gate
 from tf_backup.servers.permits import Permits
 from tf_backup.servers.reports import Reports
@@ -132,7 +132,7 @@ class Chief:
             with tf.control_dependencies(taken):
                 times.append(now())
             with graphs.changing() as written:
-                results = self._apply(self._contribution.totals(found))
+                results = self._objective.update(self._contribution.totals([found]))
             with tf.control_dependencies(written):
                 times.append(now())
             # Wait for all writes: the next step looks up rows of tables, which are in no snapshot.
@@ -188,25 +188,26 @@ class Chief:
         Returns:
           The objective's results, and the operations to wait for.
         """
-        found: dict[int, Any] = {}
+        found: list[Combined] = []
         done: list[Any] = []
         for ps in self._contribution.servers:
             with tf.device(runtime.ps_device(ps)):
-                taken, values = self._take(ps, event[1])
-                found.update(values)
+                taken, combined = self._take(ps, event[1])
+                found.append(combined)
                 done += taken
         with placement.with_its_inputs(), graphs.changing() as written:
-            results = self._apply(self._contribution.totals(found))
+            results = self._objective.update(self._contribution.totals(found))
         done += written
         for ps in self._snapshot.layout.servers:
             done += self._snapshot.write(ps)
         return results, done
 
-    def _take(self, ps: int, tickets: Tensor) -> tuple[list[Tensor], dict[int, Any]]:
+    def _take(self, ps: int, tickets: Tensor) -> tuple[list[Tensor], Combined]:
         """Take N contributions out of the accumulator of a server; called on that server.
 
         Returns:
-          Tensors that are ready once the contributions are taken, and the mean (or sum) by target.
+          Tensors that are ready once the contributions are taken, and the server's part of the
+          totals.
         """
         if ps not in self._contribution.servers:
             return [], {}
@@ -216,20 +217,6 @@ class Chief:
         if policy.least < policy.replicas:
             count = tf.math.count_nonzero(tickets >= 0, dtype=tf.int32)
         return [part[0] for part in parts], self._contribution.combine(parts, ps, count)
-
-    def _apply(self, totals: list[Any]) -> Any:
-        """Update the variables, and return the objective's results."""
-        objective = self._objective
-        gradients = totals[: len(objective.trainable)]
-        others = [*objective.state, *objective.sums]
-        changes = totals[len(gradients) : len(gradients) + len(others)]
-        reports = totals[len(gradients) + len(others) :]
-        # First, since trainable variables may be among them: gradients apply to the new values.
-        for variable, value in zip(others, changes, strict=True):
-            if value is not None:
-                variable.assign_add(value)
-        objective.apply(gradients)
-        return objective.results(reports)
 
     def _release(self, event: Tensor, last: Tensor, results: Any, times: list[Tensor]) -> Any:
         """Report the update, release the workers, and wait for the next event.

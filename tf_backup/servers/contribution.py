@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from tf_backup._tf import runtime
 from tf_backup.annotations import Tensor
-from tf_backup.objective import Objective, Results
+from tf_backup.objective import Objective, Results, Totals
 from tf_backup.servers import tables
 from tf_backup.servers.packing import Entry, Key, Layout, in_parts
 from tf_backup.servers.tokens import GATE_SERVER
 
 
+class Target(NamedTuple):
+    """What one of the results is for: a variable, or a report."""
+
+    field: str  # field of `Results` and of `Totals`
+    number: int  # index in this field
+
+
+Combined = Mapping[Target, Any]  # Results of N workers, combined on one server.
+
+
 class Rows(NamedTuple):
     """A table's gradient among the results."""
 
-    target: int  # index among the results
+    target: Target
     ps: int  # server of the table
     shape: tuple[int, ...]  # shape of the table
     dtype: tf.DType
@@ -37,23 +47,20 @@ class Contribution:
     """
 
     def __init__(self, objective: Objective, results: Results) -> None:
-        variables = [*objective.trainable, *objective.state, *objective.sums]
-        keys = [_key(variable) for variable in variables]
-        keys += [Key(GATE_SERVER, tf.float32)] * len(results.reports)
-        shapes = [tuple(variable.shape) for variable in variables]
-        shapes += [()] * len(results.reports)
-        flat = _flat(results)
-        sparse = [isinstance(result, tf.IndexedSlices) for result in flat]
-        self._dense = [i for i, r in enumerate(flat) if r is not None and not sparse[i]]
-        self._rows = [
-            Rows(i, keys[i].ps, shapes[i], keys[i].dtype)
-            for i, is_sparse in enumerate(sparse)
-            if is_sparse
-        ]
-        self._targets = len(flat)
-        first_sum = len(objective.trainable) + len(objective.state)
-        self._sums = range(first_sum, first_sum + len(objective.sums))
-        self.layout = Layout(in_parts([Entry(shapes[i], keys[i]) for i in self._dense]))
+        variables = _by_target(objective.targets)
+        report = Entry((), Key(GATE_SERVER, tf.float32))
+        self._counts = {field: len(part) for field, part in results._asdict().items()}
+        self._dense: list[Target] = []
+        self._rows: list[Rows] = []
+        entries: list[Entry] = []
+        for target, result in _by_target(results._asdict()).items():
+            entry = report if target.field == "reports" else _entry(variables[target])
+            if isinstance(result, tf.IndexedSlices):
+                self._rows.append(Rows(target, entry.key.ps, entry.shape, entry.key.dtype))
+            elif result is not None:
+                self._dense.append(target)
+                entries.append(entry)
+        self.layout = Layout(in_parts(entries))
 
     @property
     def servers(self) -> list[int]:
@@ -70,13 +77,13 @@ class Contribution:
 
     def buffers(self, results: Results) -> list[Tensor]:
         """Pack a worker's results into the buffers to send, one server after the other."""
-        flat = _flat(results)
-        dense = [flat[i] for i in self._dense]
+        found = _by_target(results._asdict())
+        dense = [found[target] for target in self._dense]
         sent: list[Tensor] = []
         for ps in self.servers:
             sent += [self.layout.pack(dense, key) for key in self.layout.keys_on(ps)]
             for rows in self._rows_on(ps):
-                gradient = flat[rows.target]
+                gradient = found[rows.target]
                 sent.append(tf.cast(gradient.indices, tf.int64))
                 sent.append(tf.cast(gradient.values, rows.dtype))
         return sent
@@ -113,7 +120,7 @@ class Contribution:
         return sum(
             entry.aligned_size
             for target, entry in zip(self._dense, self.layout.entries, strict=True)
-            if entry.key == key and target < self._sums.start
+            if entry.key == key and target.field in ("gradients", "changes")
         )
 
     def part(self, buffers: Sequence[Tensor], ps: int) -> list[Tensor]:
@@ -126,8 +133,8 @@ class Contribution:
             start += size
         return []
 
-    def combine(self, parts: Sequence[Sequence[Tensor]], ps: int, count: Any) -> dict[int, Any]:
-        """Return the mean of the contributions (for a sum variable, their sum), by target.
+    def combine(self, parts: Sequence[Sequence[Tensor]], ps: int, count: Any) -> Combined:
+        """Return the mean of the contributions' parts (for a sum variable, their sum).
 
         Called in a graph, on the server.
 
@@ -137,20 +144,26 @@ class Contribution:
           count: number of contributions that are there: an int, or [] int32.
         """
         columns = iter(zip(*parts, strict=True))
-        found: dict[int, Any] = {}
+        found: dict[Target, Any] = {}
         for key in self.layout.keys_on(ps):
             total, mean = _total_and_mean(next(columns), key.dtype, count)
             means = self.layout.unpack(mean, key)
             for place, value in self.layout.unpack(total, key).items():
                 target = self._dense[place]
-                found[target] = value if target in self._sums else means[place]
+                found[target] = value if target.field == "sums" else means[place]
         for rows in self._rows_on(ps):
             found[rows.target] = tables.mean(next(columns), next(columns), rows.shape, count)
         return found
 
-    def totals(self, found: dict[int, Any]) -> list[Any]:
-        """Return the merged results of `combine` as a list: one (or None) per target."""
-        return [found.get(target) for target in range(self._targets)]
+    def totals(self, servers: Sequence[Combined]) -> Totals:
+        """Return the totals of an update from the results of `combine` on all servers."""
+        found = {target: value for combined in servers for target, value in combined.items()}
+        return Totals(
+            **{
+                field: [found.get(Target(field, number)) for number in range(count)]
+                for field, count in self._counts.items()
+            }
+        )
 
     def _rows_on(self, ps: int) -> list[Rows]:
         return [rows for rows in self._rows if rows.ps == ps]
@@ -166,12 +179,18 @@ def _total_and_mean(parts: Sequence[Tensor], dtype: tf.DType, count: Any) -> tup
     return tf.cast(total, dtype), tf.cast(mean, dtype)
 
 
-def _flat(results: Results) -> list[Any]:
-    return [*results.gradients, *results.changes, *results.sums, *results.reports]
+def _by_target(fields: Mapping[str, Sequence[Any]]) -> dict[Target, Any]:
+    """Return what is in some fields of `Results`, by target."""
+    return {
+        Target(field, number): value
+        for field, values in fields.items()
+        for number, value in enumerate(values)
+    }
 
 
-def _key(variable: Any) -> Key:
-    return Key(runtime.ps_index(variable.device), tf.as_dtype(variable.dtype))
+def _entry(variable: Any) -> Entry:
+    key = Key(runtime.ps_index(variable.device), tf.as_dtype(variable.dtype))
+    return Entry(tuple(variable.shape), key)
 
 
 def _finite(values: Tensor) -> Tensor:

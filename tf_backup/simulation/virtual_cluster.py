@@ -16,18 +16,16 @@ from typing import Any
 import tensorflow as tf
 
 from tf_backup._tf import datasets
-from tf_backup.annotations import Tensor
+from tf_backup.annotations import Tensor, Variable
 from tf_backup.checks import checked_choice, checked_int, checked_number
 from tf_backup.errors import NonFiniteGradients
-from tf_backup.objective import Objective, Results
+from tf_backup.objective import Objective, Results, Totals
 from tf_backup.policy import BackupPolicy
 from tf_backup.rules.protocol import Ledger
 from tf_backup.simulation.delays import Durations
 from tf_backup.simulation.virtual_gate import Made, VirtualGate
 from tf_backup.timeline.schema import Timeline
 from tf_backup.worker_data import WorkerData
-
-Parts = list[Tensor]  # The results of a computation, without those that are None.
 
 ON_NONFINITE = ("drop", "raise", "keep")
 _MOST_NONFINITE = 10  # Gradients of each worker between two updates, on average.
@@ -157,25 +155,27 @@ class _Workers:
         self._policy = policy
         self._on_nonfinite = on_nonfinite
         self._batches = [iter(dataset) for dataset in _datasets(data)]
-        self._delivered: dict[int, Parts] = {}  # By worker.
+        self._delivered: dict[int, Results] = {}  # By worker.
         self._dropped = 0  # Nonfinite gradients since the last update.
         # What the sums are before an update adds to them, so that logs are of its batches alone.
         self._zeros = [tf.identity(variable) for variable in objective.sums]
         self._versions = {step: self._parameters()}
         signature = objective.compute.structured_input_signature[0]
         self._compute = _traced(self._contribution, *signature)
-        parts = [tf.TensorSpec(t.shape, t.dtype) for t in self._compute.structured_outputs[0]]
-        self._add = _traced(self._sum, parts, parts)
-        self._apply = _traced(self._apply_mean, parts)
+        specs = _each(
+            lambda t: tf.TensorSpec(t.shape, t.dtype), self._compute.structured_outputs[0]
+        )
+        self._add = _traced(self._sum, specs, specs)
+        self._apply = _traced(self._apply_mean, specs)
 
     def compute(self, worker: int, step: int) -> bool:
         """Compute a worker's gradient at theta(step); return whether it is finite."""
         seed = tf.constant([worker + 1, step], tf.int64)  # That of the engine's workers.
-        parts, finite = self._compute(self._versions[step], seed, self._next(worker))
+        results, finite = self._compute(self._versions[step], seed, self._next(worker))
         if not finite:
             self._drop(worker, step)
             return False
-        self._delivered[worker] = parts
+        self._delivered[worker] = results
         return True
 
     def skip(self, worker: int) -> None:
@@ -185,8 +185,8 @@ class _Workers:
     def apply(self, made: Made, gate: VirtualGate) -> dict[str, float]:
         """Make an update, and return its logs."""
         self._dropped = 0
-        parts = [self._delivered.pop(worker) for worker in made.workers]
-        logs = self._apply(functools.reduce(self._add, parts))
+        results = [self._delivered.pop(worker) for worker in made.workers]
+        logs = self._apply(functools.reduce(self._add, results))
         bound = self._policy.max_staleness
         oldest = 0 if bound is None else gate.step - bound
         useful = {step for step in gate.steps_under_way if oldest <= step < gate.step}
@@ -222,43 +222,40 @@ class _Workers:
                 "than N. Lower the learning rate, clip gradients, or look for bad samples."
             )
 
-    def _contribution(self, values: Any, seed: Tensor, batch: Any) -> tuple[Parts, Tensor]:
+    def _contribution(self, values: Any, seed: Tensor, batch: Any) -> tuple[Results, Tensor]:
         """Return a worker's results, and whether the gradient has no NaN or Inf ([] bool)."""
         results = self._objective.compute(values, seed, batch)
         finite = _finite([*results.gradients, *results.changes])
         if self._on_nonfinite == "keep":
             finite = tf.constant(True)
-        return [_wide(part) for field in results for part in field if part is not None], finite
+        return _each(_wide, results), finite
 
-    def _sum(self, one: Parts, other: Parts) -> Parts:
-        return [a + b for a, b in zip(one, other, strict=True)]
+    def _sum(self, one: Results, other: Results) -> Results:
+        return _each(tf.add, one, other)
 
-    def _apply_mean(self, totals: Parts) -> dict[str, Tensor]:
-        """Update the variables with the mean of N results, whose totals are given."""
-        objective, replicas = self._objective, self._policy.replicas
-        rest = iter(totals)
-        sums = Results(
-            *[
-                [None if part is None else next(rest) for part in field]
-                for field in objective.compute.structured_outputs
-            ]
-        )
-        # First, since trainable variables may be among them: gradients apply to the new values.
-        for variable, total in zip(objective.state, sums.changes, strict=True):
-            if total is not None:
-                variable.assign_add(_mean(total, replicas, variable.dtype))
-        objective.apply(
-            [
-                None if total is None else _mean(total, replicas, variable.dtype)
-                for variable, total in zip(objective.trainable, sums.gradients, strict=True)
-            ]
-        )
+    def _apply_mean(self, sums: Results) -> dict[str, Tensor]:
+        """Update the variables with N results, whose sums are given."""
+        objective = self._objective
         for variable, zero, total in zip(objective.sums, self._zeros, sums.sums, strict=True):
             if total is not None:
-                variable.assign(zero + tf.cast(total, variable.dtype))
-        reports = [_mean(total, replicas, tf.float32) for total in sums.reports]
-        logs: dict[str, Tensor] = objective.results(reports)
+                variable.assign(zero)
+        totals = Totals(
+            gradients=self._means(sums.gradients, objective.trainable),
+            changes=self._means(sums.changes, objective.state),
+            sums=[
+                None if total is None else tf.cast(total, variable.dtype)
+                for total, variable in zip(sums.sums, objective.sums, strict=True)
+            ],
+            reports=[total / self._policy.replicas for total in sums.reports],
+        )
+        logs: dict[str, Tensor] = objective.update(totals)
         return logs
+
+    def _means(self, sums: Sequence[Any], variables: Sequence[Variable]) -> list[Tensor | None]:
+        return [
+            None if total is None else _mean(total, self._policy.replicas, variable.dtype)
+            for total, variable in zip(sums, variables, strict=True)
+        ]
 
 
 def _datasets(data: WorkerData) -> list[Any]:
@@ -281,6 +278,16 @@ def _datasets(data: WorkerData) -> list[Any]:
 
 def _traced(function: Callable[..., Any], *specs: Any) -> Any:
     return tf.function(function, autograph=False).get_concrete_function(*specs)
+
+
+def _each(function: Callable[..., Any], *results: Results) -> Results:
+    """Apply a function to what is not None in results of the same computation."""
+    return Results(
+        *[
+            [None if parts[0] is None else function(*parts) for parts in zip(*fields, strict=True)]
+            for fields in zip(*results, strict=True)
+        ]
+    )
 
 
 def _finite(parts: Sequence[Tensor | None]) -> Tensor:
