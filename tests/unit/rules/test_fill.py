@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.unit.test_ledger_changes import changes_of
-from tests.unit.test_protocol import check_books
-from tests.unit.test_protocol_random import TENSORS, Call, rule, tensors
+from tests.unit.rules.test_protocol import check_books
+from tests.unit.rules.test_protocol_random import TENSORS, Call, rule, tensors
+from tests.unit.servers.test_ledger_changes import changes_of
 from tf_backup.actors.timeline_reader import Resolver
 from tf_backup.policy import BackupPolicy
 from tf_backup.rules import protocol, shortage
