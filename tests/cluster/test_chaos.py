@@ -55,7 +55,8 @@ def test_training_goes_on_after_faults_of_workers_and_of_the_chief(tmp_path: Pat
 
 
 @pytest.mark.skipif(
-    "TF_BACKUP_TEST_FAULTS" not in os.environ, reason="long; tests/unit/test_judgement.py is not"
+    "TF_BACKUP_TEST_FAULTS" not in os.environ,
+    reason="long; tests/unit/faults/test_judgement.py is not",
 )
 def test_too_long_a_pause_is_a_failure_that_is_named() -> None:
     flags = [

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import tf_backup
 from tests.extra import with_extra
-from tests.unit.test_networks import TASKS, Task, compiled, examples
+from tests.unit.models.test_networks import TASKS, Task, compiled, examples
 
 pytestmark = pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
 

@@ -23,7 +23,7 @@ from tf_backup.errors import RecordsError
 from tf_backup.timeline import parquet
 from tf_backup.timeline.schema import ACCEPTED, CONTRIBUTION, UPDATE, Settings, Timeline
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 NASTY = "</title><script>alert('$x$ & \"')</script>"
 SECTIONS = [
     "summary",

@@ -139,7 +139,7 @@ def test_times_of_the_last_window() -> None:
 
 
 def test_dashboard_and_alerts_ask_for_metrics_that_exist() -> None:
-    folder = pathlib.Path(__file__).parents[2] / "k8s" / "monitoring"
+    folder = pathlib.Path(__file__).parents[3] / "k8s" / "monitoring"
     dashboard = json.loads((folder / "dashboard.json").read_text())
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     rules = yaml.safe_load((folder / "alerts.yaml").read_text())["groups"][0]["rules"]

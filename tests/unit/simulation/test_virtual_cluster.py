@@ -330,7 +330,7 @@ def test_seeds_go_on_with_the_iterations():
 
 
 def test_documented_snippets_run(capsys: pytest.CaptureFixture[str]):
-    page = (pathlib.Path(__file__).parents[2] / "docs" / "simulation.md").read_text("utf-8")
+    page = (pathlib.Path(__file__).parents[3] / "docs" / "simulation.md").read_text("utf-8")
     times, training = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     exec(compile(times, "times", "exec"), {})
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tf_backup.rules import places, protocol, shortage
+from tf_backup.rules import places, protocol
 from tf_backup.rules.protocol import (
     ABSENT,
     ACCEPTED,
@@ -13,10 +13,8 @@ from tf_backup.rules.protocol import (
     COMPUTING,
     DELIVERED,
     DUPLICATE,
-    EXPELLED,
     LATE,
     LEFT,
-    NO_PLACE,
     NONFINITE,
     STALE,
     STOP,
@@ -616,117 +614,6 @@ def test_functions_leave_the_ledger_that_they_are_given_alone(replicas: int):
         np.testing.assert_array_equal(old, new)
 
 
-# --- Places, leases and lives
-
-
-def test_who_comes_gets_the_place_of_its_own_number():
-    gate = Gate(3, 2)
-    assert [gate.admit(worker, life=10 + worker) for worker in (2, 0, 1)] == [2, 0, 1]
-    assert gate.ledger.holder.tolist() == [0, 1, 2]
-    assert gate.ledger.life.tolist() == [10, 11, 12]
-
-
-def test_a_spare_worker_waits_until_a_place_is_free():
-    gate = Gate(2, 1)
-    assert [gate.admit(worker, life=10 + worker) for worker in (0, 1)] == [0, 1]
-    assert gate.admit(2, life=12) == NO_PLACE
-    gate.expire(1)
-    assert gate.admit(2, life=12) == 1
-    assert gate.admit(1, life=13) == NO_PLACE  # It came back too late, and is the spare one.
-
-
-def test_who_comes_first_takes_the_lowest_place_if_its_own_does_not_exist():
-    gate = Gate(2, 1)
-    assert gate.admit(5, life=10) == 0
-    assert gate.admit(0, life=11) == 1
-
-
-def test_nobody_is_admitted_to_a_run_that_is_over():
-    gate = Gate(2, 1)
-    assert gate.admit(0, life=10, run=7) == STOP
-    gate.close()
-    assert gate.admit(0, life=10) == STOP
-    assert gate.ledger.life.tolist() == [0, 0]
-
-
-def test_a_worker_that_is_started_again_gets_its_place_back_at_once():
-    gate = Gate(2, 2)
-    assert gate.admit(1, life=10) == 1
-    assert gate.enter(1, life=10) == 0
-    assert gate.admit(1, life=11) == 1
-    assert gate.enter(1, life=11) == 0
-    assert gate.count(1) == {"lost": 1}
-    assert gate.enter(1, life=10) == EXPELLED  # The earlier life, if it still runs.
-    assert gate.ledger.life[1] == 11
-
-
-def test_when_a_lease_ends_what_was_under_way_is_lost():
-    gate = Gate(3, 2)
-    gate.enter_all()
-    assert gate.expire(1) == [WAIT] * 3
-    assert gate.count(1) == {"lost": 1}
-    assert gate.ledger.status[1] == ABSENT
-    assert gate.ledger.life[1] == 0
-
-
-def test_who_waits_for_a_token_when_its_lease_ends_is_told():
-    gate = Gate(3, 2)
-    gate.enter_all()
-    for worker in range(3):
-        gate.offer(worker)
-    assert gate.expire(2) == [WAIT, WAIT, EXPELLED]
-    assert gate.count(2) == {"late": 1}
-    assert gate.advance() == [1, 1, WAIT]
-
-
-def test_what_is_delivered_is_used_though_the_lease_has_ended():
-    gate = Gate(2, 2)
-    gate.enter_all()
-    gate.offer(0)
-    gate.expire(0)
-    assert gate.ledger.status[0] == DELIVERED
-    assert gate.offer(1)[2]
-    assert gate.advance() == [1, 1]
-    assert gate.count(0) == {"accepted": 1}
-    gate.expire(0)  # Now it is due to compute, and does not.
-    assert gate.count(0) == {"accepted": 1, "lost": 1}
-
-
-def test_what_a_thawed_worker_sends_is_refused_and_counted():
-    gate = Gate(3, 2)
-    gate.enter_all()
-    entry = int(gate.ledger.entry[1])
-    gate.expire(1)
-    assert gate.offer(1, entry=entry) == (DUPLICATE, EXPELLED, False)
-    assert gate.count(1) == {"lost": 1, "duplicate": 1}
-    assert gate.ledger.status[1] == ABSENT
-    assert gate.enter(1) == 0  # It may enter as a new one.
-
-
-def test_a_thawed_worker_disturbs_no_later_life_at_its_place():
-    gate = Gate(2, 2)
-    gate.enter_all()
-    entry = int(gate.ledger.entry[1])
-    gate.expire(1)
-    gate.admit(7, life=50)
-    assert gate.enter(1, life=50) == 0
-    assert gate.offer(1, entry=entry) == (DUPLICATE, EXPELLED, False)
-    assert gate.ledger.status[1] == COMPUTING
-    assert gate.offer(1, ticket=9)[0] == ACCEPTED
-
-
-def test_a_place_whose_data_are_read_stays_so_in_the_run():
-    gate = Gate(3, 2)
-    gate.enter_all()
-    gate.leave(2)
-    gate.expire(2)
-    assert gate.ledger.status[2] == LEFT
-    gate.close()
-    gate.open()
-    gate.expire(2)
-    assert gate.ledger.life[2] == 0
-
-
 # --- Gradients that are older than the update
 
 
@@ -879,54 +766,3 @@ def test_what_is_queued_counts_as_data_until_it_is_used():
     assert gate.complete
     assert gate.advance() == [WAIT, 2]
     assert gate.leave(1) is True
-
-
-# ---- Fewer than N ------------------------------------------------------------------------------
-
-
-def test_a_step_of_fewer_gradients_is_completed_by_the_change():
-    gate = Gate(3, 3)
-    gate.ledger = gate.ledger._replace(replicas=np.int64(3))
-    gate.enter_all()
-    gate.offer(0)
-    gate.offer(1)
-    gate.ledger, completes = shortage.resize(gate.ledger, np.int64(2))
-    assert completes
-    assert gate.ledger.replicas == 2
-    assert protocol.complete(gate.ledger, gate.ledger.replicas)
-    assert np.flatnonzero(protocol.used(gate.ledger)).tolist() == [0, 1]
-
-
-def test_a_step_never_has_fewer_gradients_than_it_has_got():
-    gate = Gate(4, 4)
-    gate.ledger = gate.ledger._replace(replicas=np.int64(4))
-    gate.enter_all()
-    for worker in range(3):
-        gate.offer(worker)
-    gate.ledger, completes = shortage.resize(gate.ledger, np.int64(1))
-    assert completes
-    assert gate.ledger.replicas == 3
-
-
-def test_a_complete_step_is_left_as_it_is():
-    """Its update may be in progress, with these gradients and no others."""
-    gate = Gate(3, 2)
-    gate.ledger = gate.ledger._replace(replicas=np.int64(2))
-    gate.enter_all()
-    gate.offer(0)
-    gate.offer(1)
-    for wanted in (1, 3):
-        after, completes = shortage.resize(gate.ledger, np.int64(wanted))
-        assert after.replicas == 2
-        assert not completes
-        after, _ = protocol.advance(after)
-        assert after.replicas == wanted  # From the next step on.
-
-
-def test_before_its_first_gradient_a_step_changes_silently():
-    gate = Gate(3, 3)
-    gate.ledger = gate.ledger._replace(replicas=np.int64(3))
-    gate.ledger, completes = shortage.resize(gate.ledger, np.int64(1))
-    assert (int(gate.ledger.replicas), bool(completes)) == (1, False)
-    gate.ledger, completes = shortage.resize(gate.ledger, np.int64(3))
-    assert (int(gate.ledger.replicas), bool(completes)) == (3, False)

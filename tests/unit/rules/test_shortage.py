@@ -1,4 +1,4 @@
-"""Rules for workers that contribute more than once to a step while others are missing."""
+"""Rules of updates while workers are missing: several gradients of a worker, or fewer than N."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.unit.test_ledger_changes import changes_of
-from tests.unit.test_protocol import check_books
-from tests.unit.test_protocol_random import TENSORS, Call, rule, tensors
+from tests.unit.rules.test_protocol import Gate as PlainGate
+from tests.unit.rules.test_protocol import check_books
+from tests.unit.rules.test_protocol_random import TENSORS, Call, rule, tensors
+from tests.unit.servers.test_ledger_changes import changes_of
 from tf_backup.actors.timeline_reader import Resolver
 from tf_backup.policy import BackupPolicy
 from tf_backup.rules import protocol, shortage
@@ -466,3 +467,57 @@ def test_rules_on_tensors_equal_rules_on_numpy(name: str) -> None:
         for right, mine in pairs:
             assert mine.dtype.as_numpy_dtype == np.asarray(right).dtype
             np.testing.assert_array_equal(mine.numpy(), right)
+
+
+# ---- Fewer than N ------------------------------------------------------------------------------
+
+
+def shrinking(workers: int, replicas: int) -> PlainGate:
+    """Return a gate whose updates may be made of fewer than N gradients."""
+    gate = PlainGate(workers, replicas)
+    gate.ledger = gate.ledger._replace(replicas=np.int64(replicas))
+    return gate
+
+
+def test_a_step_of_fewer_gradients_is_completed_by_the_change():
+    gate = shrinking(3, 3)
+    gate.enter_all()
+    gate.offer(0)
+    gate.offer(1)
+    gate.ledger, completes = shortage.resize(gate.ledger, np.int64(2))
+    assert completes
+    assert gate.ledger.replicas == 2
+    assert protocol.complete(gate.ledger, gate.ledger.replicas)
+    assert np.flatnonzero(protocol.used(gate.ledger)).tolist() == [0, 1]
+
+
+def test_a_step_never_has_fewer_gradients_than_it_has_got():
+    gate = shrinking(4, 4)
+    gate.enter_all()
+    for worker in range(3):
+        gate.offer(worker)
+    gate.ledger, completes = shortage.resize(gate.ledger, np.int64(1))
+    assert completes
+    assert gate.ledger.replicas == 3
+
+
+def test_a_complete_step_is_left_as_it_is():
+    """Its update may be in progress, with these gradients and no others."""
+    gate = shrinking(3, 2)
+    gate.enter_all()
+    gate.offer(0)
+    gate.offer(1)
+    for wanted in (1, 3):
+        after, completes = shortage.resize(gate.ledger, np.int64(wanted))
+        assert after.replicas == 2
+        assert not completes
+        after, _ = protocol.advance(after)
+        assert after.replicas == wanted  # From the next step on.
+
+
+def test_before_its_first_gradient_a_step_changes_silently():
+    gate = shrinking(3, 3)
+    gate.ledger, completes = shortage.resize(gate.ledger, np.int64(1))
+    assert (int(gate.ledger.replicas), bool(completes)) == (1, False)
+    gate.ledger, completes = shortage.resize(gate.ledger, np.int64(3))
+    assert (int(gate.ledger.replicas), bool(completes)) == (3, False)

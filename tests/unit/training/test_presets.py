@@ -104,7 +104,7 @@ def test_unknown_models_and_recipes_are_refused() -> None:
 
 @pytest.mark.parametrize("model", presets.MODELS)
 def test_the_documentation_has_the_recipes_of_every_model(model: str) -> None:
-    docs = pathlib.Path(__file__).parents[2] / "docs" / "models.md"
+    docs = pathlib.Path(__file__).parents[3] / "docs" / "models.md"
     text = docs.read_text(encoding="utf-8")
     (row,) = [line for line in text.splitlines() if line.startswith(f"| `{model}` |")]
     small, paper = row.split("|")[3:5]

@@ -26,7 +26,7 @@ from scripts.experiments.time_left import TimeLeft
 from scripts.training import presets
 from scripts.training.plans import Plan
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "results"
 ENVIRONMENT = {**dict.fromkeys(result_file.VERSION, "1"), "commit": "12e4567", "cores": 2}
 

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tests.unit.test_protocol_random import BOUNDS, Cluster, play
+from tests.unit.rules.test_protocol_random import BOUNDS, Cluster, play
 from tf_backup.actors.timeline_reader import Resolver
 from tf_backup.rules import protocol
 from tf_backup.servers.gate_rules import pack
