@@ -7,7 +7,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q -q
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-models run test test-all test-quick lint audit results clean
+.PHONY: help install install-models run test test-all test-quick test-versions lint audit results clean
+
+# The oldest and the newest TensorFlow and Keras that setup.py allows, and what depends on them.
+VERSIONS := 2.20-3.12 2.21-3.15
+VERSION_TESTS := tests/unit/keras tests/unit/servers tests/unit/tf $(addprefix tests/cluster/test_, \
+    $(addsuffix .py,callbacks cut dismissal fit minimize models optimizers promises saving validation))
 
 help: ## List the targets.
 	@echo 'make TARGET [PYTHON=python3.11] [ARGS="flags of the command"]'
@@ -28,6 +33,13 @@ test-all: install ## Run all tests, also those marked "extra", which repeat othe
 
 test-quick: install ## Run the tests of single modules and files: no cluster, two minutes.
 	$(BIN)/python -m pytest -m "not slow and not extra" tests/unit tests/project $(ARGS)
+
+test-versions: ## Run what depends on them with the oldest and the newest TensorFlow and Keras.
+	@for pair in $(VERSIONS); do \
+	    $(MAKE) --no-print-directory $(VENV)/versions/$$pair/installed && \
+	    echo "TensorFlow and Keras $$pair:" && \
+	    $(VENV)/versions/$$pair/bin/python -m pytest $(VERSION_TESTS) $(ARGS) || exit 1; \
+	done
 
 lint: install ## Check style and types; changes nothing.
 	$(BIN)/ruff check .
@@ -65,6 +77,16 @@ $(VENV)/installed: requirements.lock setup.py
 	@$(PIP) install --no-build-isolation --no-deps -e .
 	@touch $@
 	@echo 'Installed in $(VENV).'
+
+# Packages that come with TensorFlow and Keras are of no fixed version.
+$(VENV)/versions/%/installed: requirements.lock setup.py
+	@echo 'Making $(@D) ...'
+	@$(PYTHON) -m venv $(@D)
+	@grep -vE '^(absl-py|h5py|keras|ml_dtypes|numpy|protobuf|tensorboard|tensorflow)==' requirements.lock > $(@D)/constraints.txt
+	@$(@D)/bin/python -m pip --disable-pip-version-check --no-input -q -q install -c $(@D)/constraints.txt \
+	    "tensorflow==$(firstword $(subst -, ,$*)).*" "keras==$(lastword $(subst -, ,$*)).*" \
+	    -e ".[tests,report,metrics]"
+	@touch $@
 
 $(VENV)/installed-models: requirements-models.lock $(VENV)/installed
 	@echo 'Installing requirements-models.lock ...'

@@ -241,6 +241,10 @@ def test_versions_are_those_of_setup() -> None:
     assert pythons == re.findall(r'"Programming Language :: Python :: (3\.\d+)"', setup)
     assert f'"tensorflow>={tensorflows[0]},<{after(tensorflows[-1])}"' in setup
     assert f'"keras>={kerases[0]},<{after(kerases[1])}"' in setup
+    tried = re.search(r"^VERSIONS := (.*)$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert tried is not None
+    pairs = [f"{tensorflows[0]}-{kerases[0]}", f"{tensorflows[-1]}-{kerases[1]}"]
+    assert tried[1].split() == pairs
 
 
 def after(version: str) -> str:
