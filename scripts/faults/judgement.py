@@ -22,10 +22,12 @@ class Judge:
         between, since the end of an epoch and the validation may each wait for a worker. The time
         for which the chief or a parameter server is frozen is added.
       max_restart_s: the same where training starts again from a checkpoint in between.
+      shrinks: whether updates may be made of fewer than N gradients.
     """
 
     max_pause_s: float
     max_restart_s: float
+    shrinks: bool = False
 
     def survived(self, injection: Injection, outcome: Outcome) -> bool:
         """Return whether training went on after a fault.
@@ -47,7 +49,7 @@ class Judge:
             if not self.survived(each, outcome)
         ]
         found += [*_missed(outcome), *_restarts(outcome), *self._pauses(outcome)]
-        return [*found, *_accounts(outcome)]
+        return [*found, *self._accounts(outcome)]
 
     def _pauses(self, outcome: Outcome) -> Iterator[str]:
         for pause in outcome.course.pauses():
@@ -65,6 +67,19 @@ class Judge:
                     + f"is longer than the {allowed:g} s of {name}"
                     + (f" and {frozen:.1f} s of a freeze." if frozen else ".")
                 )
+
+    def _accounts(self, outcome: Outcome) -> Iterator[str]:
+        if outcome.summary is None:
+            return
+        counts = outcome.summary["contributions"]
+        if counts["computed"] != sum(counts[name] for name in VERDICTS):
+            yield f"The accounts do not add up: {counts}."
+        updates, accepted = outcome.summary["updates_of_this_run"], counts["accepted"]
+        most = outcome.summary["replicas"] * updates
+        least = updates if self.shrinks else most
+        if not least <= accepted <= most:
+            used = str(most) if least == most else f"{least} to {most}"
+            yield f"{accepted} gradients were accepted, but updates used {used}."
 
 
 def cause_of(end: float, begin: float, outcome: Outcome) -> Injection | None:
@@ -105,14 +120,3 @@ def _restarts(outcome: Outcome) -> Iterator[str]:
             f"Training started again {restarts} times, but only {causes} of the faults give a "
             "reason for that."
         )
-
-
-def _accounts(outcome: Outcome) -> Iterator[str]:
-    if outcome.summary is None:
-        return
-    counts = outcome.summary["contributions"]
-    if counts["computed"] != sum(counts[name] for name in VERDICTS):
-        yield f"The accounts do not add up: {counts}."
-    expected = outcome.summary["replicas"] * outcome.summary["updates_of_this_run"]
-    if counts["accepted"] != expected:
-        yield f"{counts['accepted']} gradients were accepted, but updates used {expected}."

@@ -125,6 +125,14 @@ def test_accounts_must_add_up() -> None:
     assert failure == "3 gradients were accepted, but updates used 4."
 
 
+@pytest.mark.parametrize(("accepted", "fails"), [(1, True), (2, False), (4, False), (5, True)])
+def test_updates_that_shrink_use_1_to_n_gradients(accepted: int, fails: bool) -> None:
+    run = outcome((0.0, 0, [1, 2]), accepted=accepted, computed=accepted + 4)
+    failures = Judge(4.0, 30.0, shrinks=True).failures(run)
+    expected = [f"{accepted} gradients were accepted, but updates used 2 to 4."]
+    assert failures == (expected if fails else [])
+
+
 def test_faults_after_the_end_are_named() -> None:
     (failure,) = JUDGE.failures(outcome((0.0, 0, [1]), missed=["kill worker 1 at 9 s"]))
     assert "1 of the faults were not injected" in failure and "kill worker 1 at 9 s" in failure

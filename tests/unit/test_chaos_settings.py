@@ -1,0 +1,67 @@
+"""Settings of scripts/chaos.py: the flags that they give to train.py, and what they judge by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from scripts.faults.chaos_settings import ChaosSettings
+
+DEFAULTS: dict[str, Any] = {
+    "fault": [],
+    "random_faults": 0,
+    "mean_seconds_between_faults": 5.0,
+    "random_actions": ["kill"],
+    "random_jobs": ["worker"],
+    "seed": 0,
+    "model": "small_cnn",
+    "replicas": 3,
+    "backups": 2,
+    "ps_tasks": 1,
+    "on_shortage": None,
+    "updates": None,
+    "step_s": 0.1,
+    "log_dir": None,
+    "checkpoint_s": 30.0,
+    "worker_timeout_s": 5.0,
+    "server_timeout_s": 10.0,
+    "max_pause_s": None,
+    "max_restart_s": 120.0,
+    "baseline": True,
+    "csv": None,
+}
+
+
+def settings(**changes: Any) -> ChaosSettings:
+    return ChaosSettings(**{**DEFAULTS, **changes})
+
+
+def test_training_has_the_flags_of_the_cluster() -> None:
+    flags = settings(replicas=1, backups=1).training_flags(500, "logs")
+    for flag in ("--replicas=1", "--updates=500", "--updates_per_epoch=200", "--delay=1:0.1"):
+        assert flag in flags
+    assert "--delay=2:0.1" not in flags
+    assert flags[-2:] == ["--log_dir=logs", "--checkpoint_minutes=0.5"]
+
+
+@pytest.mark.parametrize("on_shortage", ["wait", "shrink", "fill"])
+def test_training_does_on_shortage_what_the_flag_says(on_shortage: str) -> None:
+    found = settings(on_shortage=on_shortage)
+    assert f"--on_shortage={on_shortage}" in found.training_flags(500, None)
+    assert found.judge.shrinks == (on_shortage == "shrink")
+
+
+def test_without_on_shortage_the_default_is_that_of_training() -> None:
+    assert not [each for each in settings().training_flags(500, None) if "shortage" in each]
+
+
+@pytest.mark.parametrize("on_shortage", ["wait", "shrink", "fill"])
+def test_on_shortage_changes_no_random_fault(on_shortage: str) -> None:
+    changed = settings(random_faults=50, on_shortage=on_shortage)
+    assert changed.planned() == settings(random_faults=50).planned()
+
+
+def test_a_pause_may_be_as_long_as_it_takes_to_give_a_worker_up() -> None:
+    assert settings().judge.max_pause_s == 8.0
+    assert settings(max_pause_s=2.5).judge.max_pause_s == 2.5
