@@ -33,6 +33,7 @@ everything was measured, 2 if flags are wrong, 1 otherwise.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -44,14 +45,13 @@ from scripts import early  # noqa: F401, I001
 
 from absl import app, flags
 
-from scripts import console, exits
+from scripts import console, exits, flag_values
 from scripts.benchmarks import architectures, rows, turns
 from scripts.benchmarks import systems_compared
 from scripts.benchmarks import chart
 from scripts.benchmarks import markdown
 from scripts.benchmarks.progress_lines import Progress
 
-FLAGS = flags.FLAGS
 flags.DEFINE_list("models", list(architectures.ALL), "Models to train.")
 flags.DEFINE_list("systems", list(systems_compared.DEFAULT), "Systems to compare.")
 flags.DEFINE_list("ps", ["1", "2"], "Numbers of parameter servers.")
@@ -95,31 +95,49 @@ __doc__ = __doc__.format(
 )
 
 
-def plan() -> turns.Plan:
-    """Return the plan that the flags describe.
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Values of the flags, by their names; None if a flag without a default is not given."""
+
+    models: Sequence[str]
+    systems: Sequence[str]
+    ps: Sequence[str]
+    workers: int
+    rounds: int
+    seconds: float
+    steps: int | None
+    wait_s: float
+    intra_op: int
+    slow_worker: bool
+    smoke: bool
+    csv: str | None
+    markdown: str | None
+    picture: str | None
+    read: str | None
+
+
+def plan(settings: Settings) -> turns.Plan:
+    """Return the plan that the settings describe.
 
     Raises:
       ValueError: if a flag has a wrong value.
     """
-    if FLAGS.smoke:
-        for name, value in _SMOKE.items():
-            FLAGS.set_default(name, value)
-    systems = _known("systems", FLAGS.systems, systems_compared.ALL)
-    if FLAGS.slow_worker:
+    systems = _known("systems", settings.systems, systems_compared.ALL)
+    if settings.slow_worker:
         systems += [systems_compared.HEALTHY, systems_compared.SLOW]
-    for count in FLAGS.ps:
+    for count in settings.ps:
         if not count.isdigit() or count == "0":
             raise ValueError(f"--ps has {count!r}; it must be numbers of at least 1, as in 1,2.")
     return turns.Plan(
-        models=_known("models", FLAGS.models, architectures.ALL),
-        ps=[int(count) for count in FLAGS.ps],
+        models=_known("models", settings.models, architectures.ALL),
+        ps=[int(count) for count in settings.ps],
         systems=[name for name in systems_compared.ALL if name in systems],
-        rounds=FLAGS.rounds,
-        workers=FLAGS.workers,
-        seconds=FLAGS.seconds,
-        steps=FLAGS.steps,
-        intra_op=FLAGS.intra_op,
-        wait_s=FLAGS.wait_s,
+        rounds=settings.rounds,
+        workers=settings.workers,
+        seconds=settings.seconds,
+        steps=settings.steps,
+        intra_op=settings.intra_op,
+        wait_s=settings.wait_s,
     )
 
 
@@ -134,7 +152,7 @@ def _known(flag: str, names: Sequence[str], known: Iterable[str]) -> list[str]:
     return list(names)
 
 
-def check_outputs() -> None:
+def check_outputs(settings: Settings) -> None:
     """Check that results can be written, before they are measured.
 
     Raises:
@@ -142,19 +160,24 @@ def check_outputs() -> None:
       OSError: if a file cannot be written.
       ValueError: if --picture has an unknown format, or no CSV file to be drawn from.
     """
-    if FLAGS.picture:
-        if not (FLAGS.csv or FLAGS.read):
+    if settings.picture:
+        if not (settings.csv or settings.read):
             raise ValueError("--picture is drawn from a CSV file: give --csv or --read, too.")
-        chart.check(FLAGS.picture)
-    for path in filter(None, (FLAGS.csv, FLAGS.markdown, FLAGS.picture)):
+        chart.check(settings.picture)
+    for path in filter(None, (settings.csv, settings.markdown, settings.picture)):
         with open(path, "a", encoding="utf-8"):
             pass
 
 
-def measure(todo: turns.Plan) -> tuple[list[rows.Row], list[str]]:
-    """Measure; return the rows, and a line for each system that failed."""
+def measure(todo: turns.Plan, csv: str | None) -> tuple[list[rows.Row], list[str]]:
+    """Measure; return the rows, and a line for each system that failed.
+
+    Args:
+      todo: what to measure.
+      csv: file to write the rows to.
+    """
     found: list[rows.Row] = []
-    with rows.writing(FLAGS.csv) if FLAGS.csv else contextlib.nullcontext(None) as write:
+    with rows.writing(csv) if csv else contextlib.nullcontext(None) as write:
 
         def note(row: rows.Row) -> None:
             found.append(row)
@@ -165,17 +188,18 @@ def measure(todo: turns.Plan) -> tuple[list[rows.Row], list[str]]:
     return found, failures
 
 
-def show(found: Sequence[rows.Row]) -> None:
-    """Print the tables, and write and draw what the flags ask for."""
+def show(settings: Settings, found: Sequence[rows.Row]) -> None:
+    """Print the tables, and write and draw what the settings ask for."""
     if not found:
         return
     text = markdown.report(found)
     print(text)
-    if FLAGS.markdown:
-        with open(FLAGS.markdown, "w", encoding="utf-8") as file:
+    if settings.markdown:
+        with open(settings.markdown, "w", encoding="utf-8") as file:
             file.write(text + "\n")
-    if FLAGS.picture:
-        chart.draw(FLAGS.csv or FLAGS.read, FLAGS.picture)
+    data = settings.csv or settings.read
+    if settings.picture and data:
+        chart.draw(data, settings.picture)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -183,21 +207,24 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         exits.end(f"benchmark.py takes flags only, not {argv[1]!r}; see --help.", exits.WRONG)
     console.set_up()
+    settings = flag_values.read(Settings)
+    if settings.smoke:
+        settings = flag_values.read(Settings, defaults=_SMOKE)
     failures: list[str] = []
     with exits.reporting_errors(
-        f" {FLAGS.csv} has the measurements made so far." if FLAGS.csv else "", _NAME
+        f" {settings.csv} has the measurements made so far." if settings.csv else "", _NAME
     ):
         exits.at_signals()
         try:
             with exits.preparing(_NAME):
-                todo = plan()
-                check_outputs()
-                found = rows.read(FLAGS.read) if FLAGS.read else []
+                todo = plan(settings)
+                check_outputs(settings)
+                found = rows.read(settings.read) if settings.read else []
         except ValueError as error:
             exits.end(f"{_NAME}: {error}", exits.WRONG)
-        if not FLAGS.read:
-            found, failures = measure(todo)
-        show(found)
+        if not settings.read:
+            found, failures = measure(todo, settings.csv)
+        show(settings, found)
     if failures:
         exits.end("\nNot measured:\n" + "\n".join(failures), exits.FAILED)
 

@@ -8,6 +8,7 @@ Four dense layers train with N = 3, b = 1 on a local cluster, for each optimizer
 from __future__ import annotations
 
 import csv
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -18,10 +19,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is impor
 
 from absl import app, flags
 
-from scripts import console
+from scripts import console, flag_values
 from scripts.benchmarks.counters import peak_mib
 
-FLAGS = flags.FLAGS
 flags.DEFINE_multi_enum(
     "optimizer", ["sgd", "adam"], ["sgd", "adam", "rmsprop", "adagrad"], "May be repeated."
 )
@@ -32,6 +32,15 @@ flags.DEFINE_string("csv", "memory.csv", "File to write.")
 
 COLUMNS = ("optimizer", "workers", "parameters_mib", "ps_peak_mib", "worker_peak_mib")
 WORKERS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Values of the flags, by their names."""
+
+    optimizer: Sequence[str]
+    width: Sequence[int]
+    csv: str
 
 
 def measure(optimizer: str, width: int) -> dict[str, Any]:
@@ -62,11 +71,12 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}.")
     console.set_up()
-    with open(FLAGS.csv, "w", newline="") as file:
+    settings = flag_values.read(Settings)
+    with open(settings.csv, "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        for optimizer in FLAGS.optimizer:
-            for width in FLAGS.width:
+        for optimizer in settings.optimizer:
+            for width in settings.width:
                 row = measure(optimizer, width)
                 print(row, flush=True)
                 writer.writerow(row)

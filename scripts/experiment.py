@@ -35,12 +35,11 @@ from scripts import early  # noqa: F401, I001
 import numpy as np
 from absl import app, flags
 
-from scripts import console, exits
+from scripts import console, exits, flag_values
 from scripts.benchmarks.environment import Environment
 from scripts.experiments import catalogue, definition, measuring, result_file
 from scripts.experiments.time_left import TimeLeft
 
-FLAGS = flags.FLAGS
 flags.DEFINE_enum(
     "scale",
     definition.SMALL,
@@ -65,28 +64,42 @@ _NAME = "experiment.py"
 __doc__ = __doc__.format(catalogue=catalogue.overview())
 
 
-def environment() -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Values of the flags, by their names; None if a flag without a default is not given."""
+
+    scale: str
+    results: str
+    seeds: Sequence[str]
+    data_dir: str | None
+    replace: bool
+    list: bool
+    intra_op: int
+
+
+def environment(intra_op: int) -> dict[str, Any]:
     """Return the columns that say where a row was made."""
-    found = dataclasses.asdict(Environment.here(FLAGS.intra_op))
+    found = dataclasses.asdict(Environment.here(intra_op))
     return {**found, "numpy": np.__version__, "code": result_file.code_digest()}
 
 
-def seeds(default: Sequence[int]) -> list[int]:
-    """Return the seeds that the flags ask for.
+def seeds(given: Sequence[str], default: Sequence[int]) -> list[int]:
+    """Return the seeds that --seeds asks for.
 
     Raises:
       ValueError: if one is no number.
     """
-    wrong = [text for text in FLAGS.seeds if not text.strip().isdigit()]
+    wrong = [text for text in given if not text.strip().isdigit()]
     if wrong:
         raise ValueError(f"--seeds has {wrong[0]!r}; it must be numbers from 0, as in 1,2,3.")
-    return list(dict.fromkeys(int(text) for text in FLAGS.seeds)) or list(default)
+    return list(dict.fromkeys(int(text) for text in given)) or list(default)
 
 
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
     console.set_up()
-    if FLAGS.list:
+    given = flag_values.read(Flags)
+    if given.list:
         print("\n".join(catalogue.NAMES))
         return
     if len(argv) != 2:
@@ -95,20 +108,21 @@ def main(argv: Sequence[str]) -> None:
     with exits.reporting_errors(" The same command goes on from here.", _NAME):
         exits.at_signals()
         experiment = catalogue.find(argv[1])
-        settings, chosen = experiment.at(FLAGS.scale), seeds(experiment.seeds)
+        settings, chosen = experiment.at(given.scale), seeds(given.seeds, experiment.seeds)
         with exits.preparing(_NAME):
-            folder = Path(FLAGS.results)
+            folder = Path(given.results)
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"{experiment.name}.csv"
+            here = environment(given.intra_op)
             results = result_file.ResultFile(
-                path, experiment.name, FLAGS.scale, settings, environment(), FLAGS.replace
+                path, experiment.name, given.scale, settings, here, given.replace
             )
             todo = measuring.missing(experiment, settings, chosen, results)
             if experiment.prepare and todo:
-                experiment.prepare(settings, FLAGS.data_dir, FLAGS.intra_op)
+                experiment.prepare(settings, given.data_dir, given.intra_op)
         if todo:
             progress = TimeLeft(len(todo))
-            measuring.measure(experiment, settings, chosen, results, progress, FLAGS.data_dir)
+            measuring.measure(experiment, settings, chosen, results, progress, given.data_dir)
         print(f"{path} has {len(results.rows)} rows.")
 
 

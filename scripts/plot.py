@@ -12,6 +12,7 @@ table is written anew. Exit codes: 0 if all is drawn, 2 if a name or a file is w
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -23,14 +24,21 @@ from scripts import early  # noqa: F401, I001
 
 from absl import app, flags
 
-from scripts import console, exits
+from scripts import console, exits, flag_values
 from scripts.experiments import canvas, catalogue, claims_table, result_file
 
-FLAGS = flags.FLAGS
 flags.DEFINE_string("results", "results", "Directory of the results.")
 flags.DEFINE_enum("format", "svg", ["svg", "png"], "Format of the pictures.")
 
 _NAME = "plot.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Values of the flags, by their names."""
+
+    results: str
+    format: str
 
 
 def main(argv: Sequence[str]) -> None:
@@ -38,7 +46,8 @@ def main(argv: Sequence[str]) -> None:
     console.set_up()
     with exits.reporting_errors("", _NAME), exits.preparing(_NAME):
         exits.at_signals()
-        folder = Path(FLAGS.results)
+        settings = flag_values.read(Settings)
+        folder = Path(settings.results)
         made = [name for name in catalogue.NAMES if (folder / f"{name}.csv").exists()]
         for experiment in [catalogue.find(name) for name in argv[1:] or made]:
             path = folder / f"{experiment.name}.csv"
@@ -46,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
                 raise ValueError(
                     f"{path} is not there. Run scripts/experiment.py {experiment.name} first."
                 )
-            picture = path.with_suffix(f".{FLAGS.format}")
+            picture = path.with_suffix(f".{settings.format}")
             canvas.draw(experiment, result_file.read(path), str(picture))
             print(f"{picture} is drawn.")
         if claims_table.update(folder):

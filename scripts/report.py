@@ -22,6 +22,7 @@ Exit codes: 0 if the report is written, 2 if flags or records are wrong, 1 other
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import pathlib
@@ -34,9 +35,8 @@ from scripts import early  # noqa: F401, I001
 
 from absl import app, flags
 
-from scripts import console, exits
+from scripts import console, exits, flag_values
 
-FLAGS = flags.FLAGS
 flags.DEFINE_string("out", None, "File name of the page; default: LOG_DIR/report/index.html.")
 flags.DEFINE_string(
     "session",
@@ -52,8 +52,22 @@ _NAME = "report.py"
 log = logging.getLogger("report")
 
 
-def check(argv: Sequence[str]) -> tuple[str, pathlib.Path]:
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Values of the flags, by their names; None if a flag without a default is not given."""
+
+    out: str | None
+    session: str | None
+    trace: bool
+    trace_updates: int
+
+
+def check(argv: Sequence[str], out: str | None) -> tuple[str, pathlib.Path]:
     """Return the log folder and the file name of the page.
+
+    Args:
+      argv: the command and its arguments.
+      out: the value of --out.
 
     Raises:
       ValueError: if arguments or flags are wrong; says the value, the rule and the remedy.
@@ -63,27 +77,27 @@ def check(argv: Sequence[str]) -> tuple[str, pathlib.Path]:
         raise ValueError(
             f"{given} given; give the log folder of one training, as in {_NAME} runs/text."
         )
-    out = pathlib.Path(FLAGS.out or os.path.join(argv[1], "report", "index.html"))
-    if out.is_dir() or out.suffix not in (".html", ".htm"):
-        raise ValueError(f"--out is {str(out)!r}; it must be the name of an .html file.")
-    return argv[1], out
+    page = pathlib.Path(out or os.path.join(argv[1], "report", "index.html"))
+    if page.is_dir() or page.suffix not in (".html", ".htm"):
+        raise ValueError(f"--out is {str(page)!r}; it must be the name of an .html file.")
+    return argv[1], page
 
 
-def report(log_dir: str, out: pathlib.Path) -> None:
+def report(settings: Settings, log_dir: str, out: pathlib.Path) -> None:
     """Write the report, and the trace if asked for."""
     from scripts.reports import chosen_session, trace_events, written_report
     from scripts.reports.recording import Recording
 
-    timeline = chosen_session.read(log_dir, FLAGS.session)
+    timeline = chosen_session.read(log_dir, settings.session)
     for note in timeline.notes:
         log.warning("%s", note)
     recording = Recording(timeline)
     with exits.preparing(_NAME):
         written = written_report.write(out, recording, log_dir)
         print(f"{written[0]}: {len(recording.updates):,} updates, {len(written) - 1} pictures")
-        if FLAGS.trace:
+        if settings.trace:
             path = out.with_name("trace.json")
-            count = trace_events.write(path, recording, FLAGS.trace_updates or None)
+            count = trace_events.write(path, recording, settings.trace_updates or None)
             made = len(recording.updates)
             which = f"{made:,}" if count == made else f"the last {count:,} of {made:,}"
             print(f"{path}: {which} updates; open it in ui.perfetto.dev")
@@ -94,9 +108,10 @@ def main(argv: Sequence[str]) -> None:
     console.set_up()
     with exits.reporting_errors("", _NAME):
         exits.at_signals()
-        log_dir, out = check(argv)
+        settings = flag_values.read(Settings)
+        log_dir, out = check(argv, settings.out)
         try:
-            report(log_dir, out)
+            report(settings, log_dir, out)
         except ImportError as error:
             exits.end(
                 f"{_NAME}: {error}. The report needs matplotlib and pyarrow: "
