@@ -303,6 +303,77 @@ def test_modules_are_short() -> None:
     assert not {module: count for module, count in lines.items() if count > MAX_LINES}
 
 
+# --- Flags of the commands
+
+SCRIPTS = sorted(name for name in MODULES if name.startswith("scripts."))
+
+
+def users(tree: ast.AST, name: str, function: str = "") -> Iterator[str]:
+    """Yield the function in which a name stands, as such or as the end of `a.b.name`, each time."""
+    spelled = {ast.Name: "id", ast.Attribute: "attr", ast.alias: "name"}
+    for node in ast.iter_child_nodes(tree):
+        if type(node) in spelled and getattr(node, spelled[type(node)]) == name:
+            yield function
+        yield from users(node, name, node.name if isinstance(node, ast.FunctionDef) else function)
+
+
+def settings_of(command: str) -> ast.ClassDef | None:
+    """Return the class that a command reads its flags into; None if it has no flags."""
+    tree = parse(MODULES[command])
+    (kind, *others) = {
+        ast.unparse(node.args[0])
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "flag_values.read"
+    } or {None}
+    assert not others
+    homes = [tree, *(parse(MODULES[module]) for module in sorted(own_imports(command)))]
+    classes = [each for home in homes for each in home.body if isinstance(each, ast.ClassDef)]
+    return next((each for each in classes if each.name == kind), None)
+
+
+def defined_flags(module: str) -> set[str]:
+    return {
+        ast.literal_eval(node.args[0])
+        for node in ast.walk(parse(MODULES[module]))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("flags.DEFINE_")
+    }
+
+
+COMMANDS = [name for name in SCRIPTS if settings_of(name)]
+
+
+def test_flags_are_read_in_one_function() -> None:
+    found = {
+        (module, each) for module in SCRIPTS for each in users(parse(MODULES[module]), "FLAGS")
+    }
+    assert found == {("scripts.exits", "parse"), ("scripts.flag_values", "read")}
+
+
+@pytest.mark.parametrize("name", ["FLAGS", "flags.FLAGS", "absl.flags.FLAGS"])
+def test_a_second_reader_of_the_flags_is_found(name: str) -> None:
+    text = f"def main():\n    {name}.a\nclass B:\n    def f(self):\n        return g({name})\n"
+    assert [*users(ast.parse(f"{text}C = {name}\n"), "FLAGS")] == ["main", "f", ""]
+    assert [*users(ast.parse("from absl.flags import FLAGS"), "FLAGS")] == [""]
+
+
+def test_a_command_reads_its_flags_at_its_beginning() -> None:
+    found = [{*users(parse(MODULES[module]), "flag_values")} for module in SCRIPTS]
+    imports_it, reads_it = "", "main"
+    assert [each for each in found if each] == [{imports_it, reads_it}] * len(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_flag_is_read(command: str) -> None:
+    settings = settings_of(command)
+    assert settings is not None
+    assert "dataclasses.dataclass(frozen=True)" in map(ast.unparse, settings.decorator_list)
+    fields = {ast.unparse(each.target) for each in settings.body if isinstance(each, ast.AnnAssign)}
+    assert fields
+    assert fields == defined_flags(command).union(
+        *(defined_flags(each) for each in own_imports(command))
+    )
+
+
 # --- Lock files
 
 PIN = re.compile(r'(?P<name>[\w.-]+)==(?P<version>[\w.]+)(; python_version (<|>=) "3\.1[123]")?')
