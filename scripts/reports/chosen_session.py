@@ -24,8 +24,11 @@ def read(log_dir: str, session: str | None = None) -> Timeline:
         raise RecordsError(f"{log_dir} does not exist; give the folder that a training logs to.")
     if not os.path.isdir(log_dir):
         raise RecordsError(f"{log_dir} is not a folder; give the one that a training logs to.")
+    try:
+        names = parquet.sessions(log_dir)
+    except RecordsError as error:
+        raise RecordsError(f"{error} scripts/train.py writes them to its --log_dir.") from error
     whole = parquet.read(log_dir, session)
-    names = parquet.sessions(log_dir)
     if session != parquet.ALL or len(names) == 1:
         return whole
     parts, first = [], 0

@@ -339,6 +339,12 @@ def defined_flags(module: str) -> set[str]:
     }
 
 
+def test_the_library_names_no_flag() -> None:
+    flag = re.compile(r"""(?<!-)--[a-z_]+(?=[\s=."'])""")
+    found = {module: flag.findall(MODULES[module].read_text("utf-8")) for module in OURS}
+    assert not {module: names for module, names in found.items() if names}
+
+
 COMMANDS = [name for name in SCRIPTS if settings_of(name)]
 
 

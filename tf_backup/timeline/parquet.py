@@ -84,9 +84,8 @@ def sessions(log_dir: str | os.PathLike[str]) -> list[str]:
     found = [path for path in folder.glob("*") if any(path.glob("updates-*.parquet"))]
     if not found:
         raise RecordsError(
-            f"{log_dir} has no records of a training: {folder} has no whole update. Train with "
-            "--log_dir and scripts/train.py, or with the callback "
-            "tf_backup.StragglerMonitor(log_dir)."
+            f"{log_dir} has no records of a training: {folder} has no whole update. The callback "
+            "tf_backup.StragglerMonitor(log_dir) writes them."
         )
     return sorted((path.name for path in found), key=lambda name: _age(folder / name))
 

@@ -225,7 +225,7 @@ def test_an_unknown_session_is_refused(tmp_path: pathlib.Path, session: str) -> 
 def test_what_has_no_records_is_refused(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(RecordsError, match="has no records"):
+    with pytest.raises(RecordsError, match=r"has no records.*train\.py writes them to its --log"):
         chosen_session.read(str(tmp_path))
     with pytest.raises(RecordsError, match="does not exist"):
         chosen_session.read(str(tmp_path / "absent"))
