@@ -20,11 +20,13 @@ from tf_backup.annotations import Tensor
 from tf_backup.policy import BackupPolicy
 from tf_backup.rules import protocol
 from tf_backup.rules.protocol import Ledger
-from tf_backup.servers.arrival_log import ArrivalLog, Offer
-from tf_backup.servers.gate_rules import EXHAUSTED, STOPPED, of_policy, pack, unpacked
+from tf_backup.servers.arrival_log import ArrivalLog
+from tf_backup.servers.event import ROW, ROWS, STOPPED
+from tf_backup.servers.gate_rules import of_policy, pack, unpacked
+from tf_backup.servers.ledger_changes import Offer, Times
 from tf_backup.servers.tokens import DEVICE, GATE_SERVER, TokenQueues
 
-__all__ = ["EXHAUSTED", "GATE_SERVER", "STOPPED", "Gate"]
+__all__ = ["GATE_SERVER", "Gate"]
 
 _EVENTS = 1024  # More than ever wait, as events are repeated only while fewer than half wait.
 
@@ -52,7 +54,7 @@ class Gate:
         self._lock = NamedLock(GATE_SERVER, name / "lock")
         self._ledger = NamedVariable(GATE_SERVER, name / "ledger", tf.int64, ledger.shape)
         self._events = NamedQueue(
-            GATE_SERVER, name / "events", [tf.int64], [[4, policy.replicas]], _EVENTS
+            GATE_SERVER, name / "events", [tf.int64], [[ROWS, policy.replicas]], _EVENTS
         )
         self._ledger.assign(ledger)
         self.log = ArrivalLog(policy.workers, name / "log") if logs else None
@@ -127,11 +129,11 @@ class Gate:
     # ---- For the chief's loop -----------------------------------------------------------------
 
     def next_event(self, step: Tensor) -> Tensor:
-        """Wait for the event of step t = `step` or one without a step; return it ([4, N])."""
+        """Wait for the event of step t = `step` or one without a step; return it."""
 
         def wanted(event: Tensor) -> Tensor:
             # A tick may have repeated the event of an earlier step.
-            return tf.equal(event[0, 0], step) | (event[0, 0] < 0)
+            return tf.equal(event[ROW.step, 0], step) | (event[ROW.step, 0] < 0)
 
         with tf.device(DEVICE):
             return tf.while_loop(
@@ -141,21 +143,21 @@ class Gate:
             )[0]
 
     def sign(self, code: int) -> Tensor:
-        """Return an event ([4, N]) without a step, such as STOPPED."""
-        return tf.fill([4, self.policy.replicas], np.int64(code))
+        """Return an event without a step, such as STOPPED."""
+        return tf.fill([ROWS, self.policy.replicas], np.int64(code))
 
-    def complete_step(self, last: Tensor, times: Tensor | None = None) -> Tensor:
+    def complete_step(self, last: Tensor, times: Times | None = None) -> Tensor:
         """Hand out tokens for step t + 1, after the update from step t is made and published.
 
         Args:
           last: [] bool, whether to end the run instead and tell the workers to stop.
-          times: [3], for the log: when the update began, when its gradients were taken, and when
-            the optimizer had run.
+          times: of the update, for the log.
 
         Returns:
           [], the number of updates made.
         """
-        return self._release(self._rules.advance, tf.cast(last, tf.int64), times=times)
+        packed = None if times is None else tf.stack(list(times))
+        return self._release(self._rules.advance, tf.cast(last, tf.int64), times=packed)
 
     # ---- For the coordinator ------------------------------------------------------------------
 
@@ -252,7 +254,7 @@ class Gate:
         Args:
           rule: the rule.
           args: its arguments.
-          times: times of the update, if the rule counts one.
+          times: [3] `Times` of the update, if the rule counts one.
         """
 
         def body() -> Tensor:
