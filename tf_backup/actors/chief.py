@@ -148,14 +148,14 @@ class Chief:
         """Make an update across servers; return the result of `_release`."""
         results, done = self._whole()(event)
 
-        def release(event: Tensor, last: Tensor, results: Any, done: list[Tensor]) -> Any:
+        def at_gate(event: Tensor, last: Tensor, results: Any, done: list[Tensor]) -> Any:
             with tf.control_dependencies(done):
                 unknown = Times(*[tf.constant(-1, tf.int64)] * 3)  # Each server has its own.
                 return self._release(event, last, results, unknown)
 
         # Release only after every server has taken the contributions to step t, also those that
         # publish nothing. Otherwise a late server could clear away contributions to step t + 1.
-        return graphs.on_server(GATE_SERVER, release, event, last, results, done)
+        return graphs.on_server(GATE_SERVER, at_gate, event, last, results, done)
 
     def _whole(self) -> Callable[[Tensor], tuple[Any, list[Tensor]]]:
         """Return a function that makes an update, cut into as few calls per server as possible."""

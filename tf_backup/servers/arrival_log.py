@@ -47,7 +47,6 @@ class ArrivalLog:
         self._queue = NamedQueue(GATE_SERVER, name / "changes", [tf.int64], [[SIZE]], CAPACITY)
         self._dropped = NamedVariable(GATE_SERVER, name / "dropped", tf.int64, [])
         self._dropped.assign(np.int64(0))
-        self._take = graphs.function(self._take_all)
         self._changes = LedgerChanges(places)
 
     @property
@@ -102,7 +101,8 @@ class ArrivalLog:
             self._dropped.assign_add((1 - fits) * count, read_value=False),
         ]
 
-    def _take_all(self) -> tuple[Tensor, Tensor]:
+    @graphs.called_eagerly
+    def _take(self) -> tuple[Tensor, Tensor]:
         with tf.device(DEVICE):
             return self._queue.take_many(self._queue.size())[0], self._dropped.read_value()
 

@@ -34,8 +34,7 @@ _EVENTS = 1024  # More than ever wait, as events are repeated only while fewer t
 class Gate:
     """The ledger on the first parameter server, and the queue of events for the chief's loop.
 
-    All tensors are int64. Methods for workers and for the chief's loop are called in a graph, those
-    for the coordinator eagerly.
+    All tensors are int64.
 
     Args:
       policy: N, b, and the bound on staleness.
@@ -58,9 +57,6 @@ class Gate:
         )
         self._ledger.assign(ledger)
         self.log = ArrivalLog(policy.workers, name / "log") if logs else None
-        calls = ("open_run", "close_run", "settle", "stop", "expire", "tick", "resize", "set_quota")
-        for call in calls:
-            setattr(self, call, graphs.function(getattr(self, call)))
 
     @property
     def resources(self) -> list[Any]:
@@ -68,7 +64,7 @@ class Gate:
         log = self.log.resources if self.log is not None else []
         return [self._lock, self._ledger, self._events, *self.tokens.resources, *log]
 
-    # ---- For workers --------------------------------------------------------------------------
+    # ---- For workers, in a graph --------------------------------------------------------------
 
     def admit(self, worker: Tensor, life: Tensor, run: Tensor) -> Tensor:
         """Admit a worker, and return its place ([]), `protocol.NO_PLACE` or `STOP`."""
@@ -126,7 +122,7 @@ class Gate:
 
         return self.tokens.resolve(place, entry, self._locked(body))
 
-    # ---- For the chief's loop -----------------------------------------------------------------
+    # ---- For the chief's loop, in a graph -----------------------------------------------------
 
     def next_event(self, step: Tensor) -> Tensor:
         """Wait for the event of step t = `step` or one without a step; return it."""
@@ -159,8 +155,9 @@ class Gate:
         packed = None if times is None else tf.stack(list(times))
         return self._release(self._rules.advance, tf.cast(last, tf.int64), times=packed)
 
-    # ---- For the coordinator ------------------------------------------------------------------
+    # ---- For the coordinator, eagerly ---------------------------------------------------------
 
+    @graphs.called_eagerly
     def open_run(self, step: Tensor) -> Tensor:
         """Start a run at step t = `step`, and return its number."""
 
@@ -171,19 +168,23 @@ class Gate:
 
         return self._locked(body)
 
+    @graphs.called_eagerly
     def stop(self) -> Tensor:
         """End the chief's loop, if it waits for a step to be complete."""
         with tf.device(DEVICE), tf.control_dependencies([self._events.put(self.sign(STOPPED))]):
             return tf.constant(True)
 
+    @graphs.called_eagerly
     def close_run(self) -> Tensor:
         """End the run in the middle of a step, if it has not ended, after the chief's loop has."""
         return self._release(self._rules.close_run)
 
+    @graphs.called_eagerly
     def settle(self) -> Tensor:
         """Count contributions that are still under way as lost."""
         return self._changed(self._rules.settle)
 
+    @graphs.called_eagerly
     def expire(self, gone: Tensor) -> Tensor:
         """End the entries of workers whose lives have ended.
 
@@ -192,6 +193,7 @@ class Gate:
         """
         return self._release(self._rules.expire, gone)
 
+    @graphs.called_eagerly
     def tick(self) -> Tensor:
         """Repeat the current events to the chief's loop, in case a call was interrupted.
 
@@ -208,6 +210,7 @@ class Gate:
 
         return self._locked(body)
 
+    @graphs.called_eagerly
     def resize(self, wanted: Tensor) -> Tensor:
         """Change the number of gradients that make an update, and return the current step."""
 
@@ -220,6 +223,7 @@ class Gate:
 
         return self._locked(body)
 
+    @graphs.called_eagerly
     def set_quota(self, quota: Tensor) -> Tensor:
         """Change how often a worker may contribute to a step; return the number of updates made."""
         return self._release(self._rules.set_quota, quota)

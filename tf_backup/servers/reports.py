@@ -59,7 +59,6 @@ class Reports:
             CAPACITY,
         )
         self._sizes = sizes
-        self._take = graphs.function(self._take_all)
 
     def put(self, event: Tensor, results: Any) -> Any:
         """Report an update, in a graph on the gate's server, and return the operation.
@@ -96,7 +95,8 @@ class Reports:
         whole, rest = self._take()
         return [self._report(*pair) for pair in zip(whole.numpy(), rest.numpy(), strict=True)]
 
-    def _take_all(self) -> tuple[Tensor, Tensor]:
+    @graphs.called_eagerly
+    def _take(self) -> tuple[Tensor, Tensor]:
         with tf.device(DEVICE):
             first = self._queue.take()
             with tf.control_dependencies(first):
