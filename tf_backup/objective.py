@@ -90,14 +90,15 @@ class Measurement:
     Attributes:
       read: the variables whose values workers get.
       compute: a concrete function made by `traced`. Workers call `compute(values, seed, batch)`;
-        the tensors that it returns are added up over all batches.
-      results: a function that turns the sums into the evaluation's results; called eagerly.
+        the tensors that it returns, in any structure, are added up over all batches.
+      results: a function that turns the sums, in the same structure, into the evaluation's results;
+        called eagerly.
       tables: the variables that `compute` looks up rows of.
     """
 
     read: Sequence[Variable]
     compute: Any
-    results: Callable[[Sequence[Tensor]], Any]
+    results: Callable[[Any], Any]
     tables: Sequence[Variable] = ()
 
 

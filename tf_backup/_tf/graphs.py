@@ -7,8 +7,9 @@ breaks, and no other file.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import tensorflow as tf
 from tensorflow.python.eager import context
@@ -17,6 +18,8 @@ from tensorflow.python.ops import resource_variable_ops
 from tf_backup._tf.named import Name
 from tf_backup._tf.runtime import calls_as_written, ps_device
 from tf_backup.annotations import Tensor
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 # ---- Variables of one computation -------------------------------------------------------------
 
@@ -98,6 +101,15 @@ def function(python: Callable[..., Any]) -> Any:
     made = tf.function(python, autograph=False)
     made._omit_frequent_tracing_warning = True
     return made
+
+
+def called_eagerly(method: _Method) -> _Method:
+    """Decorate a method that adds operations to a graph, so that a call runs them.
+
+    Each object has a graph of its own, which the method's first call traces.
+    """
+    made = functools.cached_property(lambda self: function(method.__get__(self)))
+    return cast("_Method", made)
 
 
 def on_server(ps: int, function: Callable[..., Any], *args: Any) -> Any:

@@ -19,7 +19,9 @@ from tf_backup.servers import permits, placement
 from tf_backup.servers.accumulator import Accumulator
 from tf_backup.servers.arrival_log import now
 from tf_backup.servers.contribution import Combined, Contribution
-from tf_backup.servers.gate import GATE_SERVER, STOPPED, Gate
+from tf_backup.servers.event import ROW, ROWS, STOPPED
+from tf_backup.servers.gate import GATE_SERVER, Gate
+from tf_backup.servers.ledger_changes import Times
 from tf_backup.servers.permits import Permits
 from tf_backup.servers.reports import Reports
 from tf_backup.servers.snapshot import Snapshot
@@ -83,7 +85,7 @@ class Chief:
             make = self._update_alone if self._alone else self._update
             step, event, last = graphs.here(make(event, last))
             step.set_shape([])
-            event.set_shape([4, self._gate.policy.replicas])
+            event.set_shape([ROWS, self._gate.policy.replicas])
             last.set_shape([])
             return step, event, last
 
@@ -91,7 +93,7 @@ class Chief:
             with tf.device(DEVICE):
                 event, last = self._next(step)
                 step, event, _ = tf.while_loop(
-                    lambda step, event, last: event[0, 0] >= 0,
+                    lambda step, event, last: event[ROW.step, 0] >= 0,
                     body,
                     [tf.identity(step), event, last],
                     parallel_iterations=1,
@@ -105,7 +107,7 @@ class Chief:
         """Wait on the gate's server for a permit and then until step t is complete.
 
         Returns:
-          The event ([4, N]), and whether the update is the run's last ([] bool).
+          The event, and whether the update is the run's last ([] bool).
         """
 
         def at_gate(step: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,7 +121,7 @@ class Chief:
             return event, tf.equal(permit, permits.LAST)
 
         event, last = graphs.on_server(GATE_SERVER, at_gate, step)
-        event.set_shape([4, self._gate.policy.replicas])
+        event.set_shape([ROWS, self._gate.policy.replicas])
         last.set_shape([])
         return event, last
 
@@ -127,14 +129,14 @@ class Chief:
         """Make an update on the only server; return the result of `_release`."""
 
         def at_server(event: Tensor, last: Tensor) -> Any:
-            times = [now()]
-            taken, found = self._take(GATE_SERVER, event[1])
+            began = now()
+            taken, found = self._take(GATE_SERVER, event[ROW.tickets])
             with tf.control_dependencies(taken):
-                times.append(now())
+                all_taken = now()
             with graphs.changing() as written:
                 results = self._objective.update(self._contribution.totals([found]))
             with tf.control_dependencies(written):
-                times.append(now())
+                times = Times(began, all_taken, applied=now())
             # Wait for all writes: the next step looks up rows of tables, which are in no snapshot.
             done = tf.group(*taken, *written, *self._snapshot.write(GATE_SERVER))
             with tf.control_dependencies([done]):
@@ -146,18 +148,18 @@ class Chief:
         """Make an update across servers; return the result of `_release`."""
         results, done = self._whole()(event)
 
-        def release(event: Tensor, last: Tensor, results: Any, done: list[Tensor]) -> Any:
+        def at_gate(event: Tensor, last: Tensor, results: Any, done: list[Tensor]) -> Any:
             with tf.control_dependencies(done):
-                unknown = [tf.constant(-1, tf.int64)] * 3  # They are known in several places.
+                unknown = Times(*[tf.constant(-1, tf.int64)] * 3)  # Each server has its own.
                 return self._release(event, last, results, unknown)
 
         # Release only after every server has taken the contributions to step t, also those that
         # publish nothing. Otherwise a late server could clear away contributions to step t + 1.
-        return graphs.on_server(GATE_SERVER, release, event, last, results, done)
+        return graphs.on_server(GATE_SERVER, at_gate, event, last, results, done)
 
     def _whole(self) -> Callable[[Tensor], tuple[Any, list[Tensor]]]:
         """Return a function that makes an update, cut into as few calls per server as possible."""
-        event = tf.TensorSpec([4, self._gate.policy.replicas], tf.int64)
+        event = tf.TensorSpec([ROWS, self._gate.policy.replicas], tf.int64)
         traced = tf.function(
             lambda event: self._at_servers(event)[0], autograph=False
         ).get_concrete_function(event)
@@ -192,7 +194,7 @@ class Chief:
         done: list[Any] = []
         for ps in self._contribution.servers:
             with tf.device(runtime.ps_device(ps)):
-                taken, combined = self._take(ps, event[1])
+                taken, combined = self._take(ps, event[ROW.tickets])
                 found.append(combined)
                 done += taken
         with placement.with_its_inputs(), graphs.changing() as written:
@@ -218,20 +220,20 @@ class Chief:
             count = tf.math.count_nonzero(tickets >= 0, dtype=tf.int32)
         return [part[0] for part in parts], self._contribution.combine(parts, ps, count)
 
-    def _release(self, event: Tensor, last: Tensor, results: Any, times: list[Tensor]) -> Any:
+    def _release(self, event: Tensor, last: Tensor, results: Any, times: Times) -> Any:
         """Report the update, release the workers, and wait for the next event.
 
         Args:
-          event: [4, N], the event of the update.
+          event: the event of the update.
           last: [] bool, whether the run ends with it.
           results: the objective's results.
-          times: for the log; see `Gate.complete_step`.
+          times: for the log.
 
         Returns:
           t + 1, the event, and whether the next update is the last.
         """
         with tf.control_dependencies([self._reports.put(event, results)]):
-            step = self._gate.complete_step(last, tf.stack(times))
+            step = self._gate.complete_step(last, times)
         with tf.control_dependencies([step]):
             event, last = tf.cond(
                 last,

@@ -54,7 +54,7 @@ class Evaluation:
             self._snapshot = Snapshot(measurement.read, name / "snapshot")
             self._dispenser = Dispenser(
                 runtime.worker_count(strategy),
-                measurement.compute.structured_outputs,
+                tf.nest.flatten(measurement.compute.structured_outputs),
                 name / "dispenser",
             )
             tables = [
@@ -92,7 +92,9 @@ class Evaluation:
                 raise
             finally:
                 calls.cancel()
-            sums = self._dispenser.sums()
+            sums = tf.nest.pack_sequence_as(
+                self._measurement.compute.structured_outputs, self._dispenser.sums()
+            )
             self._coordinator.announce(None)
             self._program.forget_data()
         return self._measurement.results(sums)
@@ -156,11 +158,12 @@ class Evaluation:
     ) -> tuple[Any, Tensor, list[Tensor]]:
         """Add up the results of some batches; return the next batch, their number and the sums."""
         compute, seed = self._measurement.compute, tf.zeros([2], tf.int64)
-        zeros = [tf.zeros(spec.shape, spec.dtype) for spec in compute.structured_outputs]
+        specs = tf.nest.flatten(compute.structured_outputs)
+        zeros = [tf.zeros(spec.shape, spec.dtype) for spec in specs]
         end = tf.timestamp() + pieces.PIECE_S
 
         def body(batch: Any, count: Tensor, _: Tensor, sums: list[Tensor]) -> Any:
-            more = compute(values, seed, batch.get_value())
+            more = tf.nest.flatten(compute(values, seed, batch.get_value()))
             sums = [
                 total + tf.cast(part, total.dtype) for total, part in zip(sums, more, strict=True)
             ]

@@ -12,7 +12,7 @@ import numpy as np
 from tf_backup.actors.replicas_chooser import ReplicasChooser
 from tf_backup.rules import protocol
 from tf_backup.servers.arrival_log import ArrivalLog
-from tf_backup.servers.ledger_changes import UPDATE
+from tf_backup.servers.ledger_changes import UPDATE, ContributionRow, UpdateRow
 from tf_backup.timeline.schema import CONTRIBUTION, UNKNOWN, Rows
 from tf_backup.timeline.schema import UPDATE as UPDATE_ROW
 
@@ -92,41 +92,46 @@ class Resolver:
     """
 
     def __init__(self) -> None:
-        self._delivered: dict[int, list[list[int]]] = {}  # By place, in order; often one each.
+        # By place, in order; often one each.
+        self._delivered: dict[int, list[ContributionRow]] = {}
 
     def resolve(self, raw: Iterable[Any]) -> tuple[Rows, Rows]:
         """Return the rows of contributions whose fate is known now, and those of updates.
 
         Args:
-          raw: [n, FIELDS] rows of the log, in order; see `LedgerChanges`.
+          raw: [n, FIELDS] rows of the log, in order: those of `LedgerChanges`.
         """
         contributions: list[tuple[int, ...]] = []
         updates: list[tuple[int, ...]] = []
-        for row in np.asarray(raw).tolist():
-            if row[0] == UPDATE:
-                _, released, started, step, taken, applied, run = row[:7]
-                updates.append((run, step, started, taken, applied, released))
-                contributions += self._used(step)
-            elif row[0] == protocol.ACCEPTED:
-                self._delivered.setdefault(row[4], []).append(row)
-            elif row[0] == protocol.STALE and self._delivered.get(row[4]):
-                contributions.append(_ended(self._delivered[row[4]].pop(0), protocol.STALE))
+        for numbers in np.asarray(raw).tolist():
+            if numbers[0] == UPDATE:
+                made = UpdateRow(*numbers[: len(UpdateRow._fields)])
+                updates.append(
+                    (made.run, made.step, made.began, made.taken, made.applied, made.released)
+                )
+                contributions += self._used(made.step)
+                continue
+            row = ContributionRow(*numbers)
+            if row.verdict == protocol.ACCEPTED:
+                self._delivered.setdefault(row.place, []).append(row)
+            elif row.verdict == protocol.STALE and self._delivered.get(row.place):
+                contributions.append(_ended(self._delivered[row.place].pop(0), protocol.STALE))
             else:
-                contributions.append(_ended(row, row[0]))
+                contributions.append(_ended(row, row.verdict))
         return np.array(contributions, CONTRIBUTION), np.array(updates, UPDATE_ROW)
 
     def _used(self, step: int) -> list[tuple[int, ...]]:
         """Return the rows of the contributions that the update from a step has used."""
         waiting = [row for rows in self._delivered.values() for row in rows]
-        used = [row for row in waiting if row[6] == step]
+        used = [row for row in waiting if row.due == step]
         self._delivered = {}
         for row in waiting:
-            if row[6] > step:
-                self._delivered.setdefault(row[4], []).append(row)
+            if row.due > step:
+                self._delivered.setdefault(row.place, []).append(row)
         return [_ended(row, protocol.ACCEPTED, step) for row in used]
 
 
-def _ended(row: list[int], verdict: int, update: int = UNKNOWN) -> tuple[int, ...]:
+def _ended(row: ContributionRow, verdict: int, update: int = UNKNOWN) -> tuple[int, ...]:
     """Return a row of CONTRIBUTION."""
-    _, arrived, began, step, place, worker, _, compute, run = row
-    return (run, step, update, worker, place, verdict, began, arrived, compute)
+    where = (row.run, row.step, update, row.worker, row.place)
+    return (*where, verdict, row.began, row.ended, row.compute)

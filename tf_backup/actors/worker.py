@@ -6,7 +6,7 @@ Reference: Chen et al., Revisiting Distributed Synchronous SGD, algorithms 1 and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -23,6 +23,25 @@ from tf_backup.servers.snapshot import Snapshot
 Buffers = list[Tensor]  # Of the snapshot (one per key of its layout), or of a contribution.
 
 _TICKETS_PER_ENTRY = 2**32
+
+
+class Message(NamedTuple):
+    """The arguments of `Gate.offer`; they travel as one tensor ([7] int64)."""
+
+    place: Tensor
+    entry: Tensor
+    run: Tensor
+    step: Tensor
+    ticket: Tensor
+    finite: Tensor
+    compute: Tensor
+
+
+_AT = Message(*range(len(Message._fields)))  # Index of each number, as in `message[_AT.step]`.
+
+
+def _unpacked(message: Tensor) -> Message:
+    return Message(*tf.unstack(message, len(Message._fields)))
 
 
 class Worker:
@@ -107,8 +126,10 @@ class Worker:
             finite = self._finite(buffers, step)
             with tf.control_dependencies(buffers):
                 compute = now() - began
-            message = tf.stack([place, entry, run, computed, ticket, finite, compute])
-            then, theta = self._deliver(message, buffers)
+            message = Message(
+                place, entry, run, step=computed, ticket=ticket, finite=finite, compute=compute
+            )
+            then, theta = self._deliver(tf.stack(list(message)), buffers)
             if self._fills:
                 number = tf.where(tf.equal(then, step), number + 1, tf.zeros_like(number))
             # A ticket that nothing was put under is used again.
@@ -183,7 +204,7 @@ class Worker:
         ) -> tuple[Tensor, list[Tensor]]:
             done = [self._put(message, part), *arrived]
             with tf.control_dependencies(done):
-                step = self._gate.offer(*tf.unstack(message, 7))
+                step = self._gate.offer(**_unpacked(message)._asdict())
             with tf.control_dependencies([step]):
                 return step, self._read(GATE_SERVER)
 
@@ -197,7 +218,7 @@ class Worker:
 
     def _put(self, message: Tensor, part: list[Tensor]) -> Any:
         """Put a contribution's part, if there is one, on the server where this is called."""
-        step, ticket, finite = message[3], message[4], message[5]
+        step, ticket, finite = message[_AT.step], message[_AT.ticket], message[_AT.finite]
         return tf.cond(
             tf.not_equal(step, protocol.STOP) & (finite > 0),
             lambda: self._accumulator.put(ticket, part),

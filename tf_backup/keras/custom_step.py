@@ -56,6 +56,14 @@ class Logs(NamedTuple):
         }
 
 
+class StepSums(NamedTuple):
+    """What a step adds up over the batches of an evaluation."""
+
+    sums: list[Tensor]  # one per sum variable
+    reports: list[Tensor]  # scalars that the step returned
+    batches: Tensor  # number of batches
+
+
 def step_objective(model: Model, element_spec: Any) -> Objective:
     """Return the objective of a model with its own `train_step`.
 
@@ -81,14 +89,12 @@ def step_objective(model: Model, element_spec: Any) -> Objective:
                 reports = _run(model, model.train_step, batch, logs)
             if not applied.gradients:
                 raise ValueError(_NOT_APPLIED.format(model=type(model).__name__))
-            moves = [_moved(local[id(v)], v) for v in [*variables.state, *variables.sums]]
+            changes = {id(v): _moved(local[id(v)], v) for v in variables.state} | applied.changes
+            sums = [_moved(local[id(v)], v) for v in variables.sums]
         return Results(
             gradients=[applied.gradients.get(id(v)) for v in variables.trainable],
-            changes=[
-                *moves[: len(variables.state)],
-                *[applied.changes.get(id(v)) for v in variables.trainable],
-            ],
-            sums=moves[len(variables.state) :],
+            changes=[changes.get(id(v)) for v in variables.changing],
+            sums=sums,
             reports=reports,
         )
 
@@ -113,18 +119,17 @@ def step_measurement(model: Model, element_spec: Any) -> Measurement:
     variables.tables = []
     logs = Logs({})
 
-    def compute(values: Sequence[Tensor], seed: Tensor, batch: Any) -> list[Tensor]:
+    def compute(values: Sequence[Tensor], seed: Tensor, batch: Any) -> StepSums:
         del seed
         with runtime.outside_strategy(), _local(variables, values, None) as local:
             reports = _run(model, model.test_step, batch, logs)
             warn_of_changes([v for v in variables.changing if local[id(v)].variable.changed])
             sums = [local[id(v)].variable.read_value() for v in variables.sums]
-        return [*sums, *reports, tf.constant(1.0)]
+        return StepSums(sums, reports, tf.constant(1.0))
 
-    def results(sums: Sequence[Tensor]) -> Any:
-        *reports, batches = sums[len(variables.sums) :]
-        variables.add(sums[: len(variables.sums)])
-        return logs.results([report / batches for report in reports])
+    def results(totals: StepSums) -> Any:
+        variables.add(totals.sums)
+        return logs.results([report / totals.batches for report in totals.reports])
 
     computed = variables.traced(compute, element_spec, jit_compile=False)
     return Measurement(tensors_of(variables.read), computed, results, tensors_of(variables.tables))

@@ -115,12 +115,18 @@ def _gradients(
     """
     scope = variables.scope(values, seed)
     tables = {id(table) for table in variables.tables}
-    changing = [*variables.changing, *variables.sums]
 
     def current(known: Sequence[Any]) -> list[Tensor | None]:
         return [None if id(v) in tables else scope.get_current_value(v) for v in known]
 
-    before, parameters = current(changing), current(variables.trainable)
+    def moves(known: Sequence[Any], before: Sequence[Any]) -> list[Tensor | None]:
+        return [
+            None if new is old else change(old, new, variable)
+            for variable, old, new in zip(known, before, current(known), strict=True)
+        ]
+
+    before_changes, before_sums = current(variables.changing), current(variables.sums)
+    parameters = current(variables.trainable)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         scope.tape = tape
         tape.watch([parameter for parameter in parameters if parameter is not None])
@@ -142,14 +148,10 @@ def _gradients(
     scope.tape = None
     with scope, variables.lookup(Lookups()):
         reports = then() or ()
-    moves = [
-        None if new is old else change(old, new, variable)
-        for old, new, variable in zip(before, current(changing), changing, strict=True)
-    ]
     return Results(
         gradients=gradients,
-        changes=moves[: len(variables.changing)],
-        sums=moves[len(variables.changing) :],
+        changes=moves(variables.changing, before_changes),
+        sums=moves(variables.sums, before_sums),
         reports=[tf.cast(report, tf.float32) for report in reports],
     )
 

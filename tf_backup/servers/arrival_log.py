@@ -11,7 +11,7 @@ the gate's call, cost about 2 ms.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -19,19 +19,19 @@ import tensorflow as tf
 from tf_backup._tf import graphs
 from tf_backup._tf.named import Name, NamedQueue, NamedVariable
 from tf_backup.annotations import Tensor
-from tf_backup.servers.ledger_changes import HEAD, MADE, OFFER, OTHER, SIZE, LedgerChanges
+from tf_backup.servers.ledger_changes import (
+    HEAD,
+    MADE,
+    OFFER,
+    OTHER,
+    SIZE,
+    LedgerChanges,
+    Offer,
+    Times,
+)
 from tf_backup.servers.tokens import DEVICE, GATE_SERVER
 
 CAPACITY = 32768  # Changes that wait to be read: 15 MB at most.
-
-
-class Offer(NamedTuple):
-    """What is known of a gradient that a worker offers; int64 scalars."""
-
-    place: Tensor
-    run: Tensor
-    step: Tensor
-    compute: Tensor  # Microseconds that the worker took, by its own clock.
 
 
 class ArrivalLog:
@@ -47,7 +47,6 @@ class ArrivalLog:
         self._queue = NamedQueue(GATE_SERVER, name / "changes", [tf.int64], [[SIZE]], CAPACITY)
         self._dropped = NamedVariable(GATE_SERVER, name / "dropped", tf.int64, [])
         self._dropped.assign(np.int64(0))
-        self._take = graphs.function(self._take_all)
         self._changes = LedgerChanges(places)
 
     @property
@@ -67,8 +66,7 @@ class ArrivalLog:
         if offer is None:
             return self._add(OTHER, [np.int64(0)] * 3, self._all_places(), ledgers)
         place = offer.place[None]
-        numbers = [offer.run, offer.step, offer.compute]
-        return self._add(OFFER, numbers, place, tf.gather(ledgers, place, axis=1))
+        return self._add(OFFER, list(offer[1:]), place, tf.gather(ledgers, place, axis=1))
 
     def note_update(self, before: Tensor, after: Tensor, times: Tensor) -> list[Any]:
         """Add an update, and that the released workers begin; return the operations.
@@ -76,11 +74,10 @@ class ArrivalLog:
         Args:
           before: the packed ledger before the update counts.
           after: the packed ledger after.
-          times: [3] when the update began, when its gradients were taken, and when the optimizer
-            had run.
+          times: [3] the update's `Times`.
         """
         ledgers = tf.concat([before, after], axis=0)
-        return self._add(MADE, tf.unstack(times, 3), self._all_places(), ledgers)
+        return self._add(MADE, tf.unstack(times, len(Times._fields)), self._all_places(), ledgers)
 
     def read(self) -> tuple[np.ndarray[Any, Any], int]:
         """Take all that is there; return its rows ([n, FIELDS]) and how many are missing so far."""
@@ -104,7 +101,8 @@ class ArrivalLog:
             self._dropped.assign_add((1 - fits) * count, read_value=False),
         ]
 
-    def _take_all(self) -> tuple[Tensor, Tensor]:
+    @graphs.called_eagerly
+    def _take(self) -> tuple[Tensor, Tensor]:
         with tf.device(DEVICE):
             return self._queue.take_many(self._queue.size())[0], self._dropped.read_value()
 

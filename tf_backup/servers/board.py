@@ -66,8 +66,6 @@ class Board:
             NamedQueue(GATE_SERVER, _NAME / f"calls/{i}", [tf.int64], [[2]], _CALLS, owner=False)
             for i in range(workers)
         ]
-        for name in ("_take", "_free", "_look", "_call", "_register", "_beat", "_await", "_tell"):
-            setattr(self, name, graphs.function(getattr(self, name)))
 
     # ---- For all tasks ------------------------------------------------------------------------
 
@@ -138,6 +136,7 @@ class Board:
 
     # ---- On the server ------------------------------------------------------------------------
 
+    @graphs.called_eagerly
     def _take(self, seen: Tensor, notice: Tensor) -> Tensor:
         def anew(lease: Tensor) -> Tensor:
             new = tf.stack([lease[0] + 1, np.int64(0), lease[2]])
@@ -159,6 +158,7 @@ class Board:
 
         return self._locked(body)
 
+    @graphs.called_eagerly
     def _free(self, generation: Tensor) -> Tensor:
         def body() -> Tensor:
             lease = self._lease.read_value()
@@ -169,6 +169,7 @@ class Board:
 
         return self._locked(body)
 
+    @graphs.called_eagerly
     def _look(self, generation: Tensor) -> Any:
         def body() -> tuple[Tensor, Tensor, Tensor]:
             lease = self._lease.read_value()
@@ -180,6 +181,7 @@ class Board:
 
         return self._locked(body)
 
+    @graphs.called_eagerly
     def _call(self) -> Tensor:
         """Call every worker whose queue has room; the others have unread calls anyway."""
         with tf.device(DEVICE):
@@ -192,6 +194,7 @@ class Board:
             with tf.control_dependencies(done):
                 return tf.constant(True)
 
+    @graphs.called_eagerly
     def _register(self, worker: Tensor) -> Tensor:
         def body() -> Tensor:
             lease = self._lease.read_value()
@@ -208,6 +211,7 @@ class Board:
 
         return self._locked(body)
 
+    @graphs.called_eagerly
     def _beat(self, me: Tensor, leaves: Tensor = False) -> Tensor:
         def body() -> Tensor:
             worker, life = me[0], me[1]
@@ -221,8 +225,9 @@ class Board:
 
         return self._locked(body)
 
+    @graphs.called_eagerly
     def _await(self, me: Tensor) -> Tensor:
-        def on_server(me: Tensor) -> Tensor:
+        def at_server(me: Tensor) -> Tensor:
             with tf.device(DEVICE):
                 queue = graphs.select([each.handle for each in self._calls], me[0])
                 call = graphs.take_until(queue, lambda call: call[0] >= me[1])
@@ -231,8 +236,9 @@ class Board:
                 with tf.control_dependencies([graphs.put_many(queue, back)]):
                     return tf.constant(True)
 
-        return graphs.on_server(GATE_SERVER, on_server, me)
+        return graphs.on_server(GATE_SERVER, at_server, me)
 
+    @graphs.called_eagerly
     def _tell(self, error: Tensor) -> Tensor:
         with tf.device(DEVICE):
             room = self._errors.size() < _ERRORS // 2
@@ -241,8 +247,8 @@ class Board:
                 return tf.constant(True)
 
     def _locked(self, body: Callable[[], Any]) -> Any:
-        def on_server() -> Any:
+        def at_server() -> Any:
             with tf.device(DEVICE):
                 return self._lock.holding(body, branches=True)
 
-        return graphs.on_server(GATE_SERVER, on_server)
+        return graphs.on_server(GATE_SERVER, at_server)

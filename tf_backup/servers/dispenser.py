@@ -43,8 +43,6 @@ class Dispenser:
             )
             for key in self.layout.keys
         }
-        for call in ("begin", "close", "expire", "await_end"):
-            setattr(self, call, graphs.function(getattr(self, call)))
 
     @property
     def resources(self) -> list[Any]:
@@ -89,6 +87,7 @@ class Dispenser:
 
     # ---- For the coordinator, eagerly ---------------------------------------------------------
 
+    @graphs.called_eagerly
     def begin(self) -> Tensor:
         """Start an evaluation, and return its number."""
 
@@ -100,6 +99,7 @@ class Dispenser:
 
         return self._locked(body)
 
+    @graphs.called_eagerly
     def close(self) -> Tensor:
         """End the evaluation, if it has not ended."""
 
@@ -110,6 +110,7 @@ class Dispenser:
 
         return self._locked(body)
 
+    @graphs.called_eagerly
     def expire(self, gone: Tensor) -> Tensor:
         """Free the lanes held by the lives in `gone` ([lanes] int64; 0 for none)."""
 
@@ -121,6 +122,7 @@ class Dispenser:
 
         return self._locked(body)
 
+    @graphs.called_eagerly
     def await_end(self) -> Tensor:
         """Wait until all pieces have been counted."""
         with tf.device(DEVICE):

@@ -20,11 +20,13 @@ from tf_backup.annotations import Tensor
 from tf_backup.policy import BackupPolicy
 from tf_backup.rules import protocol
 from tf_backup.rules.protocol import Ledger
-from tf_backup.servers.arrival_log import ArrivalLog, Offer
-from tf_backup.servers.gate_rules import EXHAUSTED, STOPPED, of_policy, pack, unpacked
+from tf_backup.servers.arrival_log import ArrivalLog
+from tf_backup.servers.event import ROW, ROWS, STOPPED
+from tf_backup.servers.gate_rules import of_policy, pack, unpacked
+from tf_backup.servers.ledger_changes import Offer, Times
 from tf_backup.servers.tokens import DEVICE, GATE_SERVER, TokenQueues
 
-__all__ = ["EXHAUSTED", "GATE_SERVER", "STOPPED", "Gate"]
+__all__ = ["GATE_SERVER", "Gate"]
 
 _EVENTS = 1024  # More than ever wait, as events are repeated only while fewer than half wait.
 
@@ -32,8 +34,7 @@ _EVENTS = 1024  # More than ever wait, as events are repeated only while fewer t
 class Gate:
     """The ledger on the first parameter server, and the queue of events for the chief's loop.
 
-    All tensors are int64. Methods for workers and for the chief's loop are called in a graph, those
-    for the coordinator eagerly.
+    All tensors are int64.
 
     Args:
       policy: N, b, and the bound on staleness.
@@ -52,13 +53,10 @@ class Gate:
         self._lock = NamedLock(GATE_SERVER, name / "lock")
         self._ledger = NamedVariable(GATE_SERVER, name / "ledger", tf.int64, ledger.shape)
         self._events = NamedQueue(
-            GATE_SERVER, name / "events", [tf.int64], [[4, policy.replicas]], _EVENTS
+            GATE_SERVER, name / "events", [tf.int64], [[ROWS, policy.replicas]], _EVENTS
         )
         self._ledger.assign(ledger)
         self.log = ArrivalLog(policy.workers, name / "log") if logs else None
-        calls = ("open_run", "close_run", "settle", "stop", "expire", "tick", "resize", "set_quota")
-        for call in calls:
-            setattr(self, call, graphs.function(getattr(self, call)))
 
     @property
     def resources(self) -> list[Any]:
@@ -66,7 +64,7 @@ class Gate:
         log = self.log.resources if self.log is not None else []
         return [self._lock, self._ledger, self._events, *self.tokens.resources, *log]
 
-    # ---- For workers --------------------------------------------------------------------------
+    # ---- For workers, in a graph --------------------------------------------------------------
 
     def admit(self, worker: Tensor, life: Tensor, run: Tensor) -> Tensor:
         """Admit a worker, and return its place ([]), `protocol.NO_PLACE` or `STOP`."""
@@ -124,14 +122,14 @@ class Gate:
 
         return self.tokens.resolve(place, entry, self._locked(body))
 
-    # ---- For the chief's loop -----------------------------------------------------------------
+    # ---- For the chief's loop, in a graph -----------------------------------------------------
 
     def next_event(self, step: Tensor) -> Tensor:
-        """Wait for the event of step t = `step` or one without a step; return it ([4, N])."""
+        """Wait for the event of step t = `step` or one without a step; return it."""
 
         def wanted(event: Tensor) -> Tensor:
             # A tick may have repeated the event of an earlier step.
-            return tf.equal(event[0, 0], step) | (event[0, 0] < 0)
+            return tf.equal(event[ROW.step, 0], step) | (event[ROW.step, 0] < 0)
 
         with tf.device(DEVICE):
             return tf.while_loop(
@@ -141,24 +139,25 @@ class Gate:
             )[0]
 
     def sign(self, code: int) -> Tensor:
-        """Return an event ([4, N]) without a step, such as STOPPED."""
-        return tf.fill([4, self.policy.replicas], np.int64(code))
+        """Return an event without a step, such as STOPPED."""
+        return tf.fill([ROWS, self.policy.replicas], np.int64(code))
 
-    def complete_step(self, last: Tensor, times: Tensor | None = None) -> Tensor:
+    def complete_step(self, last: Tensor, times: Times | None = None) -> Tensor:
         """Hand out tokens for step t + 1, after the update from step t is made and published.
 
         Args:
           last: [] bool, whether to end the run instead and tell the workers to stop.
-          times: [3], for the log: when the update began, when its gradients were taken, and when
-            the optimizer had run.
+          times: of the update, for the log.
 
         Returns:
           [], the number of updates made.
         """
-        return self._release(self._rules.advance, tf.cast(last, tf.int64), times=times)
+        packed = None if times is None else tf.stack(list(times))
+        return self._release(self._rules.advance, tf.cast(last, tf.int64), times=packed)
 
-    # ---- For the coordinator ------------------------------------------------------------------
+    # ---- For the coordinator, eagerly ---------------------------------------------------------
 
+    @graphs.called_eagerly
     def open_run(self, step: Tensor) -> Tensor:
         """Start a run at step t = `step`, and return its number."""
 
@@ -169,19 +168,23 @@ class Gate:
 
         return self._locked(body)
 
+    @graphs.called_eagerly
     def stop(self) -> Tensor:
         """End the chief's loop, if it waits for a step to be complete."""
         with tf.device(DEVICE), tf.control_dependencies([self._events.put(self.sign(STOPPED))]):
             return tf.constant(True)
 
+    @graphs.called_eagerly
     def close_run(self) -> Tensor:
         """End the run in the middle of a step, if it has not ended, after the chief's loop has."""
         return self._release(self._rules.close_run)
 
+    @graphs.called_eagerly
     def settle(self) -> Tensor:
         """Count contributions that are still under way as lost."""
         return self._changed(self._rules.settle)
 
+    @graphs.called_eagerly
     def expire(self, gone: Tensor) -> Tensor:
         """End the entries of workers whose lives have ended.
 
@@ -190,6 +193,7 @@ class Gate:
         """
         return self._release(self._rules.expire, gone)
 
+    @graphs.called_eagerly
     def tick(self) -> Tensor:
         """Repeat the current events to the chief's loop, in case a call was interrupted.
 
@@ -206,6 +210,7 @@ class Gate:
 
         return self._locked(body)
 
+    @graphs.called_eagerly
     def resize(self, wanted: Tensor) -> Tensor:
         """Change the number of gradients that make an update, and return the current step."""
 
@@ -218,6 +223,7 @@ class Gate:
 
         return self._locked(body)
 
+    @graphs.called_eagerly
     def set_quota(self, quota: Tensor) -> Tensor:
         """Change how often a worker may contribute to a step; return the number of updates made."""
         return self._release(self._rules.set_quota, quota)
@@ -252,7 +258,7 @@ class Gate:
         Args:
           rule: the rule.
           args: its arguments.
-          times: times of the update, if the rule counts one.
+          times: [3] `Times` of the update, if the rule counts one.
         """
 
         def body() -> Tensor:

@@ -18,14 +18,10 @@ from tf_backup.annotations import Tensor
 from tf_backup.policy import BackupPolicy
 from tf_backup.rules import places, protocol, shortage
 from tf_backup.rules.protocol import Ledger
+from tf_backup.servers.event import EXHAUSTED, ROWS, Event
 
 _TENSORS = protocol.Arrays(where=tf.where, sum=tf.reduce_sum, min=tf.reduce_min)
 _FIELDS = [*protocol.SCALARS, *protocol.VECTORS]
-
-# Codes of events without a step. The chief's loop waits for events ([4, N]). The first row holds N
-# times the step t >= 0 that is complete, or one of these codes. The other rows hold the tickets of
-# the N contributions, their places, and their staleness; -1 where there are fewer than N.
-EXHAUSTED, STOPPED = -1, -2
 
 
 @functools.cache
@@ -41,7 +37,7 @@ class Rules:
     otherwise. Each returns the packed ledger after the call, then the values that its docstring
     names. Among them,
 
-    * `events` ([n, 4, N], where n is 0, 1 or 2) are for the chief's loop;
+    * `events` ([n, ROWS, N], where n is 0, 1 or 2) are for the chief's loop;
     * `tokens` ([places, 2]) are pairs of an entry and the token for it;
     * `sizes` ([places, 2]) are [1, 2] for a place that gets its token, else [0, 2].
 
@@ -213,26 +209,34 @@ class Rules:
         return pack(ledger), ledger.step, tf.stack([before.entry, tokens], axis=1), sizes, events
 
     def _events(self, ledger: Ledger, complete: Any, exhausted: Any = None) -> Tensor:
-        """Return the events ([n, 4, N]) that step t is complete, and that it cannot be completed.
+        """Return the events that step t is complete, and that it cannot be completed.
 
         Args:
           ledger: the ledger after the call.
           complete: [] bool, whether to return the first event; None for never.
           exhausted: [] bool, whether to return the second event; None for never.
         """
-        shape = [4, self._replicas]
+        shape = [ROWS, self._replicas]
         events = []
         if complete is not None:
-            tickets, whose = self._used(ledger)
-            parts = [tickets, whose, tf.gather(ledger.staleness, whose)]
-            if not self._fixed:
-                there = tf.range(self._replicas, dtype=tf.int64) < protocol.inside(ledger, _TENSORS)
-                parts = [tf.where(there, part, np.int64(-1)) for part in parts]
-            parts.insert(0, tf.fill([self._replicas], ledger.step))
-            events.append(_if(complete, tf.stack(parts)))
+            events.append(_if(complete, tf.stack(list(self._completed(ledger)))))
         if exhausted is not None:
             events.append(_if(exhausted, tf.fill(shape, np.int64(EXHAUSTED))))
         return tf.concat([tf.zeros([0, *shape], tf.int64), *events], axis=0)
+
+    def _completed(self, ledger: Ledger) -> Event:
+        """Return the event that step t is complete."""
+        tickets, places = self._used(ledger)
+        event = Event(
+            step=tf.fill([self._replicas], ledger.step),
+            tickets=tickets,
+            places=places,
+            staleness=tf.gather(ledger.staleness, places),
+        )
+        if self._fixed:
+            return event
+        there = tf.range(self._replicas, dtype=tf.int64) < protocol.inside(ledger, _TENSORS)
+        return Event(event.step, *[tf.where(there, row, np.int64(-1)) for row in event[1:]])
 
     def _used(self, ledger: Ledger) -> tuple[Tensor, Tensor]:
         """Return the tickets and places of the contributions to step t ([N] each, or padded)."""
@@ -248,7 +252,7 @@ class Rules:
 
 
 def _if(condition: Tensor, event: Tensor) -> Tensor:
-    """Return the event ([1, 4, N]) if the condition is true, else no event ([0, 4, N])."""
+    """Return the event ([1, ROWS, N]) if the condition is true, else none ([0, ROWS, N])."""
     return tf.tile(event[None], tf.stack([tf.cast(condition, tf.int32), 1, 1]))
 
 

@@ -28,19 +28,19 @@ class Permits:
 
     def __init__(self, name: Name) -> None:
         self._queue = NamedQueue(GATE_SERVER, name, [tf.int64], [[]], _CAPACITY)
-        self.grant = graphs.function(self._grant)
-        self.revoke = graphs.function(self._revoke)
 
     def take(self) -> Tensor:
         """Wait for a permit, in a graph on the gate's server, and return it ([] int64)."""
         return self._queue.take()[0]
 
-    def _grant(self, permits: Tensor) -> Tensor:
-        """Grant permits ([n] int64); called eagerly, as `grant`."""
+    @graphs.called_eagerly
+    def grant(self, permits: Tensor) -> Tensor:
+        """Grant permits ([n] int64)."""
         with tf.device(DEVICE), tf.control_dependencies([self._queue.put_many(permits)]):
             return tf.constant(True)
 
-    def _revoke(self) -> Tensor:
-        """Take back unused permits, and return their number; called eagerly, as `revoke`."""
+    @graphs.called_eagerly
+    def revoke(self) -> Tensor:
+        """Take back unused permits, and return their number."""
         with tf.device(DEVICE):
             return tf.size(self._queue.take_many(self._queue.size())[0])

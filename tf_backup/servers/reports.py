@@ -12,6 +12,7 @@ import tensorflow as tf
 from tf_backup._tf import graphs
 from tf_backup._tf.named import Name, NamedQueue
 from tf_backup.annotations import Tensor
+from tf_backup.servers.event import ROWS, Event
 from tf_backup.servers.tokens import DEVICE, GATE_SERVER
 
 # More than the number of updates ever permitted ahead, so the loop never waits for room.
@@ -47,7 +48,7 @@ class Reports:
         self._replicas = replicas
         for value in tf.nest.flatten(results):
             _check(value)
-        sizes = {True: 4 * replicas, False: 0}
+        sizes = {True: ROWS * replicas, False: 0}
         for value in tf.nest.flatten(results):
             sizes[_is_whole(value)] += math.prod(value.shape)
         self._queue = NamedQueue(
@@ -58,13 +59,12 @@ class Reports:
             CAPACITY,
         )
         self._sizes = sizes
-        self._take = graphs.function(self._take_all)
 
     def put(self, event: Tensor, results: Any) -> Any:
         """Report an update, in a graph on the gate's server, and return the operation.
 
         Args:
-          event: [4, N], the event of the update's step.
+          event: the event of the update's step.
           results: the objective's results, in the structure given at construction.
         """
         flat = tf.nest.flatten(results)
@@ -83,7 +83,7 @@ class Reports:
             tf.concat(
                 [
                     tf.reshape(event, [-1]),
-                    tf.zeros([self._sizes[True] - 4 * self._replicas], tf.int64),
+                    tf.zeros([self._sizes[True] - ROWS * self._replicas], tf.int64),
                 ],
                 axis=0,
             ),
@@ -95,7 +95,8 @@ class Reports:
         whole, rest = self._take()
         return [self._report(*pair) for pair in zip(whole.numpy(), rest.numpy(), strict=True)]
 
-    def _take_all(self) -> tuple[Tensor, Tensor]:
+    @graphs.called_eagerly
+    def _take(self) -> tuple[Tensor, Tensor]:
         with tf.device(DEVICE):
             first = self._queue.take()
             with tf.control_dependencies(first):
@@ -107,8 +108,9 @@ class Reports:
             return whole, rest
 
     def _report(self, whole: np.ndarray[Any, Any], rest: np.ndarray[Any, Any]) -> Report:
-        event = whole[: 4 * self._replicas].reshape([4, self._replicas])
-        left = {True: whole[4 * self._replicas :], False: rest}
+        head = ROWS * self._replicas
+        event = Event(*whole[:head].reshape([ROWS, self._replicas]))
+        left = {True: whole[head:], False: rest}
         values = []
         for spec in tf.nest.flatten(self._results):
             kind, size = _is_whole(spec), math.prod(spec.shape)
@@ -116,8 +118,8 @@ class Reports:
             dtype = tf.as_dtype(spec.dtype).as_numpy_dtype
             values.append(part.astype(dtype).reshape(tuple(spec.shape))[()])
         results = tf.nest.pack_sequence_as(self._results, values)
-        there = event[1] >= 0
-        return Report(int(event[0, 0]), event[2][there], event[3][there], results)
+        there = event.tickets >= 0
+        return Report(int(event.step[0]), event.places[there], event.staleness[there], results)
 
 
 def _is_whole(value: Any) -> bool:

@@ -33,7 +33,6 @@ class Snapshot:
             for v in variables
         ]
         self.layout = Layout(in_parts(entries))
-        self.publish = graphs.function(self._publish)
         self._buffers = {
             key: NamedVariable(
                 key.ps,
@@ -59,8 +58,9 @@ class Snapshot:
                 done.append(self._buffers[key].assign(packed, read_value=False))
         return done
 
-    def _publish(self) -> None:
-        """Copy all variables into the buffers; called eagerly, as `publish`."""
+    @graphs.called_eagerly
+    def publish(self) -> None:
+        """Copy all variables into the buffers."""
         for ps in self.layout.servers:
             self.write(ps)
 

@@ -52,10 +52,10 @@ class Lookups:
         flat = tf.where(flat < 0, flat + table.shape[0], flat)
         unique, place = tf.unique(flat)
 
-        def gather(ids: Tensor) -> Tensor:
+        def at_server(ids: Tensor) -> Tensor:
             return tf.gather(table, ids)
 
-        rows = graphs.here(graphs.on_server(runtime.ps_index(table.device), gather, unique))
+        rows = graphs.here(graphs.on_server(runtime.ps_index(table.device), at_server, unique))
         rows.set_shape([None, *table.shape[1:]])
         if self._tape is not None and table.trainable:
             self._tape.watch(rows)

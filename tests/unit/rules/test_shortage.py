@@ -32,6 +32,7 @@ from tf_backup.rules.protocol import (
     Ledger,
 )
 from tf_backup.servers import gate_rules
+from tf_backup.servers.event import Event
 from tf_backup.servers.gate_rules import pack, unpacked
 from tf_backup.servers.ledger_changes import LedgerChanges
 from tf_backup.timeline import schema
@@ -104,10 +105,10 @@ class Gate:
         policy = BackupPolicy(self.replicas, self.size - self.replicas, fill=True)
         packed = tf.constant(pack(self.ledger))
         _, events = gate_rules.of_policy(policy).tick(packed, tf.constant(1, tf.int64))
-        step, tickets, whose, staleness = events[0].numpy()
-        assert (step == self.ledger.step).all()
-        assert (staleness == 0).all()
-        return list(zip(tickets.tolist(), whose.tolist(), strict=True))
+        event = Event(*events[0].numpy())
+        assert (event.step == self.ledger.step).all()
+        assert (event.staleness == 0).all()
+        return list(zip(event.tickets.tolist(), event.places.tolist(), strict=True))
 
 
 @pytest.mark.parametrize(

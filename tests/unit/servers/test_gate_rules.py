@@ -9,7 +9,8 @@ import tensorflow as tf
 from tf_backup.policy import BackupPolicy
 from tf_backup.rules import protocol
 from tf_backup.servers import gate_rules
-from tf_backup.servers.gate_rules import EXHAUSTED, Rules, pack, unpacked
+from tf_backup.servers.event import EXHAUSTED, Event
+from tf_backup.servers.gate_rules import Rules, pack, unpacked
 
 
 def numbers(*values: int) -> list[tf.Tensor]:
@@ -51,7 +52,8 @@ def test_the_gradient_that_completes_a_step_is_an_event() -> None:
     packed, then, events = known.offer(packed, *numbers(2, 3, 1, 7, 300, 1))
     assert (int(then), events.shape[0]) == (protocol.WAIT, 0)
     packed, _, events = known.offer(packed, *numbers(0, 1, 1, 7, 100, 1))
-    assert events.numpy().tolist() == [[[7, 7], [100, 300], [0, 2], [0, 0]]]
+    (event,) = events.numpy().tolist()
+    assert Event(*event) == Event(step=[7, 7], tickets=[100, 300], places=[0, 2], staleness=[0, 0])
     _, again = known.tick(packed, *numbers(1))
     assert again.numpy().tolist() == events.numpy().tolist()
     assert known.tick(packed, *numbers(0))[1].shape[0] == 0
