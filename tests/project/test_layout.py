@@ -380,6 +380,36 @@ def test_every_flag_is_read(command: str) -> None:
     )
 
 
+# --- Tests
+
+TESTS = ROOT / "tests"
+# Packages whose modules all have a test file of their name.
+TESTED = {f"tf_backup.{name}" for name in ("rules", "servers", "actors")}
+
+
+def unit_tests_of(module: str) -> pathlib.Path:
+    """Return where the unit tests of a module belong."""
+    package = re.sub(r"^(tf_backup|scripts\.)\.?", "", package_of(module)).replace("_tf", "tf")
+    name = MODULES[module].stem.lstrip("_")
+    return TESTS.joinpath("unit", *filter(None, package.split(".")), f"test_{name}.py")
+
+
+def test_folders_of_unit_tests_mirror_the_packages() -> None:
+    belong = [unit_tests_of(module) for module in MODULES if package_of(module) != module]
+    homes, folders = {path.name: path for path in belong}, {path.parent for path in belong}
+    found = sorted((TESTS / "unit").rglob("test_*.py"))
+    assert [path for path in found if path.parent not in folders] == []
+    assert [path for path in found if homes.get(path.name, path) != path] == []
+
+
+@pytest.mark.parametrize(
+    "module", [each for each in OURS if package_of(each) in TESTED and each not in TESTED]
+)
+def test_module_has_a_test_file_of_its_name(module: str) -> None:
+    path = unit_tests_of(module)
+    assert path.exists() or (TESTS / "cluster" / path.name).exists()
+
+
 # --- Lock files
 
 PIN = re.compile(r'(?P<name>[\w.-]+)==(?P<version>[\w.]+)(; python_version (<|>=) "3\.1[123]")?')

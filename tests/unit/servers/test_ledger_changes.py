@@ -107,34 +107,3 @@ def test_if_changes_are_dropped_no_row_has_a_wrong_beginning(number: int) -> Non
     # A row of each call that is there is found or counted.
     times = {int(call[0, 0]) for call in calls}
     assert len(rows) + changes.unknown == sum(time in times for time, _ in whole)
-
-
-def row(code: int, time: int, step: int, place: int, due: int = -1) -> list[int]:
-    return [code, time, time - 5, step, place, place + 10, due, 3, 1]
-
-
-def test_a_delivered_gradient_is_accepted_by_its_update() -> None:
-    resolver = Resolver()
-    contributions, updates = resolver.resolve([row(ACCEPTED, 10, 4, 0, due=5)])
-    assert (len(contributions), len(updates)) == (0, 0)
-    contributions, updates = resolver.resolve([[UPDATE, 20, 15, 4, 16, 17, 1, 0, 0]])
-    assert (len(contributions), len(updates)) == (0, 1)
-    assert updates[0].tolist() == (1, 4, 15, 16, 17, 20)
-    contributions, _ = resolver.resolve([[UPDATE, 30, 25, 5, 26, 27, 1, 0, 0]])
-    assert contributions[0].tolist() == (1, 4, 5, 10, 0, ACCEPTED, 5, 10, 3)
-
-
-def test_a_delivered_gradient_is_stale_if_its_run_ends() -> None:
-    resolver = Resolver()
-    resolver.resolve([row(ACCEPTED, 10, 4, 0, due=4)])
-    contributions, _ = resolver.resolve([row(protocol.STALE, 50, 4, 0)])
-    (mine,) = contributions
-    assert (mine["verdict"], mine["arrived"]) == (protocol.STALE, 10)
-
-
-def test_rows_that_were_dropped_leave_nothing_behind() -> None:
-    resolver = Resolver()
-    resolver.resolve([row(ACCEPTED, 10, 4, 0, due=4)])  # The row of its update was dropped.
-    contributions, _ = resolver.resolve([[UPDATE, 30, 25, 5, 26, 27, 1, 0, 0]])
-    assert not len(contributions)
-    assert not resolver._delivered
