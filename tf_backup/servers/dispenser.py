@@ -11,12 +11,11 @@ import tensorflow as tf
 from tf_backup._tf import graphs
 from tf_backup._tf.named import Name, NamedLock, NamedQueue, NamedVariable
 from tf_backup.annotations import Tensor
-from tf_backup.rules import pieces, protocol
+from tf_backup.rules import pieces
 from tf_backup.rules.pieces import Lanes, Piece
+from tf_backup.servers.gate_rules import TENSORS
 from tf_backup.servers.packing import Entry, Key, Layout
 from tf_backup.servers.tokens import DEVICE, GATE_SERVER
-
-_TENSORS = protocol.Arrays(where=tf.where, sum=tf.reduce_sum, min=tf.reduce_min)
 
 
 class Dispenser:
@@ -72,7 +71,7 @@ class Dispenser:
         """
 
         def body() -> Tensor:
-            lanes, counts, over = pieces.deliver(self._read(), self._indices(), piece, _TENSORS)
+            lanes, counts, over = pieces.deliver(self._read(), self._indices(), piece, TENSORS)
             lanes, lane, start = self._choose(lanes, worker, life, piece.run)
             done = [self._write(lanes)]
             for key, more in zip(self.layout.keys, sums, strict=True):
@@ -116,7 +115,7 @@ class Dispenser:
 
         def body() -> Tensor:
             lanes = self._read()
-            lanes = pieces.expire(lanes, (gone > 0) & tf.equal(gone, lanes.holder), _TENSORS)
+            lanes = pieces.expire(lanes, (gone > 0) & tf.equal(gone, lanes.holder), TENSORS)
             with tf.control_dependencies([self._write(lanes)]):
                 return tf.identity(lanes.run)
 
@@ -144,7 +143,7 @@ class Dispenser:
         self, lanes: Lanes, worker: Tensor, life: Tensor, run: Tensor
     ) -> tuple[Lanes, Tensor, Tensor]:
         now = tf.cast(tf.timestamp() * 1e6, tf.int64)
-        return pieces.choose(lanes, self._indices(), worker, life, run, now, _TENSORS)
+        return pieces.choose(lanes, self._indices(), worker, life, run, now, TENSORS)
 
     def _indices(self) -> Tensor:
         return tf.range(self._count, dtype=tf.int64)

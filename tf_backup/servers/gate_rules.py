@@ -20,7 +20,8 @@ from tf_backup.rules import places, protocol, shortage
 from tf_backup.rules.protocol import Ledger
 from tf_backup.servers.event import EXHAUSTED, ROWS, Event
 
-_TENSORS = protocol.Arrays(where=tf.where, sum=tf.reduce_sum, min=tf.reduce_min)
+# The array functions with which the rules run on tensors.
+TENSORS = protocol.Arrays(where=tf.where, sum=tf.reduce_sum, min=tf.reduce_min)
 _FIELDS = [*protocol.SCALARS, *protocol.VECTORS]
 
 
@@ -68,14 +69,14 @@ class Rules:
 
     def _admit(self, packed: Tensor, worker: Tensor, life: Tensor, run: Tensor) -> Any:
         """Return the worker's place."""
-        ledger, place = places.admit(unpacked(packed), self._indices(), worker, life, run, _TENSORS)
+        ledger, place = places.admit(unpacked(packed), self._indices(), worker, life, run, TENSORS)
         return pack(ledger), place
 
     def _enter(self, packed: Tensor, place: Tensor, life: Tensor, run: Tensor) -> Any:
         """Return the next action, the number of the entry, and that of gradients in ([3])."""
         ledger, me = unpacked(packed), self._me(place)
-        ledger, then = places.enter(ledger, me, life, run, self._wanted(ledger), _TENSORS)
-        queued = protocol.at(ledger.queued, me, _TENSORS)
+        ledger, then = places.enter(ledger, me, life, run, self._wanted(ledger), TENSORS)
+        queued = protocol.at(ledger.queued, me, TENSORS)
         return pack(ledger), tf.stack([then, ledger.entries, queued])
 
     def _offer(
@@ -103,13 +104,13 @@ class Rules:
             self._wanted(ledger),
             self._max_staleness,
             finite,
-            _TENSORS,
+            TENSORS,
         )
         if self._fills:
             offered, then = shortage.continue_step(
-                ledger, offered, self._indices(), me, verdict, then, self._replicas, _TENSORS
+                ledger, offered, self._indices(), me, verdict, then, self._replicas, TENSORS
             )
-        left, exhausted = protocol.leave(ledger, me, entry, run, self._wanted(ledger), _TENSORS)
+        left, exhausted = protocol.leave(ledger, me, entry, run, self._wanted(ledger), TENSORS)
         leaves = tf.equal(step, protocol.STOP)
         ledger = tf.nest.map_structure(
             lambda a, b: a if a is b else tf.where(leaves, a, b), left, offered
@@ -125,8 +126,8 @@ class Rules:
         The run ends if this was the `last` update (1, else 0).
         """
         before = unpacked(packed)
-        go_on, tokens = protocol.advance(before, _TENSORS)
-        go_home, stops = protocol.close_run(before, True, _TENSORS)
+        go_on, tokens = protocol.advance(before, TENSORS)
+        go_home, stops = protocol.close_run(before, True, TENSORS)
         ends = last > 0
         ledger, tokens = tf.nest.map_structure(
             lambda a, b: a if a is b else tf.where(ends, a, b), (go_home, stops), (go_on, tokens)
@@ -137,17 +138,17 @@ class Rules:
 
     def _open_run(self, packed: Tensor, step: Tensor) -> Any:
         """Return the number of the run."""
-        ledger = protocol.open_run(unpacked(packed), step, _TENSORS)
+        ledger = protocol.open_run(unpacked(packed), step, TENSORS)
         return pack(ledger), ledger.run
 
     def _close_run(self, packed: Tensor) -> Any:
         """Return the number of updates made, tokens, sizes and events."""
         before = unpacked(packed)
-        return self._released(before, *protocol.close_run(before, False, _TENSORS))
+        return self._released(before, *protocol.close_run(before, False, TENSORS))
 
     def _settle(self, packed: Tensor) -> Any:
         """Return the number of updates made."""
-        ledger = protocol.settle(unpacked(packed), _TENSORS)
+        ledger = protocol.settle(unpacked(packed), TENSORS)
         return pack(ledger), ledger.step
 
     def _expire(self, packed: Tensor, gone: Tensor) -> Any:
@@ -157,25 +158,25 @@ class Rules:
         """
         before = unpacked(packed)
         mask = (gone > 0) & tf.equal(gone, before.life)  # A new life may be there by now.
-        return self._released(before, *places.expire(before, mask, _TENSORS))
+        return self._released(before, *places.expire(before, mask, TENSORS))
 
     def _tick(self, packed: Tensor, room: Tensor) -> Any:
         """Return the events of the current state again, if there is `room` (1, else 0)."""
         ledger = unpacked(packed)
-        complete = protocol.complete(ledger, self._wanted(ledger), _TENSORS)
-        exhausted = protocol.exhausted(ledger, self._wanted(ledger), _TENSORS)
+        complete = protocol.complete(ledger, self._wanted(ledger), TENSORS)
+        exhausted = protocol.exhausted(ledger, self._wanted(ledger), TENSORS)
         there = room > 0
         return packed, self._events(ledger, complete & there, exhausted & ~complete & there)
 
     def _resize(self, packed: Tensor, wanted: Tensor) -> Any:
         """Return the step, and events."""
-        ledger, completes = shortage.resize(unpacked(packed), wanted, _TENSORS)
+        ledger, completes = shortage.resize(unpacked(packed), wanted, TENSORS)
         return pack(ledger), ledger.step, self._events(ledger, completes)
 
     def _set_quota(self, packed: Tensor, quota: Tensor) -> Any:
         """Return the number of updates made, tokens, sizes and events."""
         before = unpacked(packed)
-        changed = shortage.set_quota(before, quota, self._replicas, _TENSORS)
+        changed = shortage.set_quota(before, quota, self._replicas, TENSORS)
         return self._released(before, *changed)
 
     # ---- Parts --------------------------------------------------------------------------------
@@ -202,7 +203,7 @@ class Rules:
         """Return the results of a rule that hands out tokens."""
         # The queue may already hold enough contributions for the next update.
         wanted = self._wanted(ledger)
-        complete = protocol.complete(ledger, wanted, _TENSORS) if self._queues else None
+        complete = protocol.complete(ledger, wanted, TENSORS) if self._queues else None
         events = self._events(ledger, complete)
         wanted = tf.cast(tf.not_equal(tokens, protocol.WAIT), tf.int64)
         sizes = tf.stack([wanted, wanted * 0 + 2], axis=1)
@@ -235,7 +236,7 @@ class Rules:
         )
         if self._fixed:
             return event
-        there = tf.range(self._replicas, dtype=tf.int64) < protocol.inside(ledger, _TENSORS)
+        there = tf.range(self._replicas, dtype=tf.int64) < protocol.inside(ledger, TENSORS)
         return Event(event.step, *[tf.where(there, row, np.int64(-1)) for row in event[1:]])
 
     def _used(self, ledger: Ledger) -> tuple[Tensor, Tensor]:
@@ -245,7 +246,7 @@ class Rules:
         if not self._fills:
             whose = tf.concat([whose, padding], axis=0)[: self._replicas]
             return tf.gather(ledger.ticket, whose), whose
-        extras = protocol.inside(ledger, _TENSORS) - tf.size(whose, tf.int64)
+        extras = protocol.inside(ledger, TENSORS) - tf.size(whose, tf.int64)
         tickets = [tf.gather(ledger.ticket, whose), ledger.extra_ticket[:extras], padding]
         whose = tf.concat([whose, ledger.extra_place[:extras], padding], axis=0)
         return tf.concat(tickets, axis=0)[: self._replicas], whose[: self._replicas]

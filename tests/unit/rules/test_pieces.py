@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_backup.rules import pieces, protocol
+from tf_backup.rules import pieces
 from tf_backup.rules.pieces import SLOW_S, STOP, WAIT, Piece
+from tf_backup.servers.gate_rules import TENSORS
 
 SECOND = 1_000_000
-TENSORS = protocol.Arrays(where=tf.where, sum=tf.reduce_sum, min=tf.reduce_min)
 
 
 class Desk:

@@ -33,9 +33,9 @@ from tf_backup.rules.protocol import (
     WAITING,
     Ledger,
 )
+from tf_backup.servers.gate_rules import TENSORS
 
 SCHEDULES, BLOCKS, EVENTS = 1000, 10, 60
-TENSORS = protocol.Arrays(where=tf.where, sum=tf.reduce_sum, min=tf.reduce_min)
 SLOTS = tuple(name for name in protocol.VECTORS if not name.startswith("extra_"))
 BOUNDS = (0, 1, 2, 5, ANY_STALENESS)
 

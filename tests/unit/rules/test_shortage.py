@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tests.unit.rules.test_protocol import Gate as PlainGate
 from tests.unit.rules.test_protocol import check_books
-from tests.unit.rules.test_protocol_random import TENSORS, Call, rule, tensors
+from tests.unit.rules.test_protocol_random import Call, rule, tensors
 from tests.unit.servers.test_ledger_changes import changes_of
 from tf_backup.actors.timeline_reader import Resolver
 from tf_backup.policy import BackupPolicy
@@ -33,7 +33,7 @@ from tf_backup.rules.protocol import (
 )
 from tf_backup.servers import gate_rules
 from tf_backup.servers.event import Event
-from tf_backup.servers.gate_rules import pack, unpacked
+from tf_backup.servers.gate_rules import TENSORS, pack, unpacked
 from tf_backup.servers.ledger_changes import LedgerChanges
 from tf_backup.timeline import schema
 
