@@ -7,6 +7,7 @@ import pytest
 
 from scripts.experiments import catalogue, figure7, figure9, stability, table1
 from scripts.experiments.figure6 import Curve
+from scripts.experiments.spreads import Spread
 from tf_backup.policy import BackupPolicy
 from tf_backup.simulation.delays import Constant, Exponential
 from tf_backup.simulation.timing import simulate
@@ -60,7 +61,23 @@ def test_loss_of_logits_is_in_nats_and_finite() -> None:
 def test_convergence_is_at_the_best_precision() -> None:
     rows = [{"update": u, "precision": p} for u, p in ((5, 0.3), (10, 0.95), (15, 0.95), (20, 0.9))]
     assert (figure7.best(rows), figure7.converged(rows)) == (0.95, 10)
-    assert (figure7.reached(rows), figure7.reached(rows, 0.99)) == (10, 20)
+    assert (figure7.reached(rows, 0.9), figure7.reached(rows, 0.99)) == (10, 20)
+
+
+def test_low_precision_is_relative_to_the_quarters_best() -> None:
+    precisions = {
+        1: {0.25: (0.5, 0.911), 1.0: (0.89, 0.9)},
+        2: {0.25: (0.4, 0.91), 1.0: (0.8, 0.8)},
+    }
+    rows = [
+        {"seed": seed, "factor": factor, "update": 10 * (i + 1), "precision": precision}
+        for seed, of_factor in precisions.items()
+        for factor, found in of_factor.items()
+        for i, precision in enumerate(found)
+    ]
+    assert figure7.low_precision(rows[:4]) == pytest.approx(0.9)
+    assert figure7.soon(rows, 0.25) == (Spread(20.0, 0.0, 2), 2)
+    assert figure7.soon(rows, 1.0) == (Spread(20.0, 0.0, 2), 1)
 
 
 def test_time_to_the_single_workers_loss_is_relative_to_its_own() -> None:
