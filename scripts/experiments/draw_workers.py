@@ -220,7 +220,10 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
     """Compare with the text of the workshop version."""
     serial, sync, late = (best(rows, kind) for kind in (SERIAL, SYNC, ASYNC))
     rates = ", ".join(f"{rate:g}" for rate in sorted({row["rate"] for row in rows}))
-    why = "14 x 14 pixels, a small DRAW without attention, a short training"
+    why = (
+        "14 x 14 pixels, a small DRAW without attention; a short training: one image for all, the "
+        "mean of the training images, has 49.5 nats"
+    )
     saved = 1 - sync.share_of(late)
     both = f"synchronous {sync.text}, asynchronous {late.text}"
     return [
