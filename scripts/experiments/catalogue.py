@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 
 from scripts.experiments.definition import Experiment
 
 NAMES = (
     *("figure2", "figure3", "figure4", "figure5", "figure6", "figure7", "figure8", "figure9"),
-    *("table1", "stability", "backup_sweep", "time_to_accuracy", "time_to_accuracy_real"),
+    *("table1", "draw", "stability", "backup_sweep", "time_to_accuracy", "time_to_accuracy_real"),
     "auto_replicas",
 )
+_MODULES = {"draw": "draw_workers"}  # Others have the experiment's name.
 # They can be run, but results/ has none of theirs yet.
 WITHOUT_RESULTS: tuple[str, ...] = ("figure2", "auto_replicas")
 
@@ -23,14 +25,18 @@ def find(name: str) -> Experiment:
     """
     if name not in NAMES:
         raise ValueError(f"there is no experiment {name!r}, only {', '.join(NAMES)}.")
-    found: Experiment = importlib.import_module(f"scripts.experiments.{name}").EXPERIMENT
+    found: Experiment = module_of(name).EXPERIMENT
     return found
+
+
+def module_of(name: str) -> ModuleType:
+    """Return the module of an experiment."""
+    return importlib.import_module(f"scripts.experiments.{_MODULES.get(name, name)}")
 
 
 def overview() -> str:
     """Return the first line of each experiment, for `--help`."""
     lines = []
     for name in NAMES:
-        module = importlib.import_module(f"scripts.experiments.{name}")
-        lines.append(f"  {name:<22} {(module.__doc__ or '').splitlines()[0]}")
+        lines.append(f"  {name:<22} {(module_of(name).__doc__ or '').splitlines()[0]}")
     return "\n".join(lines)

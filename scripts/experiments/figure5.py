@@ -1,15 +1,23 @@
 """Figure 5: updates to converge against N, the number of gradients in an update.
 
-  python scripts/experiment.py figure5 --data_dir=DIR      # about 10 minutes on one core
+  python scripts/experiment.py figure5 --data_dir=DIR      # some 2 minutes on one core
 
 The paper, Inception on ImageNet with RMSProp: 137.5e3 updates with N = 50, 76.2e3 with N = 100, a
 ratio of 1.80, where twice the gradients of an update would save half of the updates at best. Here,
-a narrow version of section 2.1's network is trained on 10,000 images of MNIST, standardized. A
-synchronous update is the mean of N gradients, so it is computed as one gradient of N B images. The
-learning rate is proportional to N, as in the paper.
+a network with one hidden layer of 32 units is trained on 10,000 images of MNIST, standardized, with
+SGD and momentum. A synchronous update is the mean of N gradients, so it is computed as one gradient
+of N B images. The learning rate is proportional to N, as in the paper.
 
 The paper's convergence is the point of the best test accuracy, which is known only afterwards and
-varies much; here it is the first update, of every third, with a test error of at most 10 %.
+varies much; here it is the first update after which the test error is at most 10 %.
+
+The learning rate of one gradient was chosen with seeds that the results do not use, 101 and 102: it
+is the largest of 0.0001, 0.0002, 0.0005, 0.001 and 0.002 with which N = 100 needs at least 50
+updates, so that one update more or less is at most 2 %. Only N = 100 was tried before the run.
+
+A first version trained a narrow version of section 2.1's network. With some seeds it learned
+nothing for hundreds of updates, and once nothing at all: updates to converge varied more between
+seeds than with N, and the ratio was 0.71 ± 0.23. That says nothing about the paper.
 
 Agreement, stated before the run: the ratio of N = 50 to N = 100 is within 0.2 of 1.80.
 """
@@ -22,11 +30,12 @@ from typing import Any
 
 import numpy as np
 
-from scripts.experiments import digit_images
+from scripts.experiments import digit_images, virtual_training
 from scripts.experiments.claims import FOUND, Claim
 from scripts.experiments.definition import SMALL, TINY, Experiment, Job, Point, Row, Tick
 from scripts.experiments.digit_images import Subset
 from scripts.experiments.spreads import Spread, by_seed, select
+from scripts.experiments.virtual_training import Problem
 
 PAPER_UPDATES = {50: 137.5e3, 100: 76.2e3}
 
@@ -36,23 +45,19 @@ class Convergence:
     """Settings.
 
     Attributes:
-      data: data and network.
+      problem: data and network; its batch size is B, the images in one of the N gradients.
       replicas: every N.
-      batch_size: B, images in one of the N gradients.
       learning_rate: learning rate of SGD, to be multiplied by N.
       momentum: momentum of SGD.
       error: test error that counts as converged.
-      every: updates between two tests.
       most_updates: updates after which a training is given up.
     """
 
-    data: Subset
+    problem: Problem
     replicas: tuple[int, ...]
-    batch_size: int
     learning_rate: float
     momentum: float
     error: float
-    every: int
     most_updates: int
 
 
@@ -67,21 +72,21 @@ def measure(
     """Train until the test error is small enough; -1 updates mean that it never was."""
     import keras
 
-    images, replicas = digit_images.standardized(settings.data, data_dir), point["replicas"]
+    problem, replicas = settings.problem, point["replicas"]
+    images = digit_images.standardized(problem.data, data_dir)
     rate = settings.learning_rate * replicas
     optimizer = keras.optimizers.SGD(rate, momentum=settings.momentum)
-    model = digit_images.network(settings.data, images, optimizer, seed)
-    rng, size = np.random.default_rng(seed), replicas * settings.batch_size
+    model = virtual_training.network(problem, images, optimizer, seed)
+    rng, size = np.random.default_rng(seed), replicas * problem.batch_size
     error, updates = 1.0, -1
     for update in range(1, settings.most_updates + 1):
         chosen = rng.integers(len(images.y), size=size)
         model.train_on_batch(images.x[chosen], images.y[chosen])
-        if update % settings.every == 0:
-            tick(update / settings.most_updates)
-            error = digit_images.error_of(model, images)
-            if error <= settings.error:
-                updates = update
-                break
+        tick(update / settings.most_updates)
+        error = digit_images.error_of(model, images)
+        if error <= settings.error:
+            updates = update
+            break
     return [{"updates": updates, "error": error, "learning_rate": rate}]
 
 
@@ -151,16 +156,14 @@ EXPERIMENT = Experiment(
     title="Updates to converge against N: mean and standard deviation over seeds",
     settings={
         TINY: Convergence(
-            Subset("digits", 1400, 300, (4, 8, 8)), (50, 100), 1, 0.002, 0.9, 0.5, 5, 60
+            Problem(Subset("digits", 1400, 300, ()), 8, 1), (50, 100), 0.002, 0.9, 0.5, 60
         ),
         SMALL: Convergence(
-            Subset("mnist", 10_000, 1000, (8, 16, 16, 32)),
+            Problem(Subset("mnist", 10_000, 2000, ()), 32, 4),
             (50, 70, 80, 90, 100),
-            4,
-            0.0005,
+            0.0002,
             0.9,
             0.1,
-            3,
             1500,
         ),
     },
@@ -171,6 +174,6 @@ EXPERIMENT = Experiment(
     draw=draw,
     jobs=tuple(Job("inception_v3", {"replicas": n, "backups": 6}) for n in (50, 70, 80, 90, 100)),
     prepare=lambda settings, data_dir, intra_op: digit_images.prepare(
-        settings.data, data_dir, intra_op
+        settings.problem.data, data_dir, intra_op
     ),
 )

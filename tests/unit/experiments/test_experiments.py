@@ -71,7 +71,7 @@ def test_experiment_runs_and_is_drawn(name: str, tmp_path: Path) -> None:
 
 @names
 def test_file_begins_with_its_command_and_the_papers_number(name: str) -> None:
-    text = (ROOT / "scripts" / "experiments" / f"{name}.py").read_text("utf-8")
+    text = str(catalogue.module_of(name).__doc__)
     command = re.search(rf"python scripts/experiment\.py {name} .*# (some|about) ", text)
     assert command is not None
     assert "Agreement, stated before the run:" in text

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scripts.experiments import catalogue, figure7, figure9, stability, table1
+from scripts.experiments import catalogue, draw_workers, figure7, figure9, stability, table1
+from scripts.experiments.definition import Row
 from scripts.experiments.figure6 import Curve
+from scripts.experiments.spreads import Spread
 from tf_backup.policy import BackupPolicy
 from tf_backup.simulation.delays import Constant, Exponential
 from tf_backup.simulation.timing import simulate
@@ -60,7 +62,23 @@ def test_loss_of_logits_is_in_nats_and_finite() -> None:
 def test_convergence_is_at_the_best_precision() -> None:
     rows = [{"update": u, "precision": p} for u, p in ((5, 0.3), (10, 0.95), (15, 0.95), (20, 0.9))]
     assert (figure7.best(rows), figure7.converged(rows)) == (0.95, 10)
-    assert (figure7.reached(rows), figure7.reached(rows, 0.99)) == (10, 20)
+    assert (figure7.reached(rows, 0.9), figure7.reached(rows, 0.99)) == (10, 20)
+
+
+def test_low_precision_is_relative_to_the_quarters_best() -> None:
+    precisions = {
+        1: {0.25: (0.5, 0.911), 1.0: (0.89, 0.9)},
+        2: {0.25: (0.4, 0.91), 1.0: (0.8, 0.8)},
+    }
+    rows = [
+        {"seed": seed, "factor": factor, "update": 10 * (i + 1), "precision": precision}
+        for seed, of_factor in precisions.items()
+        for factor, found in of_factor.items()
+        for i, precision in enumerate(found)
+    ]
+    assert figure7.low_precision(rows[:4]) == pytest.approx(0.9)
+    assert figure7.soon(rows, 0.25) == (Spread(20.0, 0.0, 2), 2)
+    assert figure7.soon(rows, 1.0) == (Spread(20.0, 0.0, 2), 1)
 
 
 def test_time_to_the_single_workers_loss_is_relative_to_its_own() -> None:
@@ -75,6 +93,37 @@ def test_time_to_the_single_workers_loss_is_relative_to_its_own() -> None:
         for i, nats in enumerate(found)
     ]
     assert figure9.shares(rows, "synchronous", 8) == [0.5, float("inf")]
+
+
+def drawings(kind: str, rate: float, **of_seed: tuple[float, ...]) -> list[Row]:
+    return [
+        {"kind": kind, "rate": rate, "seed": int(seed[1:]), "seconds": 10.0 * n, "gradients": n}
+        | {"nats": nats}
+        for seed, found in of_seed.items()
+        for n, nats in enumerate(found, 1)
+    ]
+
+
+def test_drawing_is_at_its_best_with_the_fastest_rate_that_always_reaches_the_loss() -> None:
+    rows = [
+        *drawings("one worker", 0.1, s1=(8.0, 7.0, 6.0), s2=(8.5, 7.0, 6.0)),
+        *drawings("one worker", 1.0, s1=(9.0, 9.0, 9.0), s2=(8.0, 9.0, 9.0)),
+        *drawings("synchronous", 0.1, s1=(9.0, 8.0, 7.0), s2=(8.0, 7.0, 6.0)),
+        *drawings("synchronous", 1.0, s1=(9.0, 9.0, 8.0), s2=(9.0, 9.0, 8.0)),
+        *drawings("asynchronous", 0.1, s1=(9.0, 9.0, 9.0), s2=(8.0, 8.0, 7.0)),
+    ]
+    assert [draw_workers.goal([r for r in rows if r["seed"] == seed]) for seed in (1, 2)] == [8, 8]
+    sync = draw_workers.best(rows, "synchronous")
+    assert sync == (Spread.of([20.0, 10.0]), 0.1, 1.0)
+    assert sync.share_of(draw_workers.best(rows, "one worker")) == pytest.approx(1.0)
+    never = draw_workers.best(rows, "asynchronous")
+    assert (never.seconds, never.largest, never.text) == (None, 0.0, "not always reached")
+    assert never.share_of(sync) == sync.share_of(never) == float("inf")
+
+
+def test_images_of_drawings_are_small_and_binary() -> None:
+    images = np.array([[0.9, 0.9, 0.0, 0.4], [0.9, 0.0, 0.4, 0.4]]).reshape([1, 2, 4, 1])
+    assert draw_workers.binary(images, 2).tolist() == [[[[1.0], [0.0]]]]
 
 
 def test_backup_workers_slow_gradients_down_by_the_network_time() -> None:
