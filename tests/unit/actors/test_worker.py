@@ -16,7 +16,9 @@ from tf_backup.policy import BackupPolicy
 from tf_backup.rules.protocol import NO_PLACE, STOP
 from tf_backup.servers.accumulator import Accumulator
 from tf_backup.servers.contribution import Contribution
+from tf_backup.servers.event import ROW
 from tf_backup.servers.gate import Gate
+from tf_backup.servers.ledger_changes import Times
 from tf_backup.servers.snapshot import Snapshot
 
 LIFE = 7
@@ -56,17 +58,17 @@ class Training:
 
     def contribution(self, event: Any) -> list[float]:
         """Return the gradient, what it adds to the count, and the parameters it was made with."""
-        return [float(value) for value in self._take(event[1])]
+        return [float(value) for value in self._take(event[ROW.tickets])]
 
     def complete(self, last: bool = False) -> None:
-        self._complete(tf.constant(last), tf.zeros([3], tf.int64))
+        self._complete(tf.constant(last), Times(*[number(0)] * 3))
 
     def _taken(self, tickets: Any) -> Any:
-        found: dict[int, Any] = {}
+        found = []
         for ps in self._contribution.servers:
             parts = self._accumulator.take(tf.unstack(tickets, 1), ps, 1)
-            found.update(self._contribution.combine(parts, ps, 1))
-        return self._contribution.totals(found)
+            found.append(self._contribution.combine(parts, ps, 1))
+        return tf.nest.flatten(self._contribution.totals(found))
 
 
 def number(value: int) -> Any:

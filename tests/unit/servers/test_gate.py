@@ -15,6 +15,7 @@ from tf_backup._tf.named import Name
 from tf_backup.policy import BackupPolicy
 from tf_backup.rules.protocol import COMPUTING, EXPELLED, STOP
 from tf_backup.servers.gate import STOPPED, Gate
+from tf_backup.servers.ledger_changes import Times
 
 N, B = 2, 1
 
@@ -51,7 +52,7 @@ class Calls:
         return self._event(number(step)).numpy()
 
     def complete(self, last: bool = False) -> int:
-        times = tf.constant([1, 2, 3], tf.int64)
+        times = Times(number(1), number(2), number(3))
         return int(self._complete(tf.constant(last), times))
 
     def await_computing(self, count: int) -> None:
