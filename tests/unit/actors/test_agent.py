@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import tensorflow as tf
 
 from tests.cluster.processes import wait_until
+from tests.unit.waiting_calls import in_thread
 from tf_backup._tf.named import Name
 from tf_backup.actors import agent as module
 from tf_backup.actors.agent import Agent, Dismissed
@@ -69,27 +69,25 @@ def chief(one_device: Name, monkeypatch: pytest.MonkeyPatch) -> Chief:
 
 
 def test_it_works_until_it_is_dismissed(chief: Chief) -> None:
-    with ThreadPoolExecutor() as threads:
-        work = threads.submit(Agent(ADDRESSES, 1).work)  # Before there is a chief.
-        chief.take()
-        wait_until(lambda: chief.board.look(1).beats[1])
-        chief.write(dismissed=True)
-        with pytest.raises(Dismissed):
-            work.result(TIMEOUT_S)
+    work = in_thread(Agent(ADDRESSES, 1).work)  # Before there is a chief.
+    chief.take()
+    wait_until(lambda: chief.board.look(1).beats[1])
+    chief.write(dismissed=True)
+    with pytest.raises(Dismissed):
+        work.result(TIMEOUT_S)
     assert chief.board.look(1).lives.tolist() == [0, LEFT]
 
 
 def test_a_life_that_was_given_up_is_followed_by_another(chief: Chief) -> None:
     chief.take()
-    with ThreadPoolExecutor() as threads:
-        work = threads.submit(Agent(ADDRESSES, 1).work)
-        wait_until(lambda: chief.board.look(1).lives[1])
-        first = chief.board.look(1).lives[1]
-        taken = chief.board.register(1)  # As another process of this worker would.
-        wait_until(lambda: chief.board.look(1).lives[1] > taken)
-        chief.write(dismissed=True)
-        with pytest.raises(Dismissed):
-            work.result(TIMEOUT_S)
+    work = in_thread(Agent(ADDRESSES, 1).work)
+    wait_until(lambda: chief.board.look(1).lives[1])
+    first = chief.board.look(1).lives[1]
+    taken = chief.board.register(1)  # As another process of this worker would.
+    wait_until(lambda: chief.board.look(1).lives[1] > taken)
+    chief.write(dismissed=True)
+    with pytest.raises(Dismissed):
+        work.result(TIMEOUT_S)
     assert taken > first
 
 
@@ -123,13 +121,12 @@ def test_a_job_that_fails_is_reported_to_the_chief(
     monkeypatch.setattr(module, "_Program", Program)
     program = {"attributes": {"shared_name": "program"}}
     chief.take(job={"number": 3, "kind": "train", "program": program, "programs": []})
-    with ThreadPoolExecutor() as threads:
-        work = threads.submit(Agent(ADDRESSES, 1).work)
-        errors: list[Any] = []
-        wait_until(lambda: errors.extend(chief.board.look(1).errors) or errors)
-        chief.write(dismissed=True)  # The worker goes on after such an error.
-        with pytest.raises(Dismissed):
-            work.result(TIMEOUT_S)
+    work = in_thread(Agent(ADDRESSES, 1).work)
+    errors: list[Any] = []
+    wait_until(lambda: errors.extend(chief.board.look(1).errors) or errors)
+    chief.write(dismissed=True)  # The worker goes on after such an error.
+    with pytest.raises(Dismissed):
+        work.result(TIMEOUT_S)
     kind = "InvalidArgumentError"
     assert errors == [{"worker": 1, "job": 3, "type": kind, "message": "worker 1 cannot"}]
 
@@ -144,9 +141,8 @@ def test_the_end_of_a_life_cancels_what_it_waits_for() -> None:
         began.set()
         take()
 
-    with ThreadPoolExecutor() as threads:
-        call = threads.submit(life.call, wait)
-        began.wait(TIMEOUT_S)
-        life.end()
-        assert isinstance(call.exception(TIMEOUT_S), tf.errors.CancelledError)
+    call = in_thread(life.call, wait)
+    began.wait(TIMEOUT_S)
+    life.end()
+    assert isinstance(call.exception(TIMEOUT_S), tf.errors.CancelledError)
     life.call(pytest.fail, "a call after the end")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import tensorflow as tf
 
 from tests.unit.actors.one_process import TIMEOUT_S, descent
+from tests.unit.waiting_calls import in_thread
 from tf_backup._tf.named import Name
 from tf_backup.actors.chief import Chief
 from tf_backup.objective import Results
@@ -26,8 +26,7 @@ N = 2
 class Training:
     """A chief with N = 2 and b = 0, and the calls of its workers."""
 
-    def __init__(self, name: Name, threads: ThreadPoolExecutor) -> None:
-        self._threads = threads
+    def __init__(self, name: Name) -> None:
         self.weight, self.seen = tf.Variable(100.0), tf.Variable(0.0)
         objective = descent(self.weight, self.seen)
         results = objective.compute.structured_outputs
@@ -47,7 +46,7 @@ class Training:
                         for i in range(N)]  # fmt: skip
 
     def loop(self) -> Any:
-        return self._threads.submit(lambda: int(self._chief.loop(number(0))))
+        return in_thread(lambda: int(self._chief.loop(number(0))))
 
     def grant(self, *kinds: int) -> None:
         self.permits.grant(tf.constant(kinds, tf.int64))
@@ -57,7 +56,7 @@ class Training:
         ticket = 1000 * (worker + 1) + step
         numbers = [worker, self.entries[worker], self.run, step, ticket]
         args = (*map(number, numbers), tf.constant(gradient))
-        return self._threads.submit(lambda: int(self._offer(*args)))
+        return in_thread(lambda: int(self._offer(*args)))
 
     def _entered(self, worker: Any, life: Any, run: Any) -> Any:
         place = self.gate.admit(worker, life, run)
@@ -82,41 +81,39 @@ def numbers(report: Any) -> list[float]:
 
 
 def test_updates_are_means_of_n_and_as_many_as_permitted(one_device: Name) -> None:
-    with ThreadPoolExecutor(max_workers=8) as threads:
-        training = Training(one_device, threads)
-        loop = training.loop()
-        training.grant(GO)
-        offers = [training.offer(0, 0, 1.0), training.offer(1, 0, 3.0)]
-        (report,) = training.reports.read()
-        assert numbers(report) == [0, 20, 2]  # The mean of what the workers report.
-        assert sorted(report.places.tolist()) == [0, 1]
-        assert [offer.result(TIMEOUT_S) for offer in offers] == [1, 1]
-        assert float(training.weight) == 98
-        (published,) = tf.function(training.snapshot.read_all)()
-        assert float(published) == 98
-        # The next step is complete, but not permitted.
-        offers = [training.offer(0, 1, 10.0), training.offer(1, 1, 30.0)]
-        waiting = threads.submit(training.reports.read)
-        assert not offers[0].done()
-        assert float(training.weight) == 98
-        training.grant(LAST)
-        found = waiting.result(TIMEOUT_S)
-        assert numbers(found[0]) == [1, 200, 4]
-        assert [offer.result(TIMEOUT_S) for offer in offers] == [STOP, STOP]
-        assert loop.result(TIMEOUT_S) == 2
-        end = found[1] if len(found) > 1 else training.reports.read()[0]
-        assert end.step < 0
+    training = Training(one_device)
+    loop = training.loop()
+    training.grant(GO)
+    offers = [training.offer(0, 0, 1.0), training.offer(1, 0, 3.0)]
+    (report,) = training.reports.read()
+    assert numbers(report) == [0, 20, 2]  # The mean of what the workers report.
+    assert sorted(report.places.tolist()) == [0, 1]
+    assert [offer.result(TIMEOUT_S) for offer in offers] == [1, 1]
+    assert float(training.weight) == 98
+    (published,) = tf.function(training.snapshot.read_all)()
+    assert float(published) == 98
+    # The next step is complete, but not permitted.
+    offers = [training.offer(0, 1, 10.0), training.offer(1, 1, 30.0)]
+    waiting = in_thread(training.reports.read)
+    assert not offers[0].done()
+    assert float(training.weight) == 98
+    training.grant(LAST)
+    found = waiting.result(TIMEOUT_S)
+    assert numbers(found[0]) == [1, 200, 4]
+    assert [offer.result(TIMEOUT_S) for offer in offers] == [STOP, STOP]
+    assert loop.result(TIMEOUT_S) == 2
+    end = found[1] if len(found) > 1 else training.reports.read()[0]
+    assert end.step < 0
     assert float(training.weight) == 78
 
 
 def test_the_loop_ends_when_it_is_told_to(one_device: Name) -> None:
-    with ThreadPoolExecutor(max_workers=8) as threads:
-        training = Training(one_device, threads)
-        training.grant(HALT)
-        assert training.loop().result(TIMEOUT_S) == 0
-        assert training.reports.read()[0].step < 0
-        training.grant(GO)
-        loop = training.loop()
-        training.gate.stop()  # While it waits for gradients.
-        assert loop.result(TIMEOUT_S) == 0
+    training = Training(one_device)
+    training.grant(HALT)
+    assert training.loop().result(TIMEOUT_S) == 0
+    assert training.reports.read()[0].step < 0
+    training.grant(GO)
+    loop = training.loop()
+    training.gate.stop()  # While it waits for gradients.
+    assert loop.result(TIMEOUT_S) == 0
     assert float(training.weight) == 100

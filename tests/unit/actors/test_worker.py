@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tests.unit.actors.one_process import SPEC, TIMEOUT_S, descent
+from tests.unit.waiting_calls import in_thread
 from tf_backup._tf import datasets
 from tf_backup._tf.named import Name
 from tf_backup.actors.worker import Worker
@@ -79,16 +79,15 @@ def test_each_gradient_is_of_the_latest_parameters(one_device: Name) -> None:
     training = Training(one_device)
     assert training.admit(0, LIFE) == 0
     assert training.admit(1, LIFE + 1) == NO_PLACE
-    with ThreadPoolExecutor() as threads:
-        end = threads.submit(training.work, 10, 20, 30, 40)
-        for step in range(3):
-            event = training.event(step)
-            assert training.contribution(event) == [10 * (step + 1), 1, 5 + step]
-            assert not end.done()
-            training.weight.assign_add(1.0)
-            training.snapshot.publish()
-            training.complete(last=step == 2)
-        assert end.result(TIMEOUT_S) == STOP
+    end = in_thread(training.work, 10, 20, 30, 40)
+    for step in range(3):
+        event = training.event(step)
+        assert training.contribution(event) == [10 * (step + 1), 1, 5 + step]
+        assert not end.done()
+        training.weight.assign_add(1.0)
+        training.snapshot.publish()
+        training.complete(last=step == 2)
+    assert end.result(TIMEOUT_S) == STOP
     assert training.gate.ledger().accepted.tolist() == [3]
 
 
@@ -103,10 +102,9 @@ def test_it_stops_at_the_end_of_its_data(one_device: Name) -> None:
 def test_a_gradient_that_is_not_finite_is_dropped(one_device: Name) -> None:
     training = Training(one_device, "drop")
     training.admit(0, LIFE)
-    with ThreadPoolExecutor() as threads:
-        end = threads.submit(training.work, -np.inf, 20)
-        assert training.contribution(training.event(0)) == [20, 1, 5]
-        training.complete(last=True)
-        assert end.result(TIMEOUT_S) == STOP
+    end = in_thread(training.work, -np.inf, 20)
+    assert training.contribution(training.event(0)) == [20, 1, 5]
+    training.complete(last=True)
+    assert end.result(TIMEOUT_S) == STOP
     ledger = training.gate.ledger()
     assert (ledger.nonfinite.tolist(), ledger.accepted.tolist()) == ([1], [1])

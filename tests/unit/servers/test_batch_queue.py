@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import pytest
 import tensorflow as tf
 
+from tests.unit.waiting_calls import in_thread, waits
 from tf_backup._tf.named import Name
 from tf_backup.servers.batch_queue import BatchQueue, BatchReader
 
@@ -58,15 +57,12 @@ def test_each_batch_goes_to_the_worker_that_asks_first(one_device: Name) -> None
 
 def test_a_full_queue_makes_the_chief_wait(one_device: Name) -> None:
     queue = BatchQueue(one_device, SPEC, capacity=1)
-    with ThreadPoolExecutor() as threads:
-        puts = [threads.submit(queue.put, batch(number)) for number in range(8)]
-        with pytest.raises(TimeoutError):
-            for put in puts:
-                put.result(timeout=0.2)
-        elements = iter(reader(queue).dataset())
-        assert sorted(numbers([next(elements) for _ in puts])) == list(range(8))
-        for put in puts:
-            put.result(TIMEOUT_S)
+    puts = [in_thread(queue.put, batch(number)) for number in range(8)]
+    assert waits(*puts)
+    elements = iter(reader(queue).dataset())
+    assert sorted(numbers([next(elements) for _ in puts])) == list(range(8))
+    for put in puts:
+        put.result(TIMEOUT_S)
     assert not queue.join(0.0)
     queue.close()
     assert queue.join(TIMEOUT_S)
@@ -74,10 +70,9 @@ def test_a_full_queue_makes_the_chief_wait(one_device: Name) -> None:
 
 def test_a_put_that_waits_can_be_cut_off(one_device: Name) -> None:
     queue = BatchQueue(one_device, SPEC, capacity=1)
-    with ThreadPoolExecutor() as threads:
-        puts = [threads.submit(queue.put, batch(number)) for number in range(8)]
-        queue.cut_off()
-        errors = [put.exception(TIMEOUT_S) for put in puts]
+    puts = [in_thread(queue.put, batch(number)) for number in range(8)]
+    queue.cut_off()
+    errors = [put.exception(TIMEOUT_S) for put in puts]
     assert any(isinstance(error, tf.errors.CancelledError) for error in errors)
     assert queue.join(TIMEOUT_S)
     assert queue.error is None
@@ -87,11 +82,9 @@ def test_a_worker_that_waits_for_a_batch_can_be_released(one_device: Name) -> No
     queue = BatchQueue(one_device, SPEC, capacity=1)
     mine = reader(queue)
     elements = iter(mine.dataset())
-    with ThreadPoolExecutor() as threads:
-        taken = threads.submit(next, elements, None)
-        with pytest.raises(TimeoutError):
-            taken.result(timeout=0.2)
-        mine.close()
-        assert taken.result(TIMEOUT_S) is None
+    taken = in_thread(next, elements, None)
+    assert waits(taken)
+    mine.close()
+    assert taken.result(TIMEOUT_S) is None
     queue.cut_off()
     assert queue.join(TIMEOUT_S)

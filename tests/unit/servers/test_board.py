@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 
+from tests.unit.waiting_calls import in_thread, waits
 from tf_backup._tf.named import Name
 from tf_backup.servers import board
 from tf_backup.servers.board import FREE, LEFT, NEVER, Board, Lease
@@ -130,12 +129,10 @@ def test_errors_that_nobody_reads_do_not_block(small: None, chief: Board) -> Non
 def test_a_worker_waits_until_the_chief_writes(chief: Board) -> None:
     worker = Board(WORKERS)
     life = worker.register(1)
-    with ThreadPoolExecutor() as threads:
-        called = threads.submit(worker.wait, 1, life)
-        with pytest.raises(TimeoutError):
-            called.result(timeout=0.2)
-        chief.write({"job": {"number": 1}})
-        called.result(timeout=60)
+    called = in_thread(worker.wait, 1, life)
+    assert waits(called)
+    chief.write({"job": {"number": 1}})
+    called.result(timeout=60)
 
 
 def test_the_call_of_a_later_life_is_left_to_it(chief: Board) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.unit.waiting_calls import in_thread, waits
 from tf_backup._tf.named import Name
 from tf_backup.rules import pieces
 from tf_backup.rules.pieces import STOP, WAIT, Piece
@@ -82,12 +82,10 @@ def test_all_pieces_are_summed(calls: Calls) -> None:
     assert [calls.next(0), calls.next(1)] == [[0, 0], [1, 0]]
     assert calls.deliver(0, lane=0, start=0, batches=3) == [0, 3]
     assert calls.deliver(1, lane=1, start=0, batches=2, ended=True)[0] == WAIT
-    with ThreadPoolExecutor() as threads:
-        end = threads.submit(calls.dispenser.await_end)
-        with pytest.raises(TimeoutError):
-            end.result(timeout=0.2)
-        assert calls.deliver(0, lane=0, start=3, batches=1, ended=True)[0] == STOP
-        assert int(end.result(timeout=60)) == calls.run
+    end = in_thread(calls.dispenser.await_end)
+    assert waits(end)
+    assert calls.deliver(0, lane=0, start=3, batches=1, ended=True)[0] == STOP
+    assert int(end.result(timeout=60)) == calls.run
     assert calls.sums() == total(6)
     assert calls.dispenser.lanes().position.tolist() == [4, 2]
 
@@ -121,13 +119,11 @@ def test_the_next_evaluation_starts_from_nothing(calls: Calls) -> None:
     assert calls.next(0, run=earlier)[0] == STOP
     assert calls.deliver(0, lane=0, start=0, batches=5, run=earlier)[0] == STOP
     assert calls.sums() == total(0)
-    with ThreadPoolExecutor() as threads:
-        end = threads.submit(calls.dispenser.await_end)
-        with pytest.raises(TimeoutError):
-            end.result(timeout=0.2)  # The end of the earlier one is not taken for its own.
-        for lane in range(LANES):
-            calls.deliver(0, lane, start=0, batches=1, ended=True)
-        assert int(end.result(timeout=60)) == calls.run
+    end = in_thread(calls.dispenser.await_end)
+    assert waits(end)  # The end of the earlier one is not taken for its own.
+    for lane in range(LANES):
+        calls.deliver(0, lane, start=0, batches=1, ended=True)
+    assert int(end.result(timeout=60)) == calls.run
 
 
 def test_an_evaluation_that_is_closed_counts_nothing_more(calls: Calls) -> None:

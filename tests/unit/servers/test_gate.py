@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tests.cluster.processes import wait_until
+from tests.unit.waiting_calls import in_thread
 from tf_backup._tf.named import Name
 from tf_backup.policy import BackupPolicy
 from tf_backup.rules.protocol import COMPUTING, EXPELLED, STOP
@@ -23,8 +23,8 @@ N, B = 2, 1
 class Calls:
     """A gate, with plain numbers. A worker that waits for its next action is a future."""
 
-    def __init__(self, gate: Gate, threads: ThreadPoolExecutor) -> None:
-        self.gate, self._threads = gate, threads
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
         self._admit, self._enter, self._offer, self._event, self._complete = (
             tf.function(each, autograph=False)
             for each in (gate.admit, gate.enter, gate.offer, gate.next_event, gate.complete_step)
@@ -46,7 +46,7 @@ class Calls:
 
     def offer(self, worker: int, step: int, ticket: int = 0, finite: int = 1) -> Future[int]:
         numbers = [worker, self.entries[worker], self.run, step, ticket, finite, 1000]
-        return self._threads.submit(lambda: int(self._offer(*map(number, numbers))))
+        return in_thread(lambda: int(self._offer(*map(number, numbers))))
 
     def event(self, step: int) -> Any:
         return self._event(number(step)).numpy()
@@ -64,15 +64,9 @@ def number(value: int) -> Any:
 
 
 @pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor() as threads:
-        yield threads
-
-
-@pytest.fixture
-def calls(one_device: Name, threads: ThreadPoolExecutor) -> Calls:
+def calls(one_device: Name) -> Calls:
     """A gate with N = 2 and b = 1, in its first run."""
-    calls = Calls(Gate(BackupPolicy(N, B), one_device), threads)
+    calls = Calls(Gate(BackupPolicy(N, B), one_device))
     calls.open(step=5)
     return calls
 
@@ -166,8 +160,8 @@ def test_events_of_an_earlier_run_are_gone(calls: Calls) -> None:
     assert [offer.result(timeout=60) for offer in offers] == [STOP, STOP]
 
 
-def test_fewer_gradients_complete_a_step(one_device: Name, threads: ThreadPoolExecutor) -> None:
-    calls = Calls(Gate(BackupPolicy(2, least_replicas=1), one_device), threads)
+def test_fewer_gradients_complete_a_step(one_device: Name) -> None:
+    calls = Calls(Gate(BackupPolicy(2, least_replicas=1), one_device))
     calls.open()
     calls.enter(1)
     offer = calls.offer(1, 0, ticket=9)
@@ -179,8 +173,8 @@ def test_fewer_gradients_complete_a_step(one_device: Name, threads: ThreadPoolEx
     assert offer.result(timeout=60) == 1
 
 
-def test_without_a_log_it_decides_the_same(one_device: Name, threads: ThreadPoolExecutor) -> None:
-    calls = Calls(Gate(BackupPolicy(N, B), one_device, logs=False), threads)
+def test_without_a_log_it_decides_the_same(one_device: Name) -> None:
+    calls = Calls(Gate(BackupPolicy(N, B), one_device, logs=False))
     assert calls.gate.log is None
     calls.open()
     offers = [calls.offer(worker, calls.enter(worker), ticket=worker) for worker in (0, 1)]

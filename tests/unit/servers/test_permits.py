@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import tensorflow as tf
 
+from tests.unit.waiting_calls import in_thread, waits
 from tf_backup._tf.named import Name
 from tf_backup.servers.permits import GO, HALT, LAST, Permits
 
@@ -50,9 +50,7 @@ def test_unused_permits_are_taken_back_and_counted(granted: Granted) -> None:
 
 
 def test_the_loop_waits_for_a_permit(granted: Granted) -> None:
-    with ThreadPoolExecutor() as threads:
-        taken = threads.submit(granted.take)
-        with pytest.raises(TimeoutError):
-            taken.result(timeout=0.2)
-        granted.grant(GO)
-        assert taken.result(timeout=60) == GO
+    taken = in_thread(granted.take)
+    assert waits(taken)
+    granted.grant(GO)
+    assert taken.result(timeout=60) == GO

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.unit.waiting_calls import in_thread, waits
 from tf_backup._tf.named import Name
 from tf_backup.servers.reports import Reports, structure_of
 
@@ -47,12 +47,10 @@ def test_reports_are_read_in_order_as_many_as_are_there(one_device: Name) -> Non
     for step in range(3):
         reports.put(event(step, [1], [0], [0]), tf.constant(float(step)))
     assert [(each.step, float(each.results)) for each in reports.read()] == [(0, 0), (1, 1), (2, 2)]
-    with ThreadPoolExecutor() as threads:
-        later = threads.submit(reports.read)
-        with pytest.raises(TimeoutError):
-            later.result(timeout=0.2)
-        reports.put(event(3, [1], [0], [0]), tf.constant(3.0))
-        assert [each.step for each in later.result(timeout=60)] == [3]
+    later = in_thread(reports.read)
+    assert waits(later)
+    reports.put(event(3, [1], [0], [0]), tf.constant(3.0))
+    assert [each.step for each in later.result(timeout=60)] == [3]
 
 
 def test_an_update_of_fewer_than_n_names_only_those(one_device: Name) -> None:

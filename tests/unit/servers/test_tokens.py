@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.unit.waiting_calls import in_thread, waits
 from tf_backup._tf.named import Name
 from tf_backup.rules.protocol import EXPELLED, STOP, WAIT
 from tf_backup.servers.tokens import TokenQueues
@@ -65,10 +64,8 @@ def test_a_token_for_a_later_entry_is_left_to_it(tokens: Tokens) -> None:
 
 
 def test_a_worker_waits_for_its_token(tokens: Tokens) -> None:
-    with ThreadPoolExecutor() as threads:
-        step = threads.submit(tokens.resolve, 1, 4)
-        tokens.put({0: (4, 10), 2: (4, 10)})
-        with pytest.raises(TimeoutError):
-            step.result(timeout=0.2)
-        tokens.put({1: (4, 11)})
-        assert step.result(timeout=60) == 11
+    step = in_thread(tokens.resolve, 1, 4)
+    tokens.put({0: (4, 10), 2: (4, 10)})
+    assert waits(step)
+    tokens.put({1: (4, 11)})
+    assert step.result(timeout=60) == 11
