@@ -36,7 +36,6 @@ class Curves(keras.callbacks.TensorBoard):
         try:
             yield
         except (OSError, tf.errors.OpError) as error:
-            self._writers: dict[str, Any] = {}
             if not self._warned:
                 log.warning(
                     "TensorBoard's curves could not be written: %s. Training goes on.", _said(error)
