@@ -2,14 +2,13 @@
 
   python scripts/experiment.py auto_replicas      # about 22 minutes; workers mostly sleep
 
-Not in the paper, where N and b are chosen before the training. `tf_backup.wrap(..., "auto")` begins
-with N = 4 and changes N between 2 and 4 while training goes on, by which N uses most gradients per
-second. Each of the 4 workers computes one gradient after another; computing is sleeping, so that
-all four fit two cores. Three patterns of delays:
+Not in the paper, where N and b are chosen before the training. `replicas="auto"` begins with N = 4,
+and while training goes on it moves to the N between 2 and 4 that uses most gradients per second.
+Workers sleep instead of computing, so that all four fit two cores. Three patterns of delays:
 
 * one slow worker: 0.06 to 0.07 s, and worker 3 four times as long;
-* heavy tail: Pareto of shape 1.5 from 0.05 s on, so that one gradient in nine takes four times as
-  long as the shortest, and at most 3 s;
+* heavy tail: Pareto of shape 1.5 from 0.05 s on, so that one gradient in eight takes at least four
+  times as long as the shortest, but none more than 3 s;
 * slow from half-way on: all workers alike at first, and worker 3 eight times slower from about the
   middle of the training on.
 

@@ -13,6 +13,7 @@ from tf_backup.simulation.delays import Durations
 
 _FEATURES = 3
 _WARM_UP = 8  # Updates that are not measured: workers load their program.
+_WITHOUT_END = 10**9  # Updates; the clock ends the training.
 _DRAWN = 10_000  # Gradients of a worker until its durations repeat.
 
 
@@ -52,18 +53,10 @@ def speed(
         with strategy.scope():
             model = _network()
             model.compile(tf_backup.wrap(keras.optimizers.SGD(0.0), **options), "mse")
-        clock = _clock(seconds, tick)
-        updates = [_WARM_UP, 10**9]  # The clock ends the second epoch.
-        for epoch, steps in enumerate(updates):
-            before = model.optimizer.contributions.total.accepted
-            model.fit(
-                _batches(durations, seed),
-                initial_epoch=epoch,
-                epochs=epoch + 1,
-                steps_per_epoch=steps,
-                callbacks=[clock] if epoch else [],
-                verbose=0,
-            )
+        data, clock = _batches(durations, seed), _clock(seconds, tick)
+        model.fit(data, steps_per_epoch=_WARM_UP, verbose=0)
+        before = model.optimizer.contributions.total.accepted
+        model.fit(data, steps_per_epoch=_WITHOUT_END, callbacks=[clock], verbose=0)
         used = model.optimizer.contributions.total.accepted - before
     return Speed(clock.updates, used, clock.seconds)
 
