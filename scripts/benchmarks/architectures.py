@@ -85,6 +85,17 @@ def _cnn(net: Layers, x: Tensor) -> Tensor:
     return net.dense(x, 10)
 
 
+def _square(layers: int, width: int) -> Callable[[Layers, Tensor], Tensor]:
+    """Return a network of square dense layers, with layers * width * (width + 1) parameters."""
+
+    def forward(net: Layers, x: Tensor) -> Tensor:
+        for _ in range(layers):
+            x = net.dense(x, width)
+        return x
+
+    return forward
+
+
 def _embedding(net: Layers, ids: Tensor) -> Tensor:
     rows = net.embedding(ids, _TABLE_ROWS, 64)
     return net.dense(net.mean(rows, [1]), 1)
@@ -205,5 +216,35 @@ ALL = {
             classes=False,
             process_gib=1.5,
         ),
+        Architecture(
+            "tiny",
+            "a dense layer of 1 x 1, batches of 1: what is left is the library's own work",
+            _square(1, 1),
+            shape=(1,),
+            batch_size=1,
+            outputs=1,
+            classes=False,
+        ),
+        *(
+            Architecture(
+                f"dense_{size}",
+                f"{layers} dense layer{'s'[: layers - 1]} of {width} x {width}, batches of 1: "
+                f"{size} parameters, which take longer to send than to compute",
+                _square(layers, width),
+                shape=(width,),
+                batch_size=1,
+                outputs=width,
+                classes=False,
+                process_gib=process_gib,
+            )
+            for size, layers, width, process_gib in (
+                ("0.1M", 1, 316, 0.6),
+                ("1M", 1, 1000, 0.6),
+                ("10M", 10, 1000, 1.0),
+                ("100M", 100, 1000, 4.0),
+            )
+        ),
     )
 }
+
+DEFAULT = ("dense", "cnn", "inception", "embedding")  # The others show how costs grow.

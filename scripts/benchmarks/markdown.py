@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Callable, Sequence
 
 from scripts.benchmarks import systems_compared
 from scripts.benchmarks.rows import Row
 from scripts.benchmarks.summary import Spread, Summary
+from scripts.benchmarks.update_times import NOT_KNOWN, UpdateTimes
 
 _NONE = "-"
 
@@ -33,6 +35,8 @@ def report(rows: Sequence[Row]) -> str:
             f"As a multiple of {systems_compared.HEALTHY}'s in the same round:",
             compared(summary, variants),
         ]
+    if any(row.times != NOT_KNOWN for row in rows):
+        parts += ["Where the time of an update goes, medians in ms:", times(summary)]
     parts += ["What it costs:", costs(summary), f"{rows[0].environment}."]
     return "\n\n".join(parts)
 
@@ -124,6 +128,19 @@ def costs(summary: Summary) -> str:
     )
 
 
+def times(summary: Summary) -> str:
+    """Return the times of an update's parts, for the systems that record them."""
+    names = [field.name for field in dataclasses.fields(UpdateTimes)]
+    table = []
+    for setting in summary.settings:
+        for system in summary.systems:
+            found = summary.of(setting, system)
+            if any(row.times != NOT_KNOWN for row in found):
+                spreads = (summary.spread(setting, system, _time(name)) for name in names)
+                table.append([str(setting), system, *map(_median, spreads)])
+    return markdown(["", "system", *(name.removesuffix("_ms") for name in names)], table)
+
+
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table in Markdown, with text aligned to the left and numbers to the right."""
     columns = list(zip(head, *rows, strict=True))
@@ -156,6 +173,16 @@ def _noise(rows: Sequence[Row]) -> str:
 
 def _speed(row: Row) -> float:
     return row.gradients_per_s
+
+
+def _time(name: str) -> Callable[[Row], float | None]:
+    """Return a function that returns one of a row's times."""
+
+    def time(row: Row) -> float | None:
+        value: float | None = getattr(row.times, name)
+        return value
+
+    return time
 
 
 def _per(value: float | None, count: float) -> float | None:

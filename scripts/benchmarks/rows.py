@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.benchmarks.environment import Environment
+from scripts.benchmarks.update_times import NOT_KNOWN, UpdateTimes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Row:
       worker_peak_mib: peak memory of the largest worker.
       ps_peak_mib: peak memory of the largest parameter server; None without any.
       environment: machine, versions and settings.
+      times: where the time of an update goes, if that was recorded.
     """
 
     model: str
@@ -57,6 +59,7 @@ class Row:
     worker_peak_mib: int
     ps_peak_mib: int | None
     environment: Environment
+    times: UpdateTimes = NOT_KNOWN
 
     @property
     def gradients(self) -> int:
@@ -76,8 +79,10 @@ class Row:
 
 _DERIVED = ("gradients_per_s", "updates_per_s")  # For readers; computed anew when read.
 _ENVIRONMENT = [field.name for field in dataclasses.fields(Environment)]
-_MEASURED = [field.name for field in dataclasses.fields(Row) if field.name != "environment"]
-COLUMNS = (*_MEASURED, *_DERIVED, *_ENVIRONMENT)
+_TIMES = [field.name for field in dataclasses.fields(UpdateTimes)]  # Earlier files lack them.
+_NESTED = ("environment", "times")
+_MEASURED = [field.name for field in dataclasses.fields(Row) if field.name not in _NESTED]
+COLUMNS = (*_MEASURED, *_DERIVED, *_TIMES, *_ENVIRONMENT)
 
 
 @contextlib.contextmanager
@@ -91,7 +96,8 @@ def writing(path: str) -> Iterator[Callable[[Row], None]]:
 
         def write(row: Row) -> None:
             values = dataclasses.asdict(row)
-            values |= values.pop("environment")
+            for name in _NESTED:
+                values |= values.pop(name)
             values |= {name: getattr(row, name) for name in _DERIVED}
             table.writerow({name: _text(value) for name, value in values.items()})
             file.flush()
@@ -122,16 +128,19 @@ def read(path: str) -> list[Row]:
 
 
 def _row(values: dict[str, str]) -> Row:
-    environment = Environment(**_typed(Environment, values))
-    return Row(**_typed(Row, values), environment=environment)
+    return Row(
+        **_typed(Row, values),
+        environment=Environment(**_typed(Environment, values)),
+        times=UpdateTimes(**_typed(UpdateTimes, values)),
+    )
 
 
 def _typed(kind: Any, values: dict[str, str]) -> dict[str, Any]:
     """Return the values of a dataclass' fields, converted by their annotations."""
     return {
-        field.name: _value(str(field.type), values[field.name])
+        field.name: _value(str(field.type), values.get(field.name, ""))
         for field in dataclasses.fields(kind)
-        if field.name != "environment"
+        if field.name not in _NESTED
     }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from scripts.benchmarks import counters
 from scripts.benchmarks.processes import Task, TaskFailed
 from scripts.benchmarks.spec import Spec
+from scripts.benchmarks.update_times import NOT_KNOWN, UpdateTimes
 
 _START_S = 300.0  # Importing TensorFlow in several processes takes minutes on a busy machine.
 
@@ -25,6 +26,7 @@ class Measurement:
       cpu_s: CPU time of all processes of a role, by role, in seconds.
       other_cpu_s: CPU time of all other processes on the machine, in seconds.
       peak_mib: peak memory of the largest process of a role since its start, by role.
+      times: where the time of an update goes, if the system records that.
     """
 
     updates: int
@@ -34,6 +36,7 @@ class Measurement:
     cpu_s: dict[str, float]
     other_cpu_s: float
     peak_mib: dict[str, int]
+    times: UpdateTimes = NOT_KNOWN
 
     @property
     def other_cores(self) -> float:
@@ -111,6 +114,7 @@ class RunningSystem:
                 role: max(counters.peak_mib(pid) for pid in pids)
                 for role, pids in self._pids.items()
             },
+            times=UpdateTimes(**reply["times"]),
         )
 
     def let_end(self) -> None:

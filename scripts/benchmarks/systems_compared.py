@@ -59,7 +59,15 @@ class System:
         chiefs = 1 if self.drivers == "chief" else 0
         return self.workers(workers) + chiefs + (ps if self.uses_ps else 0)
 
-    def specs(self, model: str, workers: int, ps: int, intra_op: int, slow_s: float) -> list[Spec]:
+    def specs(
+        self,
+        model: str,
+        workers: int,
+        ps: int,
+        intra_op: int,
+        slow_s: float,
+        profile: bool = False,
+    ) -> list[Spec]:
         """Return the processes to start, beginning with those that measure.
 
         Args:
@@ -68,6 +76,7 @@ class System:
           ps: number of parameter servers.
           intra_op: number of threads for one operation.
           slow_s: delay of each batch of a slow worker, in seconds.
+          profile: whether tf_backup records where the time of an update goes.
         """
         counts = {"chief": 1, "worker": self.workers(workers), "ps": ps}
         replicas = self.replicas(workers)
@@ -85,7 +94,7 @@ class System:
             slow_s=slow_s,
             intra_op=intra_op,
             options=dict(self.options),
-            monitor=self.monitor,
+            monitor=self.monitor or (profile and self.program == "backup"),
         )
         programs = [(self.program, self.drivers), *(("plain_server", job) for job in self.servers)]
         return [

@@ -46,7 +46,7 @@ def serve(spec: Spec, channel: Channel) -> None:
 
 
 def measure(peer: Any, steps: int, channel: Channel) -> dict[str, Any]:
-    """Make updates; return their number, the seconds and the bytes that they took."""
+    """Make updates; return their number, and what they took: seconds, bytes, and times of parts."""
     bytes_before = sockets.total_bytes()
     begin = time.monotonic()
     updates = peer.measure(steps, channel.stop)
@@ -55,6 +55,7 @@ def measure(peer: Any, steps: int, channel: Channel) -> dict[str, Any]:
         "updates": updates,
         "seconds": seconds,
         "bytes": sockets.total_bytes() - bytes_before,
+        "times": peer.times() if hasattr(peer, "times") else {},
     }
 
 

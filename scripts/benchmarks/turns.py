@@ -34,6 +34,7 @@ class Plan:
       steps: number of updates in a turn; None to choose it by `seconds`.
       intra_op: number of threads for one operation.
       wait_s: time to wait for other processes to become quiet, for each measurement.
+      profile: whether tf_backup records where the time of an update goes.
     """
 
     models: Sequence[str]
@@ -45,6 +46,7 @@ class Plan:
     steps: int | None
     intra_op: int
     wait_s: float
+    profile: bool = False
 
     @property
     def measurements(self) -> int:
@@ -142,7 +144,7 @@ class _Setting:
         slow_s = self._slow_s(systems_compared.ALL[name].slowdown)
         return RunningSystem(
             systems_compared.ALL[name].specs(
-                self._model, plan.workers, self._ps, plan.intra_op, slow_s
+                self._model, plan.workers, self._ps, plan.intra_op, slow_s, plan.profile
             )
         )
 
@@ -186,6 +188,7 @@ class _Setting:
             worker_peak_mib=measured.peak_mib["worker"],
             ps_peak_mib=measured.peak_mib.get("ps"),
             environment=self._environment,
+            times=measured.times,
         )
 
 

@@ -10,11 +10,11 @@ from scripts.experiments.definition import Experiment
 NAMES = (
     *("figure2", "figure3", "figure4", "figure5", "figure6", "figure7", "figure8", "figure9"),
     *("table1", "draw", "stability", "backup_sweep", "time_to_accuracy", "time_to_accuracy_real"),
-    "auto_replicas",
+    *("workshop", "auto_replicas"),
 )
 _MODULES = {"draw": "draw_workers"}  # Others have the experiment's name.
 # They can be run, but results/ has none of theirs yet.
-WITHOUT_RESULTS: tuple[str, ...] = ("figure2",)
+WITHOUT_RESULTS: tuple[str, ...] = ("figure2", "workshop")
 
 
 def find(name: str) -> Experiment:

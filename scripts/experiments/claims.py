@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 FOUND = "found in the paper's text"
+V1 = "found in arXiv 1604.00981v1"
 TF_TEXT = "found in summaries of the TensorFlow paper"
 
 

@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from scripts.experiments import digit_images
-from scripts.experiments.claims import Claim
+from scripts.experiments.claims import V1, Claim
 from scripts.experiments.definition import SMALL, TINY, Experiment, Job, Point, Row, Tick
 from scripts.experiments.digit_images import Array, Images, Subset
 from scripts.experiments.spreads import Spread, select
@@ -45,7 +45,6 @@ from scripts.experiments.straggler_fit import fitted
 from tf_backup.policy import BackupPolicy
 
 SERIAL, SYNC, ASYNC = "one worker", "synchronous", "asynchronous"
-WORKSHOP = "found in arXiv 1604.00981v1"
 _MOST_NATS = 1e4  # What a larger loss counts as, also Inf and NaN.
 
 
@@ -233,7 +232,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
             Claim(
                 f"DRAW: 10 workers, {kind}, are much faster than one",
                 "in words",
-                WORKSHOP,
+                V1,
                 f"{own.text}; one worker: {serial.text}",
                 "at most half of the time",
                 own.share_of(serial) <= 0.5,
@@ -244,7 +243,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
         Claim(
             "DRAW: synchronous training allows a larger learning rate than asynchronous",
             "in words",
-            WORKSHOP,
+            V1,
             f"{sync.largest:g} is the largest that reaches the loss with synchronous training, "
             f"{late.largest:g} with asynchronous",
             "it is larger",
@@ -254,7 +253,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
         Claim(
             "DRAW: time that synchronous training saves against asynchronous, for the same work",
             "40 to 50 %",
-            WORKSHOP,
+            V1,
             f"{100 * saved:.0f} % ({both})" if math.isfinite(saved) else both,
             "within 10 points",
             0.3 <= saved <= 0.6,

@@ -81,9 +81,31 @@ def measure(
     settings: Sizes, point: Point, seed: int, data_dir: str | None, tick: Tick
 ) -> list[Row]:
     """Train for some passes, and return the test with the lowest error."""
+    synchronous = policy_of({**point, "method": SYNC})
+    return [converge(settings, policy_of(point), synchronous.replicas, seed, data_dir, tick)]
+
+
+def converge(
+    settings: Sizes,
+    policy: BackupPolicy,
+    per_epoch: int,
+    seed: int,
+    data_dir: str | None,
+    tick: Tick,
+) -> Row:
+    """Train for some passes, and return a row of the test with the lowest error.
+
+    Args:
+      settings: problem and recipe; its numbers of workers are not used.
+      policy: N and b, or asynchronous.
+      per_epoch: gradients in an epoch, as many as a synchronous update has.
+      seed: seed of weights, batches and delays.
+      data_dir: folder of the data set.
+      tick: called with the part that is done.
+    """
     import keras
 
-    problem, policy = settings.problem, policy_of(point)
+    problem = settings.problem
     updates_per_pass = problem.data.examples / (problem.batch_size * policy.replicas)
     rate = settings.learning_rate * policy.replicas
     optimizer = keras.optimizers.RMSprop(
@@ -91,7 +113,7 @@ def measure(
         rho=0.9,
         momentum=0.9,
         epsilon=1.0,
-        global_clipnorm=settings.clip if point["method"] == ASYNC else None,
+        global_clipnorm=settings.clip if policy.max_staleness is None else None,
     )
     tests = virtual_training.train(
         problem,
@@ -105,23 +127,19 @@ def measure(
         tick=tick,
     )
     lowest, last = min(tests, key=lambda test: test.error), tests[-1]
-    # An epoch is as many gradients as a synchronous update has.
-    synchronous = policy_of({**point, "method": SYNC}).replicas
-    epochs = lowest.updates * policy.replicas / synchronous
-    return [
-        {
-            "replicas": policy.replicas,
-            "backups": policy.backups,
-            "error": lowest.error,
-            "updates": lowest.updates,
-            "epochs": epochs,
-            "seconds": lowest.seconds,
-            "epoch_s": lowest.seconds / epochs,
-            "last_error": last.error,
-            "last_seconds": last.seconds,
-            "learning_rate": rate,
-        }
-    ]
+    epochs = lowest.updates * policy.replicas / per_epoch
+    return {
+        "replicas": policy.replicas,
+        "backups": policy.backups,
+        "error": lowest.error,
+        "updates": lowest.updates,
+        "epochs": epochs,
+        "seconds": lowest.seconds,
+        "epoch_s": lowest.seconds / epochs,
+        "last_error": last.error,
+        "last_seconds": last.seconds,
+        "learning_rate": rate,
+    }
 
 
 def numbers(rows: Sequence[Row], workers: int, name: str) -> tuple[Spread, Spread]:

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from scripts.experiments.claims import Claim
+from scripts.experiments.claims import V1, Claim
 from scripts.experiments.definition import SMALL, TINY, Experiment, Job, Point, Row, Tick
 from scripts.experiments.spreads import Spread, select
 
@@ -213,7 +213,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
         Claim(
             "learning rates at which 32 workers are stable, synchronous against asynchronous",
             "100 times as large",
-            "found in arXiv 1604.00981v1",
+            V1,
             f"{ours}; nats per character at these: {', '.join(ends) or 'none'}; "
             f"stable seeds by rate: {', '.join(seeds)}",
             f"the ratio is {PAPER_FACTOR} or more",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import signal
 import uuid
@@ -29,7 +30,7 @@ def test_all_programs_run(systems: list[str], tmp_path: Path) -> None:
     mark = uuid.uuid4().hex
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    flags += [f"--csv={table}", f"--markdown={report}"]
+    flags += [f"--csv={table}", f"--markdown={report}", "--profile"]
     process = start_fresh(SCRIPT, *flags, **{MARK: mark, "TMPDIR": str(temporary)})
     out, err = process.communicate(timeout=570)
     assert process.returncode == 0, err[-3000:]
@@ -44,6 +45,10 @@ def test_all_programs_run(systems: list[str], tmp_path: Path) -> None:
         assert (row.coordinator_bytes is not None) == (name in ("tf_backup", "stock_async"))
         if row.workers > 1:  # Gradients travel; other programs may use the interface, too.
             assert row.wire_bytes / row.gradients > 900_000
+        # One parameter server: all parts of an update are known.
+        parts = dataclasses.astuple(row.times)
+        assert all(part is not None and part >= 0 for part in parts) == (name == "tf_backup")
+        assert name != "tf_backup" or sum(parts) < 1e3 * row.seconds
         assert (row.ps_peak_mib is not None) == (
             name in ("tf_backup", "stock_async", "sync_replicas")
         )

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tf_backup._tf import graphs, runtime
-from tf_backup._tf.simplified import in_order, simplified
+from tf_backup._tf.simplified import controls, in_order, simplified
 from tf_backup.annotations import Operation, Tensor
 
 _LOCAL = {"MapStage", "MapUnstage", "MapClear"}  # Their effects are local to a server.
@@ -104,7 +104,7 @@ class Cut:
             return wanted.pop()
         device = tf.DeviceSpec.from_string(operation.device or "")
         before = [self._where[each.op.name] for each in operation.inputs]
-        before += [self._where[each.name] for each in operation.control_inputs]
+        before += [self._where[each.name] for each in controls(operation)]
         if device.job == "ps" and device.task is not None:
             pure = not operation.op_def.is_stateful and all(each == ANYWHERE for each in before)
             return ANYWHERE if pure else int(device.task)
@@ -169,7 +169,7 @@ class Cut:
         """Return the operations that one waits for without using their results."""
         return [
             each
-            for each in operation.control_inputs
+            for each in controls(operation)
             if each.type not in _LOCAL or self._where[each.name] == self._where[operation.name]
         ]
 

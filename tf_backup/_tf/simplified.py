@@ -113,11 +113,21 @@ def _full(name: str) -> str:
 
 
 def in_order(graph: Any) -> list[Any]:
-    """Return the operations of a graph, each after those that it waits for."""
+    """Return the operations of a graph, each after those that it waits for.
+
+    The order is the same in every process, so that a graph is always cut alike.
+    """
     operations = {each.name: each for each in graph.get_operations()}
     before = {
-        name: {each.op.name for each in operation.inputs}
-        | {each.name for each in operation.control_inputs}
+        name: dict.fromkeys(
+            [each.op.name for each in operation.inputs]
+            + [each.name for each in controls(operation)]
+        )
         for name, operation in operations.items()
     }
     return [operations[name] for name in graphlib.TopologicalSorter(before).static_order()]
+
+
+def controls(operation: Any) -> list[Any]:
+    """Return an operation's control inputs by name: TensorFlow has them in no fixed order."""
+    return sorted(operation.control_inputs, key=lambda each: str(each.name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -26,6 +26,18 @@ from tf_backup.servers.tokens import GATE_SERVER
 from tf_backup.worker_data import WorkerData
 
 log = logging.getLogger(__name__)
+
+
+class _Delivery(NamedTuple):
+    """Message with which a worker delivers a piece; [7] int64 on its way, here each []."""
+
+    worker: Any  # the worker's index
+    life: Any  # the number of its life
+    run: Any  # see Piece, as for the others
+    lane: Any
+    start: Any
+    batches: Any
+    ended: Any  # 0 or 1
 
 
 class Evaluation:
@@ -138,9 +150,8 @@ class Evaluation:
 
         def body(batch: Any, start: Tensor, then: Tensor) -> tuple[Any, Tensor, Tensor]:
             batch, count, sums = self._piece(batch, values, iterator)
-            message = tf.stack(
-                [worker, life, run, lane, start, count, tf.cast(~batch.has_value(), tf.int64)]
-            )
+            ended = tf.cast(~batch.has_value(), tf.int64)
+            message = _Delivery(worker, life, run, lane, start, count, ended)
             then = graphs.here(self._deliver(message, sums))
             then.set_shape([2])
             return batch, start + count, then
@@ -179,17 +190,17 @@ class Evaluation:
         )
         return batch, count, sums
 
-    def _deliver(self, message: Tensor, sums: list[Tensor]) -> Tensor:
+    def _deliver(self, message: _Delivery, sums: list[Tensor]) -> Tensor:
         """Deliver a piece, and return what to do next."""
         layout = self._dispenser.layout
         buffers = [layout.pack(sums, key) for key in layout.keys]
 
         def at_server(message: Tensor, buffers: list[Tensor]) -> Tensor:
-            worker, life, run, lane, start, count, ended = tf.unstack(message, 7)
-            piece = Piece(run, lane, start, count, tf.equal(ended, 1))
-            return self._dispenser.deliver(worker, life, piece, buffers)
+            sent = _Delivery(*tf.unstack(message, len(_Delivery._fields)))
+            piece = Piece(sent.run, sent.lane, sent.start, sent.batches, tf.equal(sent.ended, 1))
+            return self._dispenser.deliver(sent.worker, sent.life, piece, buffers)
 
-        return graphs.on_server(GATE_SERVER, at_server, message, buffers)
+        return graphs.on_server(GATE_SERVER, at_server, tf.stack(message), buffers)
 
     # ---- For the coordinator ------------------------------------------------------------------
 

@@ -34,6 +34,29 @@ class Lease(NamedTuple):
     beats: int  # heartbeats of the current chief; FREE: it has left
 
 
+class _StoredLease(NamedTuple):
+    """What the server keeps of leases, as a [3] int64 variable; here each a [] int64 tensor."""
+
+    generation: Any  # as in Lease
+    beats: Any  # as in Lease
+    life: Any  # the latest life of any worker
+
+    @classmethod
+    def of(cls, value: Tensor) -> _StoredLease:
+        return cls(*tf.unstack(value, 3))
+
+
+class _Members(NamedTuple):
+    """What the server keeps of workers, as a [2, workers] int64 variable; here a row each."""
+
+    lives: Any
+    beats: Any
+
+    @classmethod
+    def of(cls, value: Tensor) -> _Members:
+        return cls(*tf.unstack(value, 2))
+
+
 class Look(NamedTuple):
     """The state of the other tasks, as the chief sees it."""
 
@@ -56,8 +79,8 @@ class Board:
 
         self.workers = workers
         self._lock = NamedLock(GATE_SERVER, _NAME / "lock", owner=False)
-        self._lease = variable("lease", tf.int64, [3])  # Generation, beats, latest life.
-        self._members = variable(f"members/{workers}", tf.int64, [2, workers])  # Lives, beats.
+        self._lease = variable("lease", tf.int64, [3])  # A _StoredLease.
+        self._members = variable(f"members/{workers}", tf.int64, [2, workers])  # _Members.
         self._notice = variable("notice", tf.string, [])
         self._errors = NamedQueue(
             GATE_SERVER, _NAME / "errors", [tf.string], [[]], _ERRORS, owner=False
@@ -85,8 +108,8 @@ class Board:
         """Return the chief's lease."""
         if not self._lease.exists():
             return Lease(0, FREE)
-        generation, beats, _ = self._lease.numpy()
-        return Lease(int(generation), int(beats))
+        stored = _StoredLease(*map(int, self._lease.numpy()))
+        return Lease(stored.generation, stored.beats)
 
     def take(self, seen: Lease, notice: dict[str, Any]) -> int:
         """Take the chief's lease if it is unchanged since `seen`, and write the notice.
@@ -106,7 +129,7 @@ class Board:
         lease, members, errors = self._look(tf.constant(generation, tf.int64))
         reports = [json.loads(error) for error in errors.numpy()]
         lives, beats = members.numpy()
-        return Look(Lease(*map(int, lease.numpy()[:2])), lives, beats, reports)
+        return Look(Lease(*map(int, lease.numpy())), lives, beats, reports)
 
     def free(self, generation: int) -> None:
         """Release the lease of this chief."""
@@ -138,8 +161,9 @@ class Board:
 
     @graphs.called_eagerly
     def _take(self, seen: Tensor, notice: Tensor) -> Tensor:
-        def anew(lease: Tensor) -> Tensor:
-            new = tf.stack([lease[0] + 1, np.int64(0), lease[2]])
+        def anew(lease: _StoredLease) -> Tensor:
+            generation = lease.generation + 1
+            new = tf.stack(lease._replace(generation=generation, beats=np.int64(0)))
             members = tf.zeros([2, self.workers], tf.int64)
             done = [
                 self._lease.assign(new, read_value=False),
@@ -148,12 +172,15 @@ class Board:
                 self._errors.drain(),
             ]
             with tf.control_dependencies(done):
-                return tf.identity(new[0])
+                return tf.identity(generation)
 
         def body() -> Tensor:
-            nobody = tf.constant([0, FREE, 0], tf.int64)
-            lease = tf.cond(self._lease.exists(), self._lease.read_value, lambda: nobody)
-            unchanged = tf.reduce_all(tf.equal(lease[:2], seen))
+            nobody = tf.constant(_StoredLease(generation=0, beats=FREE, life=0), tf.int64)
+            lease = _StoredLease.of(
+                tf.cond(self._lease.exists(), self._lease.read_value, lambda: nobody)
+            )
+            now = tf.stack(Lease(lease.generation, lease.beats))
+            unchanged = tf.reduce_all(tf.equal(now, seen))
             return tf.cond(unchanged, lambda: anew(lease), lambda: np.int64(0))
 
         return self._locked(body)
@@ -161,10 +188,10 @@ class Board:
     @graphs.called_eagerly
     def _free(self, generation: Tensor) -> Tensor:
         def body() -> Tensor:
-            lease = self._lease.read_value()
-            free = tf.stack([lease[0], np.int64(FREE), lease[2]])
-            new = tf.where(tf.equal(lease[0], generation), free, lease)
-            with tf.control_dependencies([self._lease.assign(new, read_value=False)]):
+            lease = _StoredLease.of(self._lease.read_value())
+            mine = tf.equal(lease.generation, generation)
+            new = lease._replace(beats=tf.where(mine, np.int64(FREE), lease.beats))
+            with tf.control_dependencies([self._lease.assign(tf.stack(new), read_value=False)]):
                 return tf.constant(True)
 
         return self._locked(body)
@@ -172,12 +199,14 @@ class Board:
     @graphs.called_eagerly
     def _look(self, generation: Tensor) -> Any:
         def body() -> tuple[Tensor, Tensor, Tensor]:
-            lease = self._lease.read_value()
-            mine = tf.cast(tf.equal(lease[0], generation), tf.int64)
-            new = lease + mine * tf.constant([0, 1, 0], tf.int64)
+            lease = _StoredLease.of(self._lease.read_value())
+            mine = tf.equal(lease.generation, generation)
+            new = lease._replace(beats=lease.beats + tf.cast(mine, tf.int64))
             errors = self._errors.take_many(self._errors.size())[0]
-            with tf.control_dependencies([self._lease.assign(new, read_value=False), errors]):
-                return tf.identity(new), self._members.read_value(), tf.identity(errors)
+            done = [self._lease.assign(tf.stack(new), read_value=False), errors]
+            with tf.control_dependencies(done):
+                now = tf.stack(Lease(new.generation, new.beats))
+                return now, self._members.read_value(), tf.identity(errors)
 
         return self._locked(body)
 
@@ -185,7 +214,7 @@ class Board:
     def _call(self) -> Tensor:
         """Call every worker whose queue has room; the others have unread calls anyway."""
         with tf.device(DEVICE):
-            lives = self._members.read_value()[0]
+            lives = _Members.of(self._members.read_value()).lives
             done = []
             for worker, queue in enumerate(self._calls):
                 call = tf.stack([lives[worker], np.int64(0)])
@@ -197,14 +226,14 @@ class Board:
     @graphs.called_eagerly
     def _register(self, worker: Tensor) -> Tensor:
         def body() -> Tensor:
-            lease = self._lease.read_value()
-            life = lease[2] + 1
+            lease = _StoredLease.of(self._lease.read_value())
+            life = lease.life + 1
             mine = tf.equal(tf.range(self.workers, dtype=tf.int64), worker)
-            members = self._members.read_value()
-            lives = tf.where(mine, life, members[0])
+            members = _Members.of(self._members.read_value())
+            members = members._replace(lives=tf.where(mine, life, members.lives))
             done = [
-                self._lease.assign(tf.stack([lease[0], lease[1], life]), read_value=False),
-                self._members.assign(tf.stack([lives, members[1]]), read_value=False),
+                self._lease.assign(tf.stack(lease._replace(life=life)), read_value=False),
+                self._members.assign(tf.stack(members), read_value=False),
             ]
             with tf.control_dependencies(done):
                 return tf.identity(life)
@@ -216,11 +245,14 @@ class Board:
         def body() -> Tensor:
             worker, life = me[0], me[1]
             mine = tf.equal(tf.range(self.workers, dtype=tf.int64), worker)
-            lives, beats = tf.unstack(self._members.read_value())
-            known = mine & tf.equal(lives, life)
+            members = _Members.of(self._members.read_value())
+            known = mine & tf.equal(members.lives, life)
             left = tf.where(leaves, np.int64(LEFT), life)
-            new = tf.stack([tf.where(known, left, lives), beats + tf.cast(known, tf.int64)])
-            with tf.control_dependencies([self._members.assign(new, read_value=False)]):
+            new = _Members(
+                lives=tf.where(known, left, members.lives),
+                beats=members.beats + tf.cast(known, tf.int64),
+            )
+            with tf.control_dependencies([self._members.assign(tf.stack(new), read_value=False)]):
                 return tf.reduce_any(known)
 
         return self._locked(body)

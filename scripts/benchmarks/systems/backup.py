@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 
 import tf_backup
-from scripts.benchmarks import architectures, batches, keras_layers
+from scripts.benchmarks import architectures, batches, keras_layers, update_times
 from scripts.benchmarks.spec import Spec
 from scripts.benchmarks.systems.peer import set_threads
+from tf_backup.timeline import parquet
 
 
 class _Chief:
@@ -31,6 +34,8 @@ class _Chief:
             for job, count in (("worker", spec.workers), ("ps", spec.ps))
         }
         self._spec = spec
+        self._log_dir = log_dir
+        self._began_us = 0
         self._callbacks = [tf_backup.StragglerMonitor(log_dir)] if spec.monitor else []
         self._architecture = architectures.ALL[spec.model]
         with cluster.strategy().scope():
@@ -46,8 +51,16 @@ class _Chief:
 
     def measure(self, steps: int, stop: threading.Event) -> int:
         """Make updates of N gradients each."""
+        self._began_us = time.time_ns() // 1000
         self._model.fit(self._batches, steps_per_epoch=steps, callbacks=self._callbacks, verbose=0)
         return steps
+
+    def times(self) -> dict[str, float | None]:
+        """Return the times of the last updates' parts, if they are recorded."""
+        if not self._spec.monitor:
+            return {}
+        timeline = parquet.read(self._log_dir)
+        return dataclasses.asdict(update_times.of(timeline, self._began_us))
 
     def _batches(self, context: Any) -> Any:
         """Return the data of a worker, delayed if it is the slow one."""

@@ -92,6 +92,14 @@ def test_variants_differ_in_their_options_only() -> None:
         assert name not in systems_compared.DEFAULT
 
 
+def test_a_profile_is_recorded_by_our_systems_only() -> None:
+    for name, system in systems_compared.ALL.items():
+        for profile in (False, True):
+            spec, *_ = system.specs("dense", 3, 2, intra_op=1, slow_s=0.0, profile=profile)
+            ours = system.program == "backup"
+            assert spec.monitor == (ours if profile else name == "tf_backup_monitored")
+
+
 def test_a_spec_survives_the_command_line() -> None:
     (spec,) = specs("tf_backup_slow_worker")
     assert Spec.from_json(spec.to_json()) == spec

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
 
 from scripts.benchmarks import chart, markdown, rows
 from scripts.benchmarks.summary import Setting, Spread, Summary
+from scripts.benchmarks.update_times import UpdateTimes
 from tests.unit.benchmark_rows import peer, row
 
 DENSE = Setting("dense", 1)
@@ -59,7 +61,11 @@ def test_settings_and_systems_keep_the_order_of_the_file() -> None:
 
 
 def test_a_csv_file_is_read_as_it_was_written(tmp_path: Path) -> None:
-    path, written = str(tmp_path / "speed.csv"), [row(), peer(slowdown=10.0, seconds=1 / 3)]
+    times = UpdateTimes(token_ms=0.5, compute_ms=12.5)
+    path, written = (
+        str(tmp_path / "speed.csv"),
+        [row(times=times), peer(slowdown=10, seconds=1 / 3)],
+    )
     with rows.writing(path) as write:
         write(written[0])
         assert rows.read(path) == written[:1]  # Complete after each row.
@@ -69,6 +75,21 @@ def test_a_csv_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read[1].seconds == pytest.approx(1 / 3, rel=1e-5)
     assert read[1].coordinator_bytes is None
     assert read[1].environment.cpu == "a processor, with 2 cores"
+
+
+def test_an_earlier_csv_file_has_no_times(tmp_path: Path) -> None:
+    path = tmp_path / "speed.csv"
+    with rows.writing(str(path)) as write:
+        write(row())
+    with path.open(newline="") as file:
+        (written,) = csv.DictReader(file)
+    kept = {name: text for name, text in written.items() if name not in vars(UpdateTimes())}
+    assert len(kept) < len(written)
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, kept)
+        table.writeheader()
+        table.writerow(kept)
+    assert rows.read(str(path)) == [row()]
 
 
 @pytest.mark.parametrize(
@@ -133,6 +154,14 @@ def test_variants_are_compared_with_the_default_options() -> None:
     assert ["", "tf_backup_unrecorded"] in map(cells, lines)
     assert ["dense, 1 ps", "0.80"] in map(cells, lines)
     assert "As a multiple of tf_backup_full_sync" not in markdown.report([healthy])
+
+
+def test_times_are_those_of_systems_that_record_them() -> None:
+    found = [row(times=UpdateTimes(token_ms=0.25, take_ms=1.0)), row(round=1), peer()]
+    (line,) = markdown.times(Summary(found)).splitlines()[2:]
+    assert cells(line) == ["dense, 1 ps", "tf_backup", "0.25", *"---", "-", "1.00", "-", "-"]
+    assert "Where the time of an update goes" in markdown.report(found)
+    assert "Where the time of an update goes" not in markdown.report([row(), peer()])
 
 
 def test_costs_are_those_of_a_gradient() -> None:

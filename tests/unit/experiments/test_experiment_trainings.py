@@ -17,6 +17,7 @@ from scripts.experiments import (
     time_to_accuracy,
     time_to_accuracy_real,
     virtual_training,
+    workshop,
 )
 from scripts.experiments.definition import Row
 from scripts.experiments.digit_images import Subset
@@ -171,6 +172,15 @@ def test_backups_are_6_percent(workers: int, backups: int) -> None:
     policy = figure8.policy_of({"workers": workers, "method": "sync"})
     assert (policy.workers, policy.backups) == (workers, backups)
     assert figure8.policy_of({"workers": workers, "method": "async"}).workers == workers
+
+
+@pytest.mark.parametrize(("replicas", "backups"), [(3, 1), (50, 2), (100, 5)])
+def test_backups_of_the_workshop_version_are_5_percent(replicas: int, backups: int) -> None:
+    for method, spare in (("sync", 0), ("sync with backups", backups)):
+        policy = workshop.policy_of({"workers": replicas, "method": method})
+        assert policy == BackupPolicy(replicas, spare)
+    free = workshop.policy_of({"workers": replicas, "method": "async"})
+    assert free == BackupPolicy.asynchronous(replicas)
 
 
 def test_methods_have_the_same_number_of_workers() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import types
 from typing import Any
 
+import pytest
 import tensorflow as tf
 
-from tf_backup._tf.simplified import simplified
+from tf_backup._tf.simplified import in_order, simplified
 
 
 def simplify(function: Any) -> tuple[Any, Any]:
@@ -85,3 +87,28 @@ def test_what_changes_nothing_and_is_not_used_is_gone() -> None:
     assert "Sqrt" not in kinds(definition)
     less(4.0)
     assert float(variable) == 4.0
+
+
+class Hashed(str):
+    """A name whose hash is chosen: Python's own differs from process to process."""
+
+    number: int
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+def test_operations_have_the_same_order_in_every_process(direction: int) -> None:
+    def operation(name: str, *before: Any) -> Any:
+        hashed = Hashed(name)
+        hashed.number = direction * ord(name)
+        inputs = [types.SimpleNamespace(op=each) for each in before[:1]]
+        return types.SimpleNamespace(
+            name=hashed, inputs=inputs, control_inputs=list(before[1:])[::direction]
+        )
+
+    parts = [operation(name) for name in "bcdef"]
+    barrier = operation("a", *parts)
+    graph = types.SimpleNamespace(get_operations=lambda: [barrier, *parts])
+    assert "".join(each.name for each in in_order(graph)) == "bcdefa"
