@@ -1,6 +1,6 @@
 """Figure 2: test error on MNIST against the mean staleness of gradients.
 
-  python scripts/experiment.py figure2 --data_dir=DIR      # some 10 minutes on one core, estimated
+  python scripts/experiment.py figure2 --data_dir=DIR      # some 10 minutes on one core
 
 The paper: 0.36 % with fresh gradients, 0.47 % with a mean staleness of 20 updates, 0.79 % with 50.
 Above 15, results deteriorate, and training needs tricks: the staleness grows slowly during the
