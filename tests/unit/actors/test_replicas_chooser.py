@@ -108,3 +108,17 @@ def test_too_little_is_known_at_first() -> None:
     nothing = np.zeros(0, schema.CONTRIBUTION), np.zeros(0, schema.UPDATE)
     chooser.note(*nothing)
     assert chooser.replicas == 3
+
+
+def test_n_is_chosen_every_8_updates_but_once_a_second_at_most() -> None:
+    for gradient_s, updates in ((0.5, 16), (0.01, 108)):  # The second choice comes a second later.
+        chooser = ReplicasChooser(BackupPolicy(3, 0, 0, 2, auto=True))
+        made = timeline([gradient_s / 10, gradient_s / 10, gradient_s], BackupPolicy(3, 0), 300)
+        changed = 0
+        for step in range(300):
+            mine = made.contributions["step"] == step
+            chooser.note(made.contributions[mine], made.updates[step : step + 1])
+            if chooser.replicas == 2:
+                changed = step + 1
+                break
+        assert updates <= changed <= updates + 4
