@@ -12,10 +12,10 @@ Workers sleep instead of computing, so that all four fit two cores. Three patter
 * slow from half-way on: all workers alike at first, and worker 3 eight times slower from about the
   middle of the training on.
 
-In a first version, auto chose every 32 updates, so that N changed after 64 at the earliest: 17 of the
-24 s with one slow worker. It used 0.59, 0.79 and 0.87 times the gradients of the best fixed split. On
-a virtual clock, choosing every 8 updates was better with every pattern, also with 16 workers and in
-longer trainings, so auto does that now.
+In a first version, auto chose every 32 updates, so that N changed after 64 at the earliest: 17 of
+the 24 s with one slow worker. It used 0.59, 0.79 and 0.87 times the gradients of the best fixed
+split. On a virtual clock, choosing every 8 updates was better with every pattern, also with 16
+workers and in longer trainings, so auto does that now.
 
 Agreement, stated before the run: auto uses at least 90 % of the gradients per second of the fixed
 split that uses most, by the means over seeds.
@@ -139,8 +139,8 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
                 f"auto: {auto.text('.1f')}, {auto.mean / best:.2f} times the best; {shown}",
                 f"at least {_PART:.0%} of the best fixed split's mean",
                 auto.mean >= _PART * best,
-                "4 processes that sleep instead of computing; 24 s, in which auto begins with N = 4, "
-                "and chooses every 8 updates",
+                "4 processes that sleep instead of computing; 24 s, in which auto begins with "
+                "N = 4, and chooses every 8 updates",
             )
         )
     return found

@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 
 _KEPT = 64  # Gradients of each worker, and updates, that a choice is based on.
 _LEAST_KEPT = 8  # Fewer are not enough for a choice.
-# Between two choices, at least. With 32 updates, N followed so late that a training of 24 s used 0.59
-# times the gradients of the best fixed split; looking more often than this costs the chief time.
+# Between two choices, at least. With 32 updates, N followed so late that a training of 24 s used
+# 0.59 times the gradients of the best fixed split. More choices a second cost the chief time.
 _UPDATES, _SECONDS = 8, 1.0
 _GAIN = 0.05  # How much faster another N has to be.
 _ROWS = 256  # Steps that are replayed.
