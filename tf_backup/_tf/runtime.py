@@ -15,12 +15,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2
-from tensorflow.python.eager import cancellation, context
-from tensorflow.python.eager.polymorphic_function import atomic_function
-from tensorflow.python.ops import resource_variable_ops, script_ops
 
 from tf_backup import quiet
+from tf_backup._tf.private_tensorflow import (
+    atomic_function,
+    cancellation,
+    config_pb2,
+    context,
+    resource_variable_ops,
+    script_ops,
+)
 from tf_backup.annotations import Strategy
 
 # ---- The strategy -----------------------------------------------------------------------------

@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.distribute import parameter_server_strategy_v2
-from tensorflow.python.eager import context
-from tensorflow.python.framework import ops
 
 from tf_backup._tf import grpc_environment, threads
+from tf_backup._tf.private_tensorflow import context, ops, parameter_server_strategy_v2
 
 _LARGE = 4096  # Bytes.
 
