@@ -183,21 +183,6 @@ def outside_strategy() -> Iterator[None]:
         graph._variable_creator_stack = creators
 
 
-@contextlib.contextmanager
-def running_here(strategy: Strategy) -> Iterator[None]:
-    """Allow the strategy's `run` in this process, about which TensorFlow warns otherwise.
-
-    Relies on the attribute that the strategy checks before it warns.
-    """
-    extended = strategy.extended
-    before = extended._allow_run_without_coordinator
-    extended._allow_run_without_coordinator = True
-    try:
-        yield
-    finally:
-        extended._allow_run_without_coordinator = before
-
-
 # ---- Calls --------------------------------------------------------------------------------------
 
 _STREAMING = "TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE"
