@@ -11,9 +11,11 @@ from collections.abc import Iterator
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import tf_backup
+from tf_backup._tf.private_names import SUPPORTED
 
 ROOT = pathlib.Path(__file__).parents[2]
 MAX_LINES = 320
@@ -186,6 +188,10 @@ def test_changelog_has_this_version() -> None:
 
 # --- Packages and doors
 
+# The modules that import what is private, and check that it is there.
+TENSORFLOW = "tf_backup._tf.private_tensorflow"
+KERAS = "tf_backup.keras._private_keras"
+
 
 @pytest.mark.parametrize("module", sorted({*MODULES} - {"tf_backup"}))
 def test_imports_point_down(module: str) -> None:
@@ -254,12 +260,11 @@ def test_only_tf_config_reads_it(module: str) -> None:
 def test_one_door_to_private_tensorflow() -> None:
     used = uses(r"(tf|tensorflow)\.(raw_ops|__internal__)\b|tensorflow\.python\b")
     assert {package_of(module) for module in used} == {"tf_backup._tf"}
+    assert uses(r"tensorflow\.python\b") == {TENSORFLOW}
 
 
 def test_one_door_to_private_keras() -> None:
-    assert uses(r"keras\.src\b") == {
-        f"tf_backup.keras.{name}" for name in ("_adapters", "_internals", "_seams")
-    }
+    assert uses(r"keras\.src\b") == {KERAS}
 
 
 # Names that look private but are documented, and the two methods by which TensorFlow's checkpoints
@@ -290,12 +295,54 @@ def private_names(module: str) -> set[str]:
     return found - own - PUBLIC
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
+def is_door(module: str) -> bool:
+    return package_of(module) == "tf_backup._tf" or module.startswith("tf_backup.keras._")
+
+
+@pytest.mark.parametrize("module", sorted(module for module in MODULES if not is_door(module)))
 def test_only_doors_use_private_attributes(module: str) -> None:
     name = module.rpartition(".")[2]
-    if package_of(module) == "tf_backup._tf" or name in ("_adapters", "_internals", "_seams"):
-        return
     assert private_names(module) <= (TRACKABLE if name == "optimizer" else set())
+
+
+def checked_names() -> set[str]:
+    """Return the names that are checked when private modules are imported."""
+    found: set[str] = set()
+    for module in (TENSORFLOW, KERAS):
+        (names,) = [
+            ast.literal_eval(node.value)
+            for node in parse(MODULES[module]).body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_NAMES"
+        ]
+        for owner, known in names.items():
+            found.update(known.split())
+            found.update(each.rpartition(".")[2] for each in owner.split(":")[1:])
+    return found
+
+
+@pytest.mark.parametrize("module", sorted(module for module in OURS if is_door(module)))
+def test_every_private_attribute_is_checked_at_import(module: str) -> None:
+    assert private_names(module) <= checked_names()
+    assert checked_names() >= TRACKABLE
+
+
+def test_every_raw_operation_is_checked_at_import() -> None:
+    trees = [parse(MODULES[module]) for module in OURS if is_door(module)]
+    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    used = {node.attr for node in nodes if ast.unparse(node.value) == "tf.raw_ops"}
+    assert used
+    assert used <= checked_names()
+
+
+def test_every_checked_name_is_in_the_docs() -> None:
+    words = set(re.findall(r"\w+", (ROOT / "docs" / "internals.md").read_text("utf-8")))
+    assert not checked_names() - words
+
+
+def test_supported_versions_are_those_of_setup() -> None:
+    asked = {each.name: each.specifier for each in requirements()}
+    for name, supported in SUPPORTED.items():
+        assert SpecifierSet(supported) == asked[name]
 
 
 def test_modules_are_short() -> None:

@@ -10,11 +10,13 @@ import base64
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.protobuf import struct_pb2
-from tensorflow.python.data.ops import map_op
-from tensorflow.python.data.util import structure
-from tensorflow.python.saved_model import nested_structure_coder
 
+from tf_backup._tf.private_tensorflow import (
+    map_op,
+    nested_structure_coder,
+    struct_pb2,
+    structure,
+)
 from tf_backup.annotations import Tensor
 
 

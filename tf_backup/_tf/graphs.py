@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import tensorflow as tf
-from tensorflow.python.eager import context
-from tensorflow.python.ops import resource_variable_ops
 
 from tf_backup._tf.named import Name
+from tf_backup._tf.private_tensorflow import context, resource_variable_ops
 from tf_backup._tf.runtime import calls_as_written, ps_device
 from tf_backup.annotations import Tensor
 
@@ -132,7 +131,7 @@ def as_data_flows() -> Iterator[None]:
     operation on another machine this is a message, even if its results have already arrived. Relies
     on the flag by which loops and branches inherit this from their graph.
     """
-    graph = tf.compat.v1.get_default_graph()
+    graph = tf.compat.v1.get_default_graph()  # No other thread traces into it.
     before = graph._add_control_dependencies
     graph._add_control_dependencies = False
     try:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-from tensorflow.python.ops import handle_data_util, resource_variable_ops
 
+from tf_backup._tf.private_tensorflow import handle_data_util, resource_variable_ops
 from tf_backup._tf.runtime import calls_as_written, ps_device
 from tf_backup.annotations import Tensor
 

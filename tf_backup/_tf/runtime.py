@@ -15,12 +15,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2
-from tensorflow.python.eager import cancellation, context
-from tensorflow.python.eager.polymorphic_function import atomic_function
-from tensorflow.python.ops import resource_variable_ops, script_ops
 
 from tf_backup import quiet
+from tf_backup._tf.private_tensorflow import (
+    atomic_function,
+    cancellation,
+    config_pb2,
+    context,
+    resource_variable_ops,
+    script_ops,
+)
 from tf_backup.annotations import Strategy
 
 # ---- The strategy -----------------------------------------------------------------------------
@@ -167,7 +171,7 @@ def outside_strategy() -> Iterator[None]:
     """Leave the scope of every strategy, in this thread and graph.
 
     In a scope, the strategy places variables, and Keras optimizers ask for its replicas. Relies on
-    the two stacks that `Strategy.scope()` pushes to.
+    the two stacks that `Strategy.scope()` pushes to; each thread has its own.
     """
     graph = tf.compat.v1.get_default_graph()
     strategies, creators = graph._distribution_strategy_stack, graph._variable_creator_stack
@@ -177,21 +181,6 @@ def outside_strategy() -> Iterator[None]:
     finally:
         graph._distribution_strategy_stack = strategies
         graph._variable_creator_stack = creators
-
-
-@contextlib.contextmanager
-def running_here(strategy: Strategy) -> Iterator[None]:
-    """Allow the strategy's `run` in this process, about which TensorFlow warns otherwise.
-
-    Relies on the attribute that the strategy checks before it warns.
-    """
-    extended = strategy.extended
-    before = extended._allow_run_without_coordinator
-    extended._allow_run_without_coordinator = True
-    try:
-        yield
-    finally:
-        extended._allow_run_without_coordinator = before
 
 
 # ---- Calls --------------------------------------------------------------------------------------
@@ -206,7 +195,7 @@ def calls_as_written(one_thread: bool = False) -> Iterator[None]:
     The project's functions need no optimization. For each client, a server spent seconds on
     optimizing them, which was most of the startup time of a small training run.
 
-    Relies on TensorFlow's function call options.
+    Relies on TensorFlow's function call options, of which each thread has its own.
 
     Args:
       one_thread: whether the functions' operations run one after the other, in one thread. Such
@@ -229,6 +218,39 @@ def _config(options: Any) -> Any:
     return config_pb2.ConfigProto.FromString(options.config_proto_serialized)
 
 
+class _Streaming:
+    """The environment variable that makes TensorFlow stream calls, set while any thread needs it.
+
+    If each thread restored what it had found, one could unset what another still needs, or leave it
+    set for ever.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._found: str | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._threads:
+                self._found = os.environ.get(_STREAMING)
+                os.environ[_STREAMING] = "True"
+            self._threads += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            if self._threads:
+                return
+            if self._found is None:
+                del os.environ[_STREAMING]
+            else:
+                os.environ[_STREAMING] = self._found
+
+
+_streaming = _Streaming()
+
+
 @contextlib.contextmanager
 def tracing(servers: int) -> Iterator[None]:
     """Trace functions and create variables without waiting for each server each time.
@@ -243,19 +265,12 @@ def tracing(servers: int) -> Iterator[None]:
     Args:
       servers: number of parameter servers.
     """
-    before = os.environ.get(_STREAMING)
-    os.environ[_STREAMING] = "True"
-    try:
+    with _streaming:
         yield
         for index in range(servers):
             with tf.device(ps_device(index)):
                 mark = tf.random.uniform([])  # Last in the stream.
             mark.numpy()
-    finally:
-        if before is None:
-            del os.environ[_STREAMING]
-        else:
-            os.environ[_STREAMING] = before
 
 
 class Cancelable:

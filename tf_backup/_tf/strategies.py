@@ -6,19 +6,20 @@ breaks, and no other file.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import weakref
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.distribute import parameter_server_strategy_v2
-from tensorflow.python.eager import context
-from tensorflow.python.framework import ops
 
 from tf_backup._tf import grpc_environment, threads
+from tf_backup._tf.private_tensorflow import context, ops, parameter_server_strategy_v2
 
 _LARGE = 4096  # Bytes.
+_runs_here = ContextVar("runs_here", default=False)
 
 
 class Strategy(tf.distribute.ParameterServerStrategy):
@@ -53,12 +54,17 @@ class _Extended(parameter_server_strategy_v2.ParameterServerStrategyV2Extended):
     chain of layers, and the other all biases. Here only small variables are placed in turn. Scalars
     (the number of updates, a metric's total) are on the first server, where the gate is.
 
-    Relies on `_resource_creator_scope`, and on `_create_variable_round_robin`, which
-    `_create_variable` calls for a variable that is not colocated with another one.
+    Relies on `_resource_creator_scope`, on `_create_variable_round_robin`, which `_create_variable`
+    calls for a variable that is not colocated with another one, and on the attribute that is read
+    before a warning about `run` in this process.
     """
 
     _bytes: list[int]  # Bytes of the existing large variables on each server.
     _turn: Iterator[int]
+
+    @property
+    def _allow_run_without_coordinator(self) -> bool:
+        return _runs_here.get()
 
     def _resource_creator_scope(self) -> None:
         """Skip the `ClusterCoordinator` for lookup tables, which models here do not have."""
@@ -94,6 +100,16 @@ def _spec(value: Any, dtype: Any) -> tf.TensorSpec:
         return tf.TensorSpec.from_tensor(tf.convert_to_tensor(value, dtype))
     with tf.Graph().as_default():
         return tf.TensorSpec.from_tensor(tf.convert_to_tensor(value(), dtype))
+
+
+@contextlib.contextmanager
+def running_here() -> Iterator[None]:
+    """Allow `Strategy.run` in this thread, about which TensorFlow warns otherwise."""
+    token = _runs_here.set(True)
+    try:
+        yield
+    finally:
+        _runs_here.reset(token)
 
 
 def connect(cluster: dict[str, list[str]], job: str, index: int, address: str) -> None:

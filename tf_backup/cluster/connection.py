@@ -49,9 +49,9 @@ def connect(config: tf_config.ClusterConfig, timeouts: Timeouts) -> Any:
     grpc_environment.prepare()
     from tf_backup._tf.strategies import Strategy
     from tf_backup.actors import coordinator
-    from tf_backup.keras import fit  # Here, because worker processes do not need Keras.
+    from tf_backup.keras import _seams  # Here, because worker processes do not need Keras.
 
-    fit.install()
+    _seams.install()
     servers = Servers(config.addresses["ps"], timeouts.server_s, watch_signals=True)
     try:
         with quiet.hold_stderr_back():

@@ -9,13 +9,10 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src import tree
-from keras.src.backend import config
-from keras.src.trainers import data_adapters
-from keras.src.trainers.data_adapters import array_slicing
 
 from tf_backup.actors.python_data import Source
 from tf_backup.annotations import Tensor
+from tf_backup.keras._private_keras import array_slicing, config, data_adapters, tree
 
 _MOVABLE = (data_adapters.ArrayDataAdapter, data_adapters.TFDatasetAdapter)
 _OTHERS = ("torch_dataloader", "grain_dataset")
@@ -72,7 +69,8 @@ def _source_here(adapter: Any, x: Any) -> Source:
 
         return generator
 
-    for name in ("generator", "_get_iterator"):  # For generators and PyDatasets.
+    # For generators and PyDatasets. The adapter was made for this source, which keeps the changes.
+    for name in ("generator", "_get_iterator"):
         if hasattr(adapter, name):
             setattr(adapter, name, noting(getattr(adapter, name)))
     kind = "PyDataset" if isinstance(x, keras.utils.PyDataset) else type(x).__name__

@@ -1,24 +1,27 @@
 """Private Keras APIs: models, layers, metrics and optimizers.
 
-Only this module, `_seams` and `_adapters` use private Keras APIs.
+Only modules whose names begin with an underscore use private Keras APIs.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
-from keras.src import backend, tree, utils
-from keras.src.backend.tensorflow import trainer as keras_trainer
-from keras.src.random import seed_generator
-from keras.src.trainers.data_adapters import data_adapter_utils
 
 from tf_backup._tf import runtime
 from tf_backup.annotations import Model, Tensor
+from tf_backup.keras._private_keras import (
+    backend,
+    data_adapter_utils,
+    seed_generator,
+    trainer,
+    tree,
+    utils,
+)
 
 
 def strategy_of(model: Model) -> Any:
@@ -34,7 +37,7 @@ def strategy_of_optimizer(optimizer: Any) -> Any:
 
 def has_own_step(model: Model, name: str) -> bool:
     """Return whether the model overrides the method `name`: `train_step` or `test_step`."""
-    return getattr(type(model), name) is not getattr(keras_trainer.TensorFlowTrainer, name)
+    return getattr(type(model), name) is not getattr(trainer.TensorFlowTrainer, name)
 
 
 def only_look(callbacks: Any) -> bool:
@@ -163,32 +166,6 @@ def embedding_tables(layer: Any) -> list[Any]:
     return list({id(table): table for table in tables}.values())
 
 
-@contextlib.contextmanager
-def looking_up(rows: Callable[[Any, Tensor], Tensor | None]) -> Iterator[None]:
-    """Make embedding layers get their rows from a function.
-
-    Args:
-      rows: function from a layer's variable and ids to rows, or to None if the layer should read
-        the variable.
-    """
-    original = keras.layers.Embedding.call
-
-    def call(self: Any, inputs: Any) -> Any:
-        plain = not self.lora_enabled and self.quantization_mode is None
-        if plain and isinstance(inputs, tf.Tensor):
-            ids = inputs if inputs.dtype in (tf.int32, tf.int64) else tf.cast(inputs, tf.int32)
-            found = rows(self._embeddings, ids)
-            if found is not None:
-                return tf.cast(found, self.compute_dtype)
-        return original(self, inputs)
-
-    keras.layers.Embedding.call = call
-    try:
-        yield
-    finally:
-        keras.layers.Embedding.call = original
-
-
 def metric_variables(model: Any) -> list[Any]:
     """Return the variables of all metrics that a step of the model may update.
 
@@ -211,72 +188,6 @@ def settings(optimizer: Any) -> list[Any]:
         optimizer = optimizer.inner_optimizer
     found = [optimizer.iterations, getattr(optimizer, "_learning_rate", None)]
     return [each for each in found if isinstance(each, backend.Variable)]
-
-
-@contextlib.contextmanager
-def replaced(variables: Sequence[tuple[Any, Any]]) -> Iterator[None]:
-    """Make Keras variables use other `tf.Variable`s, given as (Keras, TensorFlow) pairs."""
-    originals = [(variable, variable._value) for variable, _ in variables]
-    try:
-        for variable, other in variables:
-            variable._value = other
-        yield
-    finally:
-        for variable, original in originals:
-            variable._value = original
-
-
-@contextlib.contextmanager
-def applying(optimizer: Any, apply: Callable[..., None], other: BaseException) -> Iterator[None]:
-    """Replace an optimizer's `apply` with a function; other optimizers raise `other`."""
-
-    def refuse(self: Any, *args: Any, **kwargs: Any) -> None:
-        raise other
-
-    object.__setattr__(optimizer, "apply", apply)
-    keras.optimizers.Optimizer.apply = refuse
-    try:
-        yield
-    finally:
-        object.__delattr__(optimizer, "apply")
-        del keras.optimizers.Optimizer.apply
-
-
-@contextlib.contextmanager
-def results_noted(model: Model) -> Iterator[dict[int, Callable[[], Any]]]:
-    """Record the results that a model's metrics return.
-
-    Yields:
-      Dict from the id of a tensor or dict that a metric's `result` returned to a function that
-      computes its current value.
-    """
-    noted: dict[int, Callable[[], Any]] = {}
-    kept: list[Any] = []  # Results, kept alive so that their ids stay unique.
-
-    def noting(metric: Any) -> Callable[[], Any]:
-        def current() -> Any:
-            return type(metric).result(metric)
-
-        def result() -> Any:
-            value = current()
-            kept.append(value)
-            noted[id(value)] = current
-            if isinstance(value, dict):
-                for name, single in value.items():
-                    noted[id(single)] = functools.partial(_item, current, name)
-            return value
-
-        return result
-
-    inside = [metric for layer in model._flatten_layers() for metric in layer._metrics]
-    metrics = list({id(metric): metric for metric in [*model.metrics, *inside]}.values())
-    for metric in metrics:
-        object.__setattr__(metric, "result", noting(metric))
-    try:
-        yield noted
-    finally:
-        for metric in metrics:
-            object.__delattr__(metric, "result")
 
 
 def tensors_of(variable: Any) -> Any:
@@ -309,7 +220,3 @@ def forward(model: Model, batch: Any, training: bool) -> Pass:
 def metrics(model: Model, done: Pass) -> None:
     """Update a model's metrics as Keras' `train_step` or `test_step` does."""
     model.compute_metrics(done.x, done.y, done.y_pred, sample_weight=done.sample_weight)
-
-
-def _item(result: Callable[[], Any], name: str) -> Any:
-    return result()[name]

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tf_backup._tf import graphs, runtime
 from tf_backup.annotations import Model, Tensor
-from tf_backup.keras import _internals
+from tf_backup.keras import _internals, _tracing
 from tf_backup.keras.model_objective import change, dense, warn_of_changes
 from tf_backup.keras.variables import KerasVariables, mixed, tensors_of
 from tf_backup.objective import Measurement, Objective, Results
@@ -156,7 +156,7 @@ def _local(
     }
     variables.kept.extend(each.variable for each in local.values())
     replacements = [(v, local[id(v)].variable) for v, _ in starts]
-    with _internals.replaced(replacements):
+    with _tracing.replaced(replacements):
         yield local
 
 
@@ -197,13 +197,13 @@ def _recorded(
             )
 
     other = ValueError(_NOT_APPLIED.format(model=name))
-    with _internals.applying(model.optimizer, apply, other):
+    with _tracing.applying(model.optimizer, apply, other):
         yield applied
 
 
 def _run(model: Model, step: Any, batch: Any, logs: Logs) -> list[Tensor]:
     """Run a step of the model; return the scalars that it returned, without metric results."""
-    with _internals.results_noted(model) as metrics:
+    with _tracing.results_noted(model) as metrics:
         returned = step(batch)
     name = f"{type(model).__name__}.{step.__name__}"
     if not isinstance(returned, dict):

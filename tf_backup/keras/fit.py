@@ -13,7 +13,7 @@ from tf_backup import errors
 from tf_backup.actors import coordinator
 from tf_backup.annotations import Model
 from tf_backup.checks import checked_int
-from tf_backup.keras import _adapters, _internals, _seams
+from tf_backup.keras import _adapters, _internals
 from tf_backup.keras.feed import Feed
 from tf_backup.keras.functions import TestFunction, TrainFunction
 from tf_backup.keras.optimizer import find
@@ -25,14 +25,15 @@ from tf_backup.worker_data import Immovable
 log = logging.getLogger(__name__)
 
 
-class _Hooks:
-    """Implementation of `_seams.Hooks`."""
+class Hooks:
+    """What `_seams` makes Keras call for models under a parameter-server strategy."""
 
     def __init__(self) -> None:
         self._observed: weakref.WeakKeyDictionary[Model, bool] = weakref.WeakKeyDictionary()
         self._feeds: weakref.WeakKeyDictionary[Model, Feed] = weakref.WeakKeyDictionary()
 
     def check_fit(self, model: Model, arguments: dict[str, Any]) -> None:
+        """Check the model and the arguments of `fit`, by name, before training; may raise."""
         self._observed[model] = _internals.only_look(arguments.get("callbacks"))
         wrapped = find(getattr(model, "optimizer", None))
         strategy = _internals.strategy_of(model)
@@ -70,6 +71,7 @@ class _Hooks:
             )
 
     def end_fit(self, model: Model, failed: bool) -> None:
+        """Clean up at the end of `fit`, however it ends."""
         feed = self._feeds.pop(model, None)
         if feed is not None:
             feed.close()  # First, because workers may be waiting for it.
@@ -84,6 +86,7 @@ class _Hooks:
             log.warning("The cluster is lost; the last counts of contributions are missing.")
 
     def feed(self, strategy: Any, **data: Any) -> Any:
+        """Return the epoch iterator; None to use Keras' own, in this process."""
         training = "class_weight" in data
         if not training and _adapters.is_python(data["x"]):
             return None
@@ -95,6 +98,7 @@ class _Hooks:
             return None
 
     def build(self, model: Model, feed: Any) -> None:
+        """Create all variables before the first step, given the epoch iterator."""
         wrapped = find(model.optimizer)
         if isinstance(feed, Feed) and feed.training:
             assert wrapped is not None  # Checked by `check_fit`.
@@ -105,27 +109,24 @@ class _Hooks:
         KerasVariables(model, model.optimizer).check_placed()
 
     def train_function(self, model: Model) -> Any:
+        """Return the function that `fit` calls with the feed for each step."""
         return TrainFunction(model)
 
     def begin_training(self, model: Model) -> None:
+        """Prepare for training; called by `fit` once the train function exists."""
         model.train_function.observed = self._observed.get(model, False)
 
     def test_function(self, model: Model) -> Any:
+        """Return the function that `evaluate` calls with the feed for each step."""
         return TestFunction(model)
 
     def optimizer_to_save(self, serialized: Any) -> Any:
+        """Return the config to save for a model's optimizer, given Keras' own."""
         return unwrapped(serialized)
 
     def optimizer_to_load(self, serialized: Any) -> Any:
+        """Return the config to load an optimizer from, given the saved one."""
         return wrapped_again(serialized)
-
-
-def install() -> None:
-    """Make Keras' `fit` and `evaluate` work under parameter-server strategies from now on.
-
-    Also makes Keras save and load wrapped optimizers.
-    """
-    _seams.install(_Hooks())
 
 
 def _is_wrapped(value: Any) -> bool:

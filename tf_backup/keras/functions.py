@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_backup import errors
-from tf_backup._tf import runtime
+from tf_backup._tf import strategies
 from tf_backup.actors.engine import AHEAD, Engine
 from tf_backup.actors.evaluation import Evaluation
 from tf_backup.annotations import Model
@@ -142,7 +142,7 @@ class TestFunction:
         """Evaluate on a batch in this process, as Keras does."""
         if self._here is None:
             self._here = _internals.step_function(self._model, "test_step")
-        with runtime.running_here(_internals.strategy_of(self._model)):
+        with strategies.running_here():
             return self._here(iterator)
 
     def _evaluation_for(self, feed: Feed) -> Evaluation:

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tf_backup._tf import runtime
 from tf_backup.annotations import Model, Tensor
-from tf_backup.keras import _internals
+from tf_backup.keras import _internals, _tracing
 from tf_backup.objective import Objective, traced
 from tf_backup.servers.tables import Lookups
 
@@ -105,7 +105,7 @@ class KerasVariables:
                 return None
             return lookups.rows(tables[id(variable)], ids)
 
-        return _internals.looking_up(rows)
+        return _tracing.looking_up(rows)
 
     def objective(
         self,

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tf_backup._tf import runtime
 from tf_backup.checks import checked_int
-from tf_backup.keras import _internals, fit
+from tf_backup.keras import _internals, _seams
 from tf_backup.keras.optimizer import DEFAULT_STALL_TIMEOUT_S, SyncReplicasWithBackup
 from tf_backup.keras.strategy_check import check_strategy
 
@@ -106,7 +106,7 @@ def wrap(
             "The optimizer was created outside the strategy's scope, and its variables with it. "
             "Create it inside `with strategy.scope():`."
         )
-    fit.install()
+    _seams.install()
     return wrapped
 
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 import tf_backup
 from tf_backup._tf import runtime
 from tf_backup.actors import coordinator
-from tf_backup.keras import fit, optimizer, strategy_check
+from tf_backup.keras import _seams, optimizer, strategy_check
 from tf_backup.keras.optimizer import SyncReplicasWithBackup
 from tf_backup.policy import BackupPolicy
 from tf_backup.records import Contributions, WorkerRecord
@@ -325,7 +325,7 @@ def test_saved_model_has_the_optimizers_state(tmp_path: pathlib.Path):
     model.compile(SyncReplicasWithBackup(keras.optimizers.Adam(0.1), 3, 1), "mse")
     gradients = [tf.ones(v.shape) for v in model.trainable_variables]
     model.optimizer.apply(gradients, model.trainable_variables)
-    fit.install()
+    _seams.install()
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras").optimizer
     assert type(again) is keras.optimizers.Adam
