@@ -12,8 +12,8 @@ import keras
 
 import tf_backup
 from scripts.benchmarks import architectures, batches, keras_layers
+from scripts.benchmarks.peer import set_threads
 from scripts.benchmarks.spec import Spec
-from scripts.benchmarks.systems.peer import set_threads
 
 
 class _Chief:
