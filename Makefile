@@ -47,7 +47,7 @@ lint: install ## Check style and types; changes nothing.
 	$(BIN)/mypy
 
 results: install ## Redo the experiments of the paper; ARGS="--data_dir=DIR" has MNIST.
-	@for name in $$($(BIN)/python scripts/experiment.py --list); do \
+	@for name in $$($(BIN)/python scripts/experiment.py --list | cut -d" " -f1); do \
 	    echo "$$name:"; $(BIN)/python scripts/experiment.py $$name --replace $(ARGS) || exit $$?; \
 	done
 	$(BIN)/python scripts/plot.py

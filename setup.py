@@ -21,6 +21,7 @@ INSTALL_REQUIRES = [
 EXTRAS_REQUIRE = {
     "scripts": [
         "absl-py>=1.4",
+        "psutil>=5.9",
         "scikit-learn>=1.5",
         "tensorflow-datasets>=4.9.9",
         # tensorflow-datasets imports it and does not ask for it.
@@ -48,6 +49,7 @@ EXTRAS_REQUIRE = {
         "mypy>=1.15",
         "packaging>=24",
         "prometheus_client>=0.20",
+        "psutil>=5.9",
         "pytest>=8",
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.6",

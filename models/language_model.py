@@ -86,8 +86,18 @@ class LanguageModel(keras.Model):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        own = {name: value for name, value in locals().items() if name not in _NOT_ARGUMENTS}
-        self._arguments = own
+        self._arguments = {
+            "vocabulary": vocabulary,
+            "of_words": of_words,
+            "embedding": embedding,
+            "units": units,
+            "projection": projection,
+            "depth": depth,
+            "samples": samples,
+            "keep": keep,
+            "characters_per_word": characters_per_word,
+            "seed": seed,
+        }
         self.samples = samples
         self.embedding = keras.layers.Embedding(vocabulary, embedding)
         self.dropouts = [keras.layers.Dropout(1 - keep, seed=seed) for _ in range(depth + 1)]
@@ -150,9 +160,6 @@ class LanguageModel(keras.Model):
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {**super().get_config(), **self._arguments}
-
-
-_NOT_ARGUMENTS = ("self", "kwargs", "__class__")
 
 
 def _lstm(units: int, projection: int | None) -> Any:

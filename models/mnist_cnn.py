@@ -104,22 +104,18 @@ class WeightNormConv2D(keras.layers.Layer):
         return {**super().get_config(), "filters": self.filters, "size": self.size}
 
 
-def augmented(
-    batches: tf.data.Dataset, seed: int = 0, degrees: float = 10.0, zoom: float = 0.1
-) -> tf.data.Dataset:
+def augmented(batches: tf.data.Dataset, seed: int = 0) -> tf.data.Dataset:
     """Return batches whose images are rotated and zoomed, differently in every pass.
 
     Args:
       batches: batches of ([batch, height, width, channels] float32 images, labels). They must be
         endless or already repeated, since the n-th batch is always changed in the same way.
       seed: seed of all changes.
-      degrees: largest rotation, in either direction.
-      zoom: largest relative change of size, in either direction.
     """
 
     def change(index: Tensor, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         images, labels = batch
-        return augment(images, tf.stack([seed, index]), degrees, zoom), labels
+        return augment(images, tf.stack([seed, index])), labels
 
     return tf.data.Dataset.zip(tf.data.Dataset.counter(), batches).map(change)
 

@@ -10,9 +10,7 @@ The rows have seed, setting, and the environment: versions, commit, machine. If 
 interrupted, the same command goes on after the last finished point. Results of another version of
 the code or of other settings are never mixed. scripts/plot.py draws the results.
 
-Experiments:
-
-{catalogue}
+--list prints the names of all experiments.
 
 Exit codes: 0 if everything is measured, 2 if flags, data or the file of results are wrong, 143
 after SIGTERM, 1 otherwise.
@@ -56,12 +54,10 @@ flags.DEFINE_string(
 flags.DEFINE_bool(
     "replace", False, "Make results of another version or of other settings anew, not refuse them."
 )
-flags.DEFINE_bool("list", False, "Print the names of all experiments, and end.")
+flags.DEFINE_bool("list", False, "Print the names of all experiments and what they are, and end.")
 flags.DEFINE_integer("intra_op", 1, "Threads for one operation of TensorFlow.", lower_bound=1)
 
 _NAME = "experiment.py"
-
-__doc__ = __doc__.format(catalogue=catalogue.overview())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +96,7 @@ def main(argv: Sequence[str]) -> None:
     console.set_up()
     given = flag_values.read(Flags)
     if given.list:
-        print("\n".join(catalogue.NAMES))
+        print(catalogue.overview())
         return
     if len(argv) != 2:
         known = ", ".join(catalogue.NAMES)

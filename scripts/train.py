@@ -5,7 +5,7 @@ parameter servers. With TF_CONFIG, the same command is one task of a job: the ch
 others serve it until it tells them that training is done, or until they get SIGTERM.
 
 A recipe is a set of settings. `small` trains on two cores in a few minutes; `paper` has the paper's
-settings, for a cluster. Both are listed below. Flags override the settings of a recipe.
+settings, for a cluster. Flags override the settings of a recipe. --list_recipes prints all recipes.
 
 Examples:
 
@@ -55,7 +55,6 @@ from tf_backup.records import Contributions
 
 log = logging.getLogger("train")
 
-__doc__ = f"{__doc__}\n{presets.overview()}\n"
 flags.adopt_module_key_flags(training_flags)  # So that --help lists them.
 
 
@@ -217,6 +216,9 @@ def main(argv: Sequence[str]) -> None:
     go_on = " The same command goes on from here." if given.log_dir else ""
     with exits.reporting_errors(go_on, again=_again(given.log_dir, given.restarts)):
         exits.at_signals()  # Before TensorFlow's import: process 1 of a pod would ignore SIGTERM.
+        if given.list_recipes:
+            print(presets.overview())
+            return
         if given.show_recipe:
             show(given.model, given.recipe)
             return

@@ -3,31 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from tf_backup.policy import BackupPolicy
 from tf_backup.rules import protocol
-
-_REPORT_TIMEOUT_S = 10.0  # How long to wait for reports that have been sent.
-
-
-class Report(Protocol):
-    """Report of an update."""
-
-    @property
-    def step(self) -> int:
-        """t, before the update; below 0 if this is not an update."""
-
-    @property
-    def places(self) -> Any:
-        """[N] the places whose gradients were used."""
-
-    @property
-    def staleness(self) -> Any:
-        """[N] the staleness of each gradient."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,50 +132,6 @@ class Contributions:
             "".join(f"{cell!s:>{width}}" for cell, width in zip(row, widths, strict=False))
             for row in rows
         )
-
-
-class Books:
-    """Counts of one engine, from the gate's ledger and the reports of updates.
-
-    The ledger counts an update when it is made. The staleness of its gradients is in its report,
-    which was sent just before and may not have arrived yet.
-
-    Args:
-      policy: N and b.
-      ledger: function that reads the ledger, in NumPy.
-    """
-
-    def __init__(self, policy: BackupPolicy, ledger: Callable[[], protocol.Ledger]) -> None:
-        self._ledger = ledger
-        self._staleness: list[Counter[int]] = [Counter() for _ in range(policy.workers)]
-        self._counted = 0  # Accepted gradients whose staleness is counted,
-        self._waiting = 0  # and those whose reports are noted and not counted yet.
-        self._noted: deque[tuple[Sequence[int], Sequence[int]]] = deque()
-        self._change = threading.Condition()
-
-    def note(self, report: Report) -> None:
-        """Record an update that has been made, or is just being made."""
-        if report.step >= 0:
-            with self._change:
-                self._noted.append((report.places, report.staleness))
-                self._waiting += len(report.places)
-                self._change.notify_all()
-
-    def read(self) -> Contributions:
-        """Return the counts. Any thread may call this."""
-        with self._change:
-            ledger = self._ledger()
-            accepted = int(ledger.accepted.sum())
-            self._change.wait_for(
-                lambda: self._counted + self._waiting >= accepted, _REPORT_TIMEOUT_S
-            )
-            while self._counted < accepted and self._noted:
-                places, staleness = self._noted.popleft()
-                for place, age in zip(places, staleness, strict=True):
-                    self._staleness[int(place)][int(age)] += 1
-                self._counted += len(places)
-                self._waiting -= len(places)
-            return Contributions.from_ledger(ledger, self._staleness)
 
 
 def _sum(pair: tuple[WorkerRecord, WorkerRecord]) -> WorkerRecord:

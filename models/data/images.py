@@ -31,6 +31,7 @@ class Arrays:
             )
 
         def one_pass(number: Tensor) -> tf.data.Dataset:
+            # Not `Dataset.shuffle`, whose order also depends on TensorFlow's global seed.
             order = tf.range(len(labels))
             order = tf.random.experimental.stateless_shuffle(order, [seed, number])
             return tf.data.Dataset.from_tensor_slices(order[index::shards])

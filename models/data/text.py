@@ -50,6 +50,7 @@ class Windows:
             key = [seed, number]
             offset = tf.random.stateless_uniform([], key, 0, self.steps, tf.int64)
             starts = tf.range(offset, end, self.steps, dtype=tf.int64)
+            # Not `Dataset.shuffle`, whose order also depends on TensorFlow's global seed.
             starts = tf.random.experimental.stateless_shuffle(starts, key)
             return tf.data.Dataset.from_tensor_slices(starts[index::shards])
 

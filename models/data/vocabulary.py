@@ -17,6 +17,9 @@ END_OF_LINE = "</s>"
 class Vocabulary:
     """Tokens and their ids: token i is `tokens[i]`.
 
+    Unlike Keras' TextVectorization, it has no lookup table, which could not be sent to another
+    process with a data set.
+
     Ids are in order of decreasing frequency, which sampled softmax relies on, except that the
     special tokens for unknown tokens and ends of lines come first.
 

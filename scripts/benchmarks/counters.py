@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+
+import psutil
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the CPU time of all threads of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # User and system.
+    """Return the CPU time of all threads of a process.
+
+    Raises:
+      psutil.NoSuchProcess: if there is no such process.
+    """
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def peak_mib(pid: int) -> int:
-    """Return the peak memory of a process."""
+    """Return the peak memory of a process.
+
+    Raises:
+      OSError: if there is no such process, or it has ended.
+    """
+    # Read by hand: psutil has no peak on Linux.
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) // 1024
@@ -21,17 +31,19 @@ def peak_mib(pid: int) -> int:
 
 
 def loopback_bytes() -> int:
-    """Return the number of bytes on the loopback interface, packet headers included."""
-    for line in Path("/proc/net/dev").read_text().splitlines():
-        name, _, counts = line.partition(":")
-        if name.strip() == "lo":
-            return int(counts.split()[0])
-    raise OSError("there is no loopback interface in /proc/net/dev.")
+    """Return the number of bytes received on the loopback interface, packet headers included.
+
+    Raises:
+      OSError: if there is no such interface.
+    """
+    interfaces = psutil.net_io_counters(pernic=True, nowrap=False)
+    if "lo" not in interfaces:
+        raise OSError("there is no loopback interface.")
+    return int(interfaces["lo"].bytes_recv)
 
 
 def machine_cpu_seconds() -> float:
     """Return the CPU time of all processes, including time stolen by a virtual machine's host."""
-    user, nice, system, _, _, irq, softirq, steal, *_ = map(
-        int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-    )
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    times = psutil.cpu_times()
+    busy = times.user + times.nice + times.system + times.irq + times.softirq + times.steal
+    return float(busy)

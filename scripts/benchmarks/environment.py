@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 import tf_backup
+from scripts.training import memory
 
 _ROOT = Path(__file__).parents[2]
 
@@ -29,7 +30,7 @@ class Environment:
       python: version of Python.
       cpu: model name of the processor.
       cores: number of cores that this process may use.
-      memory_gib: memory of the machine.
+      memory_gib: memory of the machine, or the limit of a container that this process is in.
       intra_op_threads: number of threads for one operation, in every process.
     """
 
@@ -54,9 +55,9 @@ class Environment:
             tensorflow=_tensorflow(),
             keras=importlib.metadata.version("keras"),
             python=platform.python_version(),
-            cpu=_field("/proc/cpuinfo", "model name"),
+            cpu=_processor(),
             cores=len(os.sched_getaffinity(0)),
-            memory_gib=round(int(_field("/proc/meminfo", "MemTotal").split()[0]) / 2**20),
+            memory_gib=round(memory.total_gib()),
             intra_op_threads=intra_op_threads,
         )
 
@@ -94,10 +95,10 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _field(path: str, name: str) -> str:
-    """Return the first value of a field in a file of /proc."""
-    for line in Path(path).read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == name:
+def _processor() -> str:
+    """Return the model name of the processor, which neither psutil nor `platform` has on Linux."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
             return value.strip()
     return "unknown"

@@ -6,6 +6,8 @@ import dataclasses
 import tempfile
 from collections.abc import Sequence
 
+import psutil
+
 from scripts.benchmarks import counters
 from scripts.benchmarks.processes import Task, TaskFailed
 from scripts.benchmarks.spec import Spec
@@ -86,7 +88,7 @@ class RunningSystem:
         """
         try:
             return self._measure(steps, timeout_s)
-        except OSError as error:  # Its entry in /proc is gone.
+        except (psutil.NoSuchProcess, OSError) as error:
             raise TaskFailed(f"a process ended: {error}") from error
 
     def _measure(self, steps: int, timeout_s: float) -> Measurement:

@@ -1,4 +1,7 @@
-"""Bytes that this process has sent and received over TCP."""
+"""Bytes that this process has sent and received over TCP.
+
+Read from the sockets themselves: psutil counts the bytes of whole interfaces only.
+"""
 
 from __future__ import annotations
 

@@ -19,14 +19,14 @@ class Stage:
     Args:
       start: function that starts a system, given its name.
       needed_gib: function that returns the memory to allow for a system, given its name.
-      available_gib: function that returns the available memory; None if it is unknown.
+      available_gib: function that returns the available memory, in GiB.
     """
 
     def __init__(
         self,
         start: Callable[[str], RunningSystem],
         needed_gib: Callable[[str], float],
-        available_gib: Callable[[], float | None] = memory.available_gib,
+        available_gib: Callable[[], float] = memory.available_gib,
     ) -> None:
         self._start, self._needed_gib, self._available_gib = start, needed_gib, available_gib
         self._up: dict[str, RunningSystem] = {}  # In the order of their last turns.
@@ -68,5 +68,4 @@ class Stage:
             self._up.pop(name).end()
 
     def _has_room(self, name: str) -> bool:
-        available = self._available_gib()
-        return available is None or available >= self._needed_gib(name) + _RESERVE_GIB
+        return self._available_gib() >= self._needed_gib(name) + _RESERVE_GIB

@@ -15,6 +15,7 @@ from typing import Any
 
 from scripts.benchmarks import sockets
 from scripts.benchmarks.channel import Channel
+from scripts.benchmarks.peer import Peer
 from scripts.benchmarks.spec import Spec
 
 
@@ -45,7 +46,7 @@ def serve(spec: Spec, channel: Channel) -> None:
                 channel.reply(**_COMMANDS[name](peer, value, channel))
 
 
-def measure(peer: Any, steps: int, channel: Channel) -> dict[str, Any]:
+def measure(peer: Peer, steps: int, channel: Channel) -> dict[str, Any]:
     """Make updates; return their number, and what they took: seconds, bytes, and times of parts."""
     bytes_before = sockets.total_bytes()
     begin = time.monotonic()

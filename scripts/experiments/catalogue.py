@@ -13,8 +13,6 @@ NAMES = (
     *("workshop", "auto_replicas"),
 )
 _MODULES = {"draw": "draw_workers"}  # Others have the experiment's name.
-# They can be run, but results/ has none of theirs yet.
-WITHOUT_RESULTS: tuple[str, ...] = ("workshop",)
 
 
 def find(name: str) -> Experiment:
@@ -35,8 +33,6 @@ def module_of(name: str) -> ModuleType:
 
 
 def overview() -> str:
-    """Return the first line of each experiment, for `--help`."""
-    lines = []
-    for name in NAMES:
-        lines.append(f"  {name:<22} {(module_of(name).__doc__ or '').splitlines()[0]}")
-    return "\n".join(lines)
+    """Return the names of all experiments and the first line of each, for `--list`."""
+    first = {name: (module_of(name).__doc__ or "").partition("\n")[0] for name in NAMES}
+    return "\n".join(f"{name:<22} {line}" for name, line in first.items())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,11 +52,6 @@ def table(folder: Path) -> str:
         if path.exists():
             lines += lines_of(catalogue.find(name), result_file.read(path))
     return "\n".join(lines)
-
-
-def settings_of(rows: Sequence[Row]) -> str:
-    """Return the settings of some rows as text."""
-    return ", ".join(f"{k} {v}" for k, v in json.loads(rows[0]["settings"]).items())
 
 
 def update(folder: Path) -> bool:

@@ -115,12 +115,12 @@ def read(path: Path) -> list[Row]:
         return [{**row, **{name: _value(row[name]) for name in numbers}} for row in table]
 
 
-def code_digest(root: Path = ROOT) -> str:
+def code_digest() -> str:
     """Return a digest of the source files that results depend on."""
     digest = hashlib.sha256()
     for folder in _SOURCES:
-        for path in sorted((root / folder).rglob("*.py")):
-            digest.update(str(path.relative_to(root)).encode())
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(str(path.relative_to(ROOT)).encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 

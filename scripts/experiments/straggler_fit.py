@@ -58,31 +58,30 @@ class SharedPareto:
         drawn: Floats = self.offset + self.scale * shared * rng.pareto(self.shape, len(workers))
         return np.maximum(drawn, self.offset + 1e-9)
 
-    def share_within(self, seconds: float, gradient: int, workers: int = WORKERS) -> float:
+    def share_within(self, seconds: float, gradient: int) -> float:
         """Return the share of iterations whose `gradient`-th of all gradients is within `seconds`.
 
         Args:
           seconds: time since the start of the iteration.
           gradient: number of the gradient in the order of arrival, from 1.
-          workers: number of gradients.
         """
         shared = np.exp(self.spread * _NODES)
         slow = (1 + (seconds - self.offset) / (self.scale * shared)) ** -self.shape
-        most = workers - gradient  # So many may come later.
+        most = WORKERS - gradient  # So many may come later.
         share = sum(
-            math.comb(workers, late) * slow**late * (1 - slow) ** (workers - late)
+            math.comb(WORKERS, late) * slow**late * (1 - slow) ** (WORKERS - late)
             for late in range(most + 1)
         )
         return float(np.sum(_WEIGHTS * share) / np.sum(_WEIGHTS))
 
 
 @functools.cache
-def fitted(shape: float = SHAPE, offset: float = OFFSET_S) -> SharedPareto:
+def fitted(shape: float = SHAPE) -> SharedPareto:
     """Return the delays that have both of the paper's numbers."""
 
     def of_spread(spread: float) -> SharedPareto:
         def of_scale(log_scale: float) -> SharedPareto:
-            return SharedPareto(offset, math.exp(log_scale), shape, spread)
+            return SharedPareto(OFFSET_S, math.exp(log_scale), shape, spread)
 
         log_scale = _root(
             lambda x: of_scale(x).share_within(WITHIN_S, 100) - SHARE_100, math.log(1e-5), 1.0
@@ -93,11 +92,11 @@ def fitted(shape: float = SHAPE, offset: float = OFFSET_S) -> SharedPareto:
     return of_spread(spread)
 
 
-def independent(shape: float = SHAPE, offset: float = OFFSET_S) -> SharedPareto:
+def independent() -> SharedPareto:
     """Return independent delays with the paper's share of the 100th gradient."""
     slow = 1 - SHARE_100 ** (1 / WORKERS)
-    scale = (WITHIN_S - offset) / (slow ** (-1 / shape) - 1)
-    return SharedPareto(offset, scale, shape, 0.0)
+    scale = (WITHIN_S - OFFSET_S) / (slow ** (-1 / SHAPE) - 1)
+    return SharedPareto(OFFSET_S, scale, SHAPE, 0.0)
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:

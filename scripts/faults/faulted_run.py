@@ -5,25 +5,16 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from scripts.faults.course import Course
 from scripts.faults.fault import Fault
+from scripts.faults.fault_progress import FaultProgress
 from scripts.faults.injector import Injection, Injector
 from scripts.faults.training_process import TrainingProcess
 
 _POLL_S = 0.02
 _POLL_SLOWING_S = 0.005
-
-
-class Watcher(Protocol):
-    """Shows a training run to people."""
-
-    def show(self, made: int, faults: int) -> None:
-        """Show the numbers of updates and faults so far."""
-
-    def tell(self, line: str) -> None:
-        """Show a line that stays."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +37,7 @@ class Outcome:
 
 
 def run(
-    training: TrainingProcess, faults: Sequence[Fault], patience_s: float, watcher: Watcher
+    training: TrainingProcess, faults: Sequence[Fault], patience_s: float, progress: FaultProgress
 ) -> Outcome:
     """Train to the end, with faults; start training again if a fault has ended the chief.
 
@@ -54,7 +45,7 @@ def run(
       training: the training process, not started yet.
       faults: the faults.
       patience_s: how long to wait for an update, or for the end after the last one.
-      watcher: shows the progress.
+      progress: shows the progress.
     """
     course, injector = Course(), Injector(faults, training.find)
     failure: str | None = None
@@ -67,12 +58,12 @@ def run(
             for record in training.records():
                 course.note(record)
             now = time.monotonic()
-            watcher.show(course.made, len(injector.injections))
+            progress.show(course.made, len(injector.injections))
             if status == 0:
                 break
             if status is None:
                 for injection in injector.step(now, course):
-                    watcher.tell(f"step {injection.made}, {now - begin:.0f} s: {injection.fault}")
+                    progress.tell(f"step {injection.made}, {now - begin:.0f} s: {injection.fault}")
                 if now - _last(begin, course, injector.injections) > patience_s:
                     failure = f"Training made no update for {patience_s:.0f} s."
             elif chiefs_ended < sum(map(_ends_chief, injector.injections)):

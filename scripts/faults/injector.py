@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import signal
 from collections.abc import Callable, Sequence
-from typing import Protocol
+
+import psutil
 
 from scripts.faults.course import Course
 from scripts.faults.fault import Fault, Moment, Target
@@ -30,17 +32,6 @@ class Injection:
     end: float | None = None
 
 
-class Process(Protocol):
-    """Process of a task."""
-
-    @property
-    def pid(self) -> int:
-        """Process id."""
-
-    def send_signal(self, number: int, /) -> None:
-        """Send a signal to the process, unless it has exited."""
-
-
 class Injector:
     """Injects faults, each once, and ends those that have an end.
 
@@ -56,11 +47,13 @@ class Injector:
       waiting: faults that were not injected yet.
     """
 
-    def __init__(self, faults: Sequence[Fault], find: Callable[[Target], Process | None]) -> None:
+    def __init__(
+        self, faults: Sequence[Fault], find: Callable[[Target], psutil.Process | None]
+    ) -> None:
         self.waiting = list(faults)
         self.injections: list[Injection] = []
         self._find = find
-        self._active: list[tuple[Injection, Process]] = []
+        self._active: list[tuple[Injection, psutil.Process]] = []
         self._stopping: set[int] = set()  # Injections that want their process stopped now.
         self._starts = 0  # Starts of training that a fault has ended.
 
@@ -101,10 +94,10 @@ class Injector:
         for injection, process in [*self._active]:
             self._end(injection, process, now)
 
-    def _begin(self, fault: Fault, task: Process, now: float, course: Course) -> Injection:
+    def _begin(self, fault: Fault, task: psutil.Process, now: float, course: Course) -> Injection:
         injection = Injection(fault, now, course.made)
         if fault.ends_process:
-            task.send_signal(signal.SIGKILL if fault.action == "kill" else signal.SIGTERM)
+            _send(task, signal.SIGKILL if fault.action == "kill" else signal.SIGTERM)
             if fault.target.job != "worker":
                 self._starts = len(course.starts)
         else:
@@ -112,26 +105,32 @@ class Injector:
             self._stop(injection, task, fault.action == "freeze")
         return injection
 
-    def _end(self, injection: Injection, process: Process, now: float) -> None:
+    def _end(self, injection: Injection, process: psutil.Process, now: float) -> None:
         self._stop(injection, process, False)
         injection.end = now
         self._active.remove((injection, process))
 
-    def _stop(self, injection: Injection, process: Process, stopped: bool) -> None:
+    def _stop(self, injection: Injection, process: psutil.Process, stopped: bool) -> None:
         """Stop a process for a fault, or let it run unless another fault has stopped it."""
         if (id(injection) in self._stopping) == stopped:
             return
         (self._stopping.add if stopped else self._stopping.discard)(id(injection))
         if stopped or not any(
-            id(other) in self._stopping and its.pid == process.pid for other, its in self._active
+            id(other) in self._stopping and its == process for other, its in self._active
         ):
-            process.send_signal(signal.SIGSTOP if stopped else signal.SIGCONT)
+            _send(process, signal.SIGSTOP if stopped else signal.SIGCONT)
 
     def _is_over(self, injection: Injection, now: float, trained_s: float, made: int) -> bool:
         fault = injection.fault
         if fault.seconds is not None:
             return now >= injection.time + fault.seconds
         return fault.end is None or _has_come(fault.end, trained_s, made)
+
+
+def _send(process: psutil.Process, number: signal.Signals) -> None:
+    """Send a signal to a process, unless it has exited."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(number)
 
 
 def _has_come(moment: Moment, trained_s: float, made: int) -> bool:

@@ -12,8 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from scripts.faults.fault import Target
-from scripts.faults.process_tree import TaskProcess, find
+from scripts.faults.process_tree import find
 
 _SCRIPT = Path(__file__).parents[1] / "train.py"
 _END_S = 15.0  # For a checkpoint, and the end of the cluster.
@@ -72,7 +74,7 @@ class TrainingProcess:
             file.seek(max(0, os.path.getsize(self._output) - _TAIL))
             return file.read().decode(errors="replace").strip()
 
-    def find(self, target: Target) -> TaskProcess | None:
+    def find(self, target: Target) -> psutil.Process | None:
         """Return the process of a task; None if it does not run at the moment."""
         if self._process is None or self.status is not None:
             return None

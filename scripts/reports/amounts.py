@@ -41,9 +41,9 @@ def number(value: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def count(value: int, noun: str = "", plural: str = "") -> str:
+def count(value: int, noun: str = "") -> str:
     """Return a whole number, with its noun in the singular or plural."""
-    name = noun if value == 1 else plural or f"{noun}s"
+    name = noun if value == 1 else f"{noun}s"
     return f"{value:,}" + (f" {name}" if noun else "")
 
 

@@ -37,9 +37,9 @@ class Section:
         self.blocks.append(f'<div class="pictures">\n{figures}{more}\n</div>')
 
 
-def paragraph(text: str, kind: str = "") -> str:
+def paragraph(text: str) -> str:
     """Return a paragraph."""
-    return f"<p{_class(kind)}>{html.escape(text)}</p>"
+    return f"<p>{html.escape(text)}</p>"
 
 
 def table(

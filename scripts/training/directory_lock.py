@@ -183,6 +183,7 @@ class DirectoryLock:
 
 def _machine() -> str:
     """Return what is the same for all processes of a running machine, and for no other."""
+    # psutil has only the time of the start, which other machines may share.
     with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
         return file.read().strip()
 

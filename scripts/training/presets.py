@@ -257,7 +257,7 @@ def find(model: str, name: str) -> Recipe:
 
 
 def overview() -> str:
-    """Return the settings of all recipes as text, for `--help`."""
+    """Return the settings of all recipes as text, for `--list_recipes`."""
     lines = ["What the recipes set (where it comes from: --show_recipe):"]
     for model in MODELS:
         lines.append("")

@@ -37,6 +37,8 @@ def schedule(decay: Decay, initial: float, updates: int, updates_per_pass: float
 class LinearAtEndSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """Schedule that is constant at first, then linear to 0.
 
+    Keras has none: its PolynomialDecay falls from the first update on.
+
     Args:
       initial: learning rate at first.
       updates: number of updates after which it is 0.

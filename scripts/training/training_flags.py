@@ -21,6 +21,7 @@ flags.DEFINE_enum(
 flags.DEFINE_string("model", "small_cnn", f"Model to train: {', '.join(presets.MODELS)}.")
 flags.DEFINE_string("recipe", "small", f"Settings: {' or '.join(presets.RECIPES)}.")
 flags.DEFINE_bool("show_recipe", False, "Print what the recipe sets, and end.")
+flags.DEFINE_bool("list_recipes", False, "Print what the recipes of all models set, and end.")
 flags.DEFINE_string("dataset", None, "Data to train on; default: the recipe's.")
 flags.DEFINE_string(
     "data_dir",
@@ -113,6 +114,7 @@ class TrainingFlags:
     model: str
     recipe: str
     show_recipe: bool
+    list_recipes: bool
     dataset: str | None
     data_dir: str | None
     download: bool

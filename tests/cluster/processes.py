@@ -1,13 +1,16 @@
-"""Processes that tests start and watch, without a package for it."""
+"""Processes that tests start and watch."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import psutil
 
 from tests.cluster import forks
 from tf_backup.network.free_ports import free_ports
@@ -18,32 +21,30 @@ MARK = "TF_BACKUP_TEST_MARK"  # Environment variable of processes that tests loo
 
 def children(parent: int | None = None) -> list[int]:
     """Return the running tasks of a process' local clusters (default: this process)."""
-    parents = _fork_servers()
-    parent = os.getpid() if parent is None else parent
-    return [pid for pid, above in parents.items() if parents.get(above) == parent]
+    servers = _of_clusters(os.getpid() if parent is None else parent)
+    return [task.pid for server in servers for task in _of_clusters(server.pid)]
 
 
-def _fork_servers() -> dict[int, int]:
-    """Return the running fork servers and tasks of local clusters, and their parents."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            command = (entry / "cmdline").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if fields[0] != "Z" and "tf_backup.cluster.fork_server" in command:
-            found[int(entry.name)] = int(fields[1])
-    return found
+def _of_clusters(parent: int) -> list[psutil.Process]:
+    """Return the children of a process that are fork servers, or forks, of local clusters."""
+    try:
+        return list(filter(_is_of_cluster, psutil.Process(parent).children()))
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _is_of_cluster(process: psutil.Process) -> bool:
+    try:
+        return "tf_backup.cluster.fork_server" in process.cmdline()
+    except psutil.NoSuchProcess:  # Or a zombie, which has no command line.
+        return False
 
 
 def running(pid: int) -> bool:
     """Return whether a process is running and not a zombie."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
 
 
@@ -87,12 +88,8 @@ def free_addresses(count: int) -> list[str]:
 def marked(mark: str) -> list[int]:
     """Return the processes that have a mark in their environment."""
     found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                variables = (entry / "environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if f"{MARK}={mark}".encode() in variables:
-                found.append(int(entry.name))
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(MARK) == mark:
+                found.append(process.pid)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
+import psutil
 import pytest
 
 import tf_backup
@@ -13,14 +14,9 @@ from tf_backup.cluster import fork_server
 from tf_backup.network.status import ask
 
 
-def parent_of(pid: int) -> int:
-    with open(f"/proc/{pid}/stat") as file:
-        return int(file.read().rpartition(")")[2].split()[1])
-
-
 def test_tasks_outlive_it_but_none_can_be_started_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     with tf_backup.LocalCluster(workers=2, ps=1) as local:
-        server = parent_of(local.pid("ps", 0))
+        server = psutil.Process(local.pid("ps", 0)).ppid()
         local.kill_task("worker", 0)
         local.start_task("worker", 0)
         tasks = [local.pid(job, index) for job, index in (("worker", 0), ("worker", 1), ("ps", 0))]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from scripts.training import presets
 from tests.cluster.forks import Program
 from tests.cluster.processes import (
     children,
@@ -195,6 +196,14 @@ def test_a_recipe_is_shown_with_its_sources() -> None:
     assert "0.045 x N, x 0.94 every 2 passes" in out
     assert "[appendix A.3" in out
     assert "N = 50, b = 3, 17 ps" in out
+
+
+def test_all_recipes_are_listed() -> None:
+    out, _ = finish(start_fresh(SCRIPT, "--list_recipes"))
+    for name, recipes in presets.RECIPES.items():
+        for model, recipe in recipes.items():
+            assert f"--model={model} --recipe={name}\n" in out
+            assert str(recipe.decay) in out
 
 
 def test_told_to_end_it_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:

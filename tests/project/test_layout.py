@@ -350,6 +350,19 @@ def test_modules_are_short() -> None:
     assert not {module: count for module, count in lines.items() if count > MAX_LINES}
 
 
+def test_the_library_does_not_need_psutil() -> None:
+    assert not uses(r"psutil\b")
+
+
+def test_no_module_reads_its_local_variables_by_name() -> None:
+    assert not {
+        module
+        for module, path in MODULES.items()
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "locals"
+    }
+
+
 # --- Flags of the commands
 
 SCRIPTS = sorted(name for name in MODULES if name.startswith("scripts."))

@@ -1,13 +1,9 @@
 import dataclasses
-import threading
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
-from tf_backup.policy import BackupPolicy
-from tf_backup.records import NOTHING, Books, Contributions, WorkerRecord
+from tf_backup.records import NOTHING, Contributions, WorkerRecord
 from tf_backup.rules import protocol
 
 ONE = WorkerRecord(0, computed=15, accepted=5, late=4, stale=3, duplicate=2, lost=1)
@@ -137,55 +133,3 @@ def test_str_shows_staleness_where_there_is_some():
     assert len({len(line) for line in str(Contributions((OLD, FRESH))).splitlines()}) == 1
     plain = str(Contributions((ONE, TWO)))
     assert str(Contributions((dataclasses.replace(ONE, staleness={0: 5}), FRESH))) == plain
-
-
-class Updates:
-    """A ledger of two workers; a test makes its updates, each with gradients of both."""
-
-    def __init__(self) -> None:
-        self.made = 0
-        self.books = Books(BackupPolicy(2, 0), self.read)
-
-    def read(self) -> protocol.Ledger:
-        count = [self.made, self.made]
-        return ledger_of([protocol.ABSENT] * 2, count, accepted=count)
-
-    def staleness(self) -> list[Any]:
-        """Return the staleness of both, which must add up to their accepted gradients."""
-        records = self.books.read().workers
-        assert all(sum(r.staleness.values()) == r.accepted for r in records)
-        return [record.staleness for record in records]
-
-
-def report(step: int, places: list[int], staleness: list[int]) -> Any:
-    return SimpleNamespace(step=step, places=places, staleness=staleness)
-
-
-def test_an_update_is_counted_when_it_is_made():
-    updates = Updates()
-    updates.books.note(report(0, [0, 1], [0, 2]))  # Reported just before.
-    assert updates.staleness() == [{}, {}]
-    updates.made = 1
-    assert updates.staleness() == [{0: 1}, {2: 1}]
-    updates.books.note(report(1, [1, 0], [1, 0]))
-    updates.made = 2
-    assert updates.staleness() == [{0: 2}, {1: 1, 2: 1}]
-
-
-def test_the_end_of_a_run_counts_nothing():
-    updates = Updates()
-    updates.books.note(report(-1, [-1, -1], [-1, -1]))
-    assert updates.staleness() == [{}, {}]
-
-
-def test_a_report_that_is_on_its_way_is_waited_for():
-    updates = Updates()
-    updates.made = 1
-    found: list[Any] = []
-    reading = threading.Thread(target=lambda: found.append(updates.staleness()), daemon=True)
-    reading.start()
-    reading.join(0.1)
-    assert reading.is_alive()
-    updates.books.note(report(0, [0, 1], [0, 2]))
-    reading.join(10)
-    assert found == [[{0: 1}, {2: 1}]]

@@ -32,6 +32,7 @@ from tf_backup.worker_data import open_pipeline
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.2
+_SERVER_TIMEOUT_S = 30.0  # How long a server may be silent before this process restarts.
 _SPARE_POLL_S = 1.0  # How often a spare worker asks whether a place is free.
 
 # Errors of calls to a server that is gone, or that has forgotten this client.
@@ -48,17 +49,14 @@ class Agent:
     Args:
       addresses: `host:port` of the cluster's tasks, by job.
       index: index of this worker.
-      server_timeout_s: how long a server may be silent before this process restarts.
     """
 
-    def __init__(
-        self, addresses: dict[str, list[str]], index: int, server_timeout_s: float = 30.0
-    ) -> None:
+    def __init__(self, addresses: dict[str, list[str]], index: int) -> None:
         self._index = index
         self._workers = len(addresses["worker"])
         with arrivals.present(addresses["worker"][index]):  # Probes see that it is alive.
             arrivals.wait_for(addresses["ps"])
-        self._servers = Servers(addresses["ps"], server_timeout_s)
+        self._servers = Servers(addresses["ps"], _SERVER_TIMEOUT_S)
         connect(addresses, "worker", index, addresses["worker"][index])
         self._board = Board(self._workers)
         self._programs: dict[str, _Program] = {}

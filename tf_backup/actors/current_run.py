@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
+
+End = Callable[[], None]  # Stops the workers of a run, and calls `ended`.
+
+_running: weakref.WeakKeyDictionary[Any, End] = weakref.WeakKeyDictionary()
 
 
-class Run(Protocol):
-    """A run that owns the workers of a strategy."""
-
-    def end(self) -> None:
-        """Stop the workers, and call `ended`."""
-
-
-_running: weakref.WeakKeyDictionary[Any, Run] = weakref.WeakKeyDictionary()
-
-
-def begin(strategy: Any, run: Run) -> None:
-    """End the run that owns the workers, if any, and make `run` their owner."""
+def begin(strategy: Any, end: End) -> None:
+    """End the run that owns the workers, if any, and register a new one by its `end`."""
     interrupt(strategy)
-    _running[strategy] = run
+    _running[strategy] = end
 
 
 def interrupt(strategy: Any) -> None:
@@ -27,12 +22,12 @@ def interrupt(strategy: Any) -> None:
 
     Otherwise they would wait for its next step for ever. Whoever makes that step begins a new run.
     """
-    run = _running.pop(strategy, None)
-    if run is not None:
-        run.end()
+    end = _running.pop(strategy, None)
+    if end is not None:
+        end()
 
 
-def ended(strategy: Any, run: Run) -> None:
-    """Record that `run` no longer owns the workers."""
-    if _running.get(strategy) is run:
+def ended(strategy: Any, end: End) -> None:
+    """Record that the run with this `end` no longer owns the workers."""
+    if _running.get(strategy) == end:
         del _running[strategy]

@@ -5,7 +5,6 @@ An engine lives as long as its objective. A run is one epoch: `begin`, `step` ..
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 from typing import Any
@@ -18,6 +17,7 @@ from tf_backup._tf import runtime
 from tf_backup._tf.named import Boxed, Name
 from tf_backup.actors import coordinator, current_run
 from tf_backup.actors.chief import Chief
+from tf_backup.actors.engine_counts import EngineCounts
 from tf_backup.actors.failures import worker_failed
 from tf_backup.actors.replicas_chooser import ReplicasChooser
 from tf_backup.actors.run import Run
@@ -27,7 +27,7 @@ from tf_backup.actors.worker import Worker
 from tf_backup.network.watch import Watch
 from tf_backup.objective import Objective
 from tf_backup.policy import BackupPolicy
-from tf_backup.records import Books, Contributions
+from tf_backup.records import Contributions
 from tf_backup.rules import protocol
 from tf_backup.servers import gate, reports
 from tf_backup.servers.accumulator import Accumulator
@@ -37,8 +37,6 @@ from tf_backup.servers.program import Program
 from tf_backup.servers.reports import Report, Reports
 from tf_backup.servers.snapshot import Snapshot
 from tf_backup.worker_data import Pipelines
-
-log = logging.getLogger(__name__)
 
 AHEAD = 64  # Maximum number of updates that are permitted ahead of the chief's process.
 _POLL_S = 0.1
@@ -104,7 +102,7 @@ class Engine:
                 name / "program",
             )
             self._loop = self._chief.loop.get_concrete_function(tf.TensorSpec([], tf.int64))
-        self._books = Books(policy, self._gate.ledger)
+        self._counts = EngineCounts(policy, self._gate.ledger)
         self._step = 0
         self._granted = 0  # Permits whose updates have not been returned yet ...
         self._last = False  # ... and whether one of them is for the run's last update.
@@ -128,7 +126,7 @@ class Engine:
 
     def contributions(self) -> Contributions:
         """Return the contribution counts since this engine was created."""
-        return self._books.read()
+        return self._counts.read()
 
     # ---- A run --------------------------------------------------------------------------------
 
@@ -141,7 +139,7 @@ class Engine:
         """
         if self._run is not None:
             raise RuntimeError("A run is on already.")
-        current_run.begin(self._strategy, self)
+        current_run.begin(self._strategy, self.end)
         with self._coordinator.told_plainly():
             self._step = max(step, self._step)
             self._snapshot.publish()
@@ -154,7 +152,7 @@ class Engine:
             self._run = Run(
                 lambda: self._loop(start),
                 self._reports.read,
-                self._books.note,
+                self._counts.note,
                 self._supervisor.look_after,
             )
             self._coordinator.announce(self._program.job("train", data, run=number))
@@ -204,9 +202,8 @@ class Engine:
 
     def end(self) -> None:
         """End the run, if any: tell the workers to stop, without waiting for them."""
-        if self._run is None:
+        if (run := self._run) is None:
             return
-        run = self._run
         self._over()
         with self._coordinator.told_plainly():
             self._permits.revoke()
@@ -251,7 +248,7 @@ class Engine:
     def _over(self) -> None:
         """Mark the run as ended in this process."""
         self._run = None
-        current_run.ended(self._strategy, self)
+        current_run.ended(self._strategy, self.end)
 
     def _grant(self, ahead: int, last: bool) -> None:
         """Give permits for `ahead` updates, minus those that have been given already."""

@@ -8,7 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_backup.actors.accounts import Account, Source
+from tf_backup.actors.accounts import Account
+from tf_backup.actors.engine import Engine
 from tf_backup.actors.timeline_reader import Listener, Listeners
 from tf_backup.annotations import Tensor
 from tf_backup.checks import checked_choice
@@ -181,12 +182,12 @@ class SyncReplicasWithBackup(keras.optimizers.Optimizer):
         """What an engine hands its timeline to; None if no times are recorded."""
         return self._listeners if self.record_times else None
 
-    def report_to(self, source: Source) -> None:
-        """Add a source of accounts.
+    def report_to(self, engine: Engine) -> None:
+        """Count the contributions of an engine, too.
 
-        The source is referenced weakly: read `contributions` as soon as it has finished.
+        The engine is referenced weakly: read `contributions` as soon as it has finished.
         """
-        self._accounts.append(Account(source))
+        self._accounts.append(Account(engine))
 
     # ---- Everything else is delegated to the inner optimizer ----------------------------------
 

@@ -203,7 +203,7 @@ class Servers:
 
 
 class Connections:
-    """This process's connections to one server. Relies on Linux's /proc.
+    """This process's connections to one server, found in /proc: the library does not need psutil.
 
     Args:
       address: the server's `host:port`.

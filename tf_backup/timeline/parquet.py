@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import os
 import pathlib
 from collections.abc import Sequence
@@ -23,8 +22,6 @@ import numpy as np
 
 from tf_backup.errors import RecordsError
 from tf_backup.timeline.schema import CONTRIBUTION, UPDATE, VERDICTS, Rows, Settings, Timeline
-
-log = logging.getLogger(__name__)
 
 FORMAT = 1  # Readers refuse files of a later one.
 FOLDER = "records"

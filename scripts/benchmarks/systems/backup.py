@@ -14,8 +14,8 @@ import keras
 
 import tf_backup
 from scripts.benchmarks import architectures, batches, keras_layers, update_times
+from scripts.benchmarks.peer import set_threads
 from scripts.benchmarks.spec import Spec
-from scripts.benchmarks.systems.peer import set_threads
 from tf_backup.timeline import parquet
 
 

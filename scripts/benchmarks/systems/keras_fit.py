@@ -10,8 +10,8 @@ from typing import Any
 import keras
 
 from scripts.benchmarks import architectures, batches, keras_layers
+from scripts.benchmarks.peer import set_threads
 from scripts.benchmarks.spec import Spec
-from scripts.benchmarks.systems.peer import set_threads
 
 
 class _Fit:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from scripts.benchmarks import architectures, batches, plain_layers
+from scripts.benchmarks.peer import set_threads
 from scripts.benchmarks.spec import Spec
-from scripts.benchmarks.systems.peer import set_threads
 
 
 class _OneDevice:

@@ -10,8 +10,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from scripts.benchmarks.peer import set_threads
 from scripts.benchmarks.spec import Spec
-from scripts.benchmarks.systems.peer import set_threads
 
 
 class _Coordinator:

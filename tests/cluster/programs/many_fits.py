@@ -18,6 +18,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import psutil
 import tensorflow as tf
 
 import tf_backup
@@ -27,12 +28,12 @@ Y = X @ np.ones([8, 1], np.float32)
 
 
 def resources(pid: int) -> dict[str, float]:
-    with open(f"/proc/{pid}/status") as file:
-        (anonymous,) = [line.split()[1] for line in file if line.startswith("RssAnon")]
+    process = psutil.Process(pid)
+    memory = process.memory_info()
     return {
-        "threads": len(os.listdir(f"/proc/{pid}/task")),
-        "fds": len(os.listdir(f"/proc/{pid}/fd")),
-        "mib": int(anonymous) / 1024,
+        "threads": process.num_threads(),
+        "fds": process.num_fds(),
+        "mib": (memory.rss - memory.shared) / 2**20,
     }
 
 

@@ -9,7 +9,7 @@ import pytest
 from tf_backup.actors.accounts import Account
 
 
-class Source:
+class FakeEngine:
     """An engine whose counts are a number."""
 
     living_workers = 3
@@ -28,32 +28,32 @@ class Source:
         self.calls.append("read_timeline")
 
 
-def test_counts_are_those_of_the_source() -> None:
-    source = Source()
-    account = Account(source)
+def test_counts_are_those_of_the_engine() -> None:
+    engine = FakeEngine()
+    account = Account(engine)
     assert account.read() == 1
-    source.count = 2
+    engine.count = 2
     assert account.read() == 2
     assert account.living_workers() == 3
 
 
 @pytest.mark.parametrize("read", [False, True])
 def test_counts_stay_after_the_source_is_gone(read: bool) -> None:
-    source = Source()
-    account = Account(source)
-    source.count = 2
+    engine = FakeEngine()
+    account = Account(engine)
+    engine.count = 2
     if read:
         account.read()
-    del source
+    del engine
     assert account.read() == (2 if read else 1)
     assert account.living_workers() is None
     account.settle()
     account.read_timeline()
 
 
-def test_calls_reach_the_source() -> None:
-    source = Source()
-    account = Account(source)
+def test_calls_reach_the_engine() -> None:
+    engine = FakeEngine()
+    account = Account(engine)
     account.settle()
     account.read_timeline()
-    assert source.calls == ["settle", "read_timeline"]
+    assert engine.calls == ["settle", "read_timeline"]

@@ -21,14 +21,14 @@ class Run:
 
     def end(self) -> None:
         self.ends += 1
-        current_run.ended(self._strategy, self)
+        current_run.ended(self._strategy, self.end)
 
 
 def test_a_new_run_ends_the_one_before() -> None:
     strategy = Strategy()
     first, second = Run(strategy), Run(strategy)
-    current_run.begin(strategy, first)
-    current_run.begin(strategy, second)
+    current_run.begin(strategy, first.end)
+    current_run.begin(strategy, second.end)
     assert (first.ends, second.ends) == (1, 0)
     current_run.interrupt(strategy)
     assert (first.ends, second.ends) == (1, 1)
@@ -38,7 +38,7 @@ def test_there_may_be_no_run() -> None:
     strategy = Strategy()
     current_run.interrupt(strategy)
     run = Run(strategy)
-    current_run.begin(strategy, run)
+    current_run.begin(strategy, run.end)
     run.end()
     current_run.interrupt(strategy)
     assert run.ends == 1
@@ -47,9 +47,9 @@ def test_there_may_be_no_run() -> None:
 def test_an_earlier_run_does_not_end_the_current_one() -> None:
     strategy = Strategy()
     first, second = Run(strategy), Run(strategy)
-    current_run.begin(strategy, first)
-    current_run.begin(strategy, second)
-    current_run.ended(strategy, first)
+    current_run.begin(strategy, first.end)
+    current_run.begin(strategy, second.end)
+    current_run.ended(strategy, first.end)
     current_run.interrupt(strategy)
     assert second.ends == 1
 
@@ -57,8 +57,8 @@ def test_an_earlier_run_does_not_end_the_current_one() -> None:
 def test_strategies_have_runs_of_their_own() -> None:
     one, other = Strategy(), Strategy()
     runs = Run(one), Run(other)
-    current_run.begin(one, runs[0])
-    current_run.begin(other, runs[1])
+    current_run.begin(one, runs[0].end)
+    current_run.begin(other, runs[1].end)
     current_run.interrupt(other)
     assert [run.ends for run in runs] == [0, 1]
 
@@ -67,11 +67,7 @@ def test_a_strategy_that_is_gone_is_forgotten() -> None:
     strategy = Strategy()
     gone = weakref.ref(strategy)
 
-    class Idle:
-        def end(self) -> None:
-            pass
-
-    current_run.begin(strategy, Idle())
+    current_run.begin(strategy, lambda: None)
     del strategy
     gc.collect()
     assert gone() is None

@@ -7,15 +7,19 @@ import io
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from scripts.benchmarks import counters, sockets, systems_compared
 from scripts.benchmarks.processes import Task, TaskFailed
 from scripts.benchmarks.progress_lines import Progress
+from scripts.benchmarks.running import RunningSystem
 from scripts.benchmarks.spec import Spec
 from scripts.benchmarks.stage import Stage
 from tests.cluster.processes import running
@@ -227,6 +231,22 @@ def test_cpu_time_and_memory_are_those_of_the_process() -> None:
         pass
     assert counters.machine_cpu_seconds() > counters.cpu_seconds(pid)
     assert 10 < counters.peak_mib(pid) < 100_000
+
+
+def test_a_process_that_has_ended_fails_the_measurement() -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    with pytest.raises(psutil.NoSuchProcess):
+        counters.cpu_seconds(ended.pid)
+    with pytest.raises(OSError):
+        counters.peak_mib(ended.pid)
+    system = RunningSystem([])
+    system._tasks = [SimpleNamespace(spec=SimpleNamespace(program="another"))]
+    system._pids = {"worker": [ended.pid]}
+    with pytest.raises(TaskFailed, match="a process ended"):
+        system.measure(1, 1.0)
+    system._tasks = []
+    system.end()
 
 
 def test_progress_says_what_runs_and_how_long_it_will() -> None:

@@ -32,7 +32,9 @@ ENVIRONMENT = {**dict.fromkeys(result_file.VERSION, "1"), "commit": "12e4567", "
 
 names = pytest.mark.parametrize("name", catalogue.NAMES)
 OF_PROCESSES = ("time_to_accuracy_real", "auto_replicas")  # See test_real_experiments.py.
-WITH_RESULTS = [name for name in catalogue.NAMES if name not in catalogue.WITHOUT_RESULTS]
+# They can be run, but results/ has none of theirs yet.
+WITHOUT_RESULTS: tuple[str, ...] = ()
+WITH_RESULTS = [name for name in catalogue.NAMES if name not in WITHOUT_RESULTS]
 
 
 def results(folder: Path, experiment: Experiment, replace: bool = False, **changed: Any) -> Any:
@@ -220,7 +222,7 @@ def test_names_agree(name: str) -> None:
 
 def test_experiments_without_results_are_said_to_be_open() -> None:
     text = (RESULTS / "README.md").read_text("utf-8").partition("## Open")[2]
-    for name in catalogue.WITHOUT_RESULTS:
+    for name in WITHOUT_RESULTS:
         assert not (RESULTS / f"{name}.csv").exists()
         assert f"`{name}`" in text
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+import psutil
+
 from scripts.faults.course import Course
 from scripts.faults.fault import Target
 from scripts.faults.injector import PERIOD_S, Injector
@@ -148,3 +150,16 @@ def test_a_freeze_is_of_one_process_and_not_of_its_successor() -> None:
     assert first.signals == [signal.SIGSTOP]
     run.injector.release(run.now)
     assert first.signals == [signal.SIGSTOP, signal.SIGCONT]
+
+
+def test_a_process_that_has_exited_needs_no_signal() -> None:
+    class Gone(FakeProcess):
+        def send_signal(self, number: int) -> None:
+            raise psutil.NoSuchProcess(self.pid)
+
+    run = Run("freeze worker 0 for 1 s at step 1", "kill ps 0 at step 1")
+    run.processes.update({name: Gone(7) for name in ("worker 0", "ps 0")})
+    run.start()
+    run.update(3)
+    assert [each.fault.action for each in run.injector.injections] == ["freeze", "kill"]
+    assert run.injector.injections[0].end == 2.0

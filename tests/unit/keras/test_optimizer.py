@@ -341,7 +341,7 @@ def test_before_training_all_accounts_are_zero():
 
 
 @dataclasses.dataclass(eq=False)
-class Source:
+class FakeEngine:
     counts: list[int]
 
     def contributions(self) -> Contributions:
@@ -350,9 +350,9 @@ class Source:
         )
 
 
-def test_accounts_of_several_sources_add_up():
+def test_accounts_of_several_engines_add_up():
     wrapped = SyncReplicasWithBackup(sgd(), 1, 1)
-    one, other = Source([1, 0]), Source([0, 0])
+    one, other = FakeEngine([1, 0]), FakeEngine([0, 0])
 
     def accepted() -> list[int]:
         return [record.accepted for record in wrapped.contributions.workers]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -182,3 +183,14 @@ def test_it_learns_a_text_and_writes_it():
 def test_prepare_shifts_by_one():
     x, y = language_model.prepare(np.array([3, 1, 2]))
     assert (x.tolist(), y.tolist()) == ([3, 1], [1, 2])
+
+
+def test_its_configuration_has_every_argument():
+    sizes = {"embedding": 6, "units": 8, "projection": 5, "depth": 2, "samples": 4, "keep": 0.9}
+    others = {"characters_per_word": 6.0, "seed": 3}
+    model = language_model.LanguageModel(11, True, **sizes, **others)
+    config = model.get_config()
+    arguments = inspect.signature(language_model.LanguageModel.__init__).parameters.keys()
+    assert arguments - {"self", "kwargs"} <= config.keys()
+    assert config.items() >= {"vocabulary": 11, "of_words": True, **sizes, **others}.items()
+    assert language_model.LanguageModel.from_config(config).get_config() == config

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.experiments import catalogue
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -29,6 +31,13 @@ def test_runs_and_draws(tmp_path: Path) -> None:
     done = call("plot.py", f"--results={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "figure4.svg").exists()
+
+
+def test_lists_all_experiments() -> None:
+    done = call("experiment.py", "--list")
+    lines = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
+    assert [name for name, _ in lines] == list(catalogue.NAMES)
+    assert dict(lines)["figure4"].startswith("Figure 4: mean and median time until")
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
-from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from scripts.training import memory
+from scripts.training.control_groups import MemoryLimit
+
+GIB = 2**30
 
 
 def test_a_cluster_that_fits_is_fine() -> None:
     memory.check(4, 1, 1.76)  # 5 x 0.35
-    memory.check(500, 17, None)
 
 
 def test_a_cluster_that_does_not_fit_is_refused() -> None:
@@ -21,10 +24,24 @@ def test_a_cluster_that_does_not_fit_is_refused() -> None:
         memory.check(4, 1, 1.74)
 
 
-def test_reads_what_linux_says(tmp_path: Path) -> None:
-    path = tmp_path / "meminfo"
-    path.write_text("MemTotal:       24634288 kB\nMemAvailable:    3145728 kB\n")
-    assert memory.available_gib(str(path)) == pytest.approx(3.0)
-    path.write_text("MemTotal:       24634288 kB\n")
-    assert memory.available_gib(str(path)) is None
-    assert memory.available_gib(str(tmp_path / "none")) is None
+@pytest.mark.parametrize(
+    ("limits", "available", "total"),
+    [
+        ([], 200.0, 256.0),
+        ([MemoryLimit(4 * GIB, 3 * GIB)], 1.0, 4.0),  # A container on a large machine.
+        ([MemoryLimit(8 * GIB, 7 * GIB), MemoryLimit(4 * GIB, GIB)], 1.0, 4.0),
+        ([MemoryLimit(2**63 - 4096, GIB)], 200.0, 256.0),
+    ],
+)
+def test_a_container_has_at_most_its_limit(
+    monkeypatch: pytest.MonkeyPatch, limits: list[MemoryLimit], available: float, total: float
+) -> None:
+    machine = SimpleNamespace(available=200 * GIB, total=256 * GIB)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: machine)
+    monkeypatch.setattr(memory, "memory_limits", lambda: limits)
+    assert memory.available_gib() == available
+    assert memory.total_gib() == total
+
+
+def test_this_machine_has_memory() -> None:
+    assert 0.0 < memory.available_gib() <= memory.total_gib()

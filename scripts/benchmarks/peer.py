@@ -1,4 +1,4 @@
-"""Interface of the programs in this package."""
+"""Interface of the programs in `systems`."""
 
 from __future__ import annotations
 
