@@ -1,24 +1,24 @@
 """The README and the pages in docs/ agree with the files, flags and names that they mention.
 
-Everything is read as text; nothing here loads TensorFlow.
+Everything is read as text; nothing here loads TensorFlow. `test_commands_in_docs.py` checks the
+commands, and `tests/cluster/test_snippets.py` runs the Python snippets.
 """
 
 from __future__ import annotations
 
 import ast
 import functools
+import json
 import pathlib
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import pytest
 
 import tf_backup
+from tests.pages import PAGES, README, ROOT, SNIPPETS, blocks, code, prose
+from tf_backup.cluster import tf_config
 
-ROOT = pathlib.Path(__file__).parents[2]
-README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 README_LINES = 130
 PACKAGES = {"keras", "simulation", "timeline"}  # Pages import names from their modules.
 
@@ -26,42 +26,6 @@ PACKAGES = {"keras", "simulation", "timeline"}  # Pages import names from their 
 FOLDERS = ("docs", "k8s", "models", "results", "scripts", "tests")
 
 all_pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-
-
-class Block(NamedTuple):
-    """A fenced block of code."""
-
-    language: str
-    code: str
-
-
-@functools.cache
-def blocks(page: pathlib.Path) -> list[Block]:
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
-    return [Block(*each) for each in found]
-
-
-@functools.cache
-def prose(page: pathlib.Path) -> str:
-    """Return a page without its fenced blocks."""
-    return re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
-
-
-def code(page: pathlib.Path) -> list[str]:
-    """Return all code on a page: lines of blocks, and text in backticks."""
-    lines = [line for block in blocks(page) for line in block.code.splitlines()]
-    spans = re.findall(r"`([^`]+)`", prose(page))
-    return [*lines, *(" ".join(span.split()) for span in spans)]
-
-
-# Keys name snippets in messages: the page, and the number of the snippet on it.
-SNIPPETS = {
-    f"{page.relative_to(ROOT)} {number}": block.code
-    for page in PAGES
-    for number, block in enumerate(
-        [block for block in blocks(page) if block.language == "python"], start=1
-    )
-}
 
 
 # --- Pages
@@ -251,3 +215,15 @@ def after(version: str) -> str:
     """Return the next minor version."""
     major, minor = version.split(".")
     return f"{major}.{int(minor) + 1}"
+
+
+# --- TF_CONFIG
+
+
+def test_examples_of_tf_config_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = [block.code for page in PAGES for block in blocks(page) if block.language == "json"]
+    assert examples
+    for example in examples:
+        monkeypatch.setenv("TF_CONFIG", example)
+        read = tf_config.from_tf_config()
+        assert read.addresses == json.loads(example)["cluster"]
