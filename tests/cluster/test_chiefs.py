@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import tensorflow as tf
 
+import tf_backup
 from tests.cluster.forks import Program
 from tests.cluster.processes import free_addresses, start
 
@@ -106,3 +109,13 @@ def test_a_worker_of_another_cluster_is_refused(tasks: Tasks) -> None:
     assert worker.returncode == 2, log[-3000:]
     assert "TF_CONFIG of worker 0 has 2 workers, but that of its chief (localhost:" in log
     assert "has 1: give all tasks the same cluster." in log
+
+
+@pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
+def test_a_process_is_the_chief_of_one_cluster_at_a_time(strategy: Any) -> None:
+    with tf_backup.LocalCluster(1) as second:
+        with pytest.raises(ValueError, match="is the chief of a cluster already, as localhost:"):
+            second.strategy()
+    with strategy.scope():
+        variable = tf.Variable(3.0)  # The first cluster is as it was.
+    assert float(variable.read_value()) == 3.0

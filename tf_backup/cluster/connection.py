@@ -40,12 +40,23 @@ class Timeouts:
             )
 
 
+_connected: list[str] = []  # The chief's address in the cluster that this process is connected to.
+
+
 def connect(config: tf_config.ClusterConfig, timeouts: Timeouts) -> Any:
     """Return the strategy of a running cluster, in its chief's process.
 
     Raises:
+      ValueError: if this process is connected to another cluster, which TensorFlow would not
+        survive: it has one description of a cluster per process.
       ClusterError: if the parameter servers have another chief.
     """
+    if _connected:
+        raise ValueError(
+            f"This process is the chief of a cluster already, as {_connected[0]}, and TensorFlow "
+            "connects a process to one cluster at a time. Use one after the other: leave the "
+            "context of the first LocalCluster, or start another process."
+        )
     grpc_environment.prepare()
     from tf_backup._tf.strategies import Strategy
     from tf_backup.actors import coordinator
@@ -62,6 +73,7 @@ def connect(config: tf_config.ClusterConfig, timeouts: Timeouts) -> Any:
     except BaseException:
         servers.close()
         raise
+    _connected.append(config.addresses["chief"][0])
     return strategy
 
 
@@ -71,6 +83,7 @@ def forget(strategy: Any) -> None:
     from tf_backup.actors import coordinator
 
     known = coordinator.of(strategy)
+    _connected.clear()
     known.close()
     if known.servers.lost is None:
         runtime.forget_cluster(known.addresses["chief"][0])

@@ -48,12 +48,13 @@ def parameter_server_strategy(
       The strategy; the same one if called again with the same arguments.
 
     Raises:
-      ValueError: if TF_CONFIG is malformed, a timeout is out of range, or this process has a local
-        cluster of another size.
+      ValueError: if TF_CONFIG is malformed, a timeout is out of range, or this process has a
+        cluster already that was made with other arguments.
       ClusterError: if not all parameter servers are up within half an hour, if they have another
         chief, or if the chief's port is taken.
     """
     timeouts = Timeouts(worker_timeout_s, server_timeout_s)
+    given = {"worker_timeout_s": worker_timeout_s, "server_timeout_s": server_timeout_s}
     if tf_config.has_tf_config():
         config = tf_config.from_tf_config()
         if not config.is_chief:
@@ -68,16 +69,18 @@ def parameter_server_strategy(
             grpc_environment.prepare()
             with arrivals.present(config.addresses["chief"][0]):
                 arrivals.wait_for(config.addresses["ps"])
-            _state["chief"] = connect(config, timeouts)
+            _state["chief"], _state["given"] = connect(config, timeouts), given
             atexit.register(_forget)
+        _check_same(given)
         return _state["chief"]
     local = _state.get("local")
+    given["worker_restarts"] = worker_restarts
     if local is None or (local.workers, local.ps) != (workers, ps):
         if local is not None:
             raise ValueError(
                 f"This process has a local cluster of {local.workers} workers and {local.ps} ps "
                 f"already; it cannot have one of {workers} and {ps} too. Use "
-                "tf_backup.LocalCluster as a context for several."
+                "tf_backup.LocalCluster as a context for several, one after the other."
             )
         local = LocalCluster(
             workers,
@@ -88,8 +91,20 @@ def parameter_server_strategy(
         )
         local.start()  # Its processes end with this one, later than the objects that refer to them.
         atexit.register(forget, local.strategy())
-        _state["local"] = local
+        _state["local"], _state["given"] = local, given
+    _check_same(given)
     return local.strategy()
+
+
+def _check_same(given: dict[str, Any]) -> None:
+    """Check that a later call has the arguments of the first."""
+    for name, value in _state["given"].items():
+        if given[name] != value:
+            raise ValueError(
+                f"{name} is {given[name]!r}, but this process has a cluster already, with {value!r}, "
+                "which cannot be changed: give the same at each call, or call once and keep the "
+                "strategy."
+            )
 
 
 def dismiss() -> None:
@@ -114,7 +129,8 @@ def dismiss() -> None:
     # Workers learn it from the servers, which therefore end last. A chief that had nothing to
     # train is not connected yet.
     arrivals.wait_for(config.addresses["ps"], dismissal.PATIENCE_S)
-    missed = dismissal.dismiss_workers(coordinator.of(parameter_server_strategy()))
+    strategy = _state["chief"] if "chief" in _state else parameter_server_strategy()
+    missed = dismissal.dismiss_workers(coordinator.of(strategy))
     _forget()
     missed += dismissal.dismiss_servers(config.addresses["ps"])
     log.info("Workers and parameter servers have been told that training is done.")

@@ -36,6 +36,7 @@ Names = dict[str, Any]
 
 # Snippets that run in other tests, and where.
 ELSEWHERE = {
+    "docs/cluster.md 3": "tests/unit/cluster/test_timeouts.py: a cluster has one pair of timeouts",
     "docs/developing.md 1": "tests/cluster/test_snippets.py, with the fixtures that it is about",
     "docs/simulation.md 1": "tests/unit/simulation/test_virtual_cluster.py",
     "docs/simulation.md 2": "tests/unit/simulation/test_virtual_cluster.py",

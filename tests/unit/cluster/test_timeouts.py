@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import types
 from typing import Any
 
 import pytest
 
 import tf_backup
+from tf_backup.cluster import strategy
 
 
 @pytest.mark.parametrize("name", ["worker_timeout_s", "server_timeout_s"])
@@ -24,3 +26,24 @@ def test_a_lease_is_longer_than_the_heartbeat() -> None:
     with pytest.raises(ValueError, match=r"worker_timeout_s is 1\.9; it must be at least 2, since"):
         tf_backup.LocalCluster(1, worker_timeout_s=1.9)
     tf_backup.LocalCluster(1, worker_timeout_s=2, server_timeout_s=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("worker_timeout_s", 5.0), ("server_timeout_s", 9.0), ("worker_restarts", 0)],
+)
+def test_a_later_call_must_have_the_same_arguments(
+    name: str, other: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    given = {"worker_timeout_s": 30.0, "server_timeout_s": 30.0, "worker_restarts": 10}
+    local = types.SimpleNamespace(workers=4, ps=1, strategy=lambda: "the strategy")
+    monkeypatch.setattr(strategy, "_state", {"local": local, "given": given})
+    assert tf_backup.parameter_server_strategy(4, 1, **given) == "the strategy"
+    arguments: dict[str, Any] = {**given, name: other}
+    with pytest.raises(ValueError) as caught:
+        tf_backup.parameter_server_strategy(4, 1, **arguments)
+    assert str(caught.value) == (
+        f"{name} is {other}, but this process has a cluster already, with {given[name]}, which "
+        "cannot be changed: give the same at each call, or call once and keep the strategy."
+    )

@@ -32,9 +32,6 @@ ENVIRONMENT = {**dict.fromkeys(result_file.VERSION, "1"), "commit": "12e4567", "
 
 names = pytest.mark.parametrize("name", catalogue.NAMES)
 OF_PROCESSES = ("time_to_accuracy_real", "auto_replicas")  # See test_real_experiments.py.
-# They can be run, but results/ has none of theirs yet.
-WITHOUT_RESULTS: tuple[str, ...] = ()
-WITH_RESULTS = [name for name in catalogue.NAMES if name not in WITHOUT_RESULTS]
 
 
 def results(folder: Path, experiment: Experiment, replace: bool = False, **changed: Any) -> Any:
@@ -212,19 +209,12 @@ def test_name_is_that_of_the_file(name: str) -> None:
     assert catalogue.find(name).name == name
 
 
-@pytest.mark.parametrize("name", WITH_RESULTS)
+@names
 def test_names_agree(name: str) -> None:
     rows = result_file.read(RESULTS / f"{name}.csv")
     assert {row["experiment"] for row in rows} == {name}
     assert (RESULTS / f"{name}.svg").exists()
     assert f"[`{name}`]({name}.svg)" in (RESULTS / "README.md").read_text("utf-8")
-
-
-def test_experiments_without_results_are_said_to_be_open() -> None:
-    text = (RESULTS / "README.md").read_text("utf-8").partition("## Open")[2]
-    for name in WITHOUT_RESULTS:
-        assert not (RESULTS / f"{name}.csv").exists()
-        assert f"`{name}`" in text
 
 
 def test_table_is_that_of_the_results() -> None:
