@@ -113,9 +113,9 @@ def test_a_worker_of_another_cluster_is_refused(tasks: Tasks) -> None:
 
 @pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
 def test_a_process_is_the_chief_of_one_cluster_at_a_time(strategy: Any) -> None:
-    with tf_backup.LocalCluster(1) as second:
-        with pytest.raises(ValueError, match="is the chief of a cluster already, as localhost:"):
-            second.strategy()
+    refused = pytest.raises(ValueError, match="is the chief of a cluster already, as localhost:")
+    with tf_backup.LocalCluster(1) as second, refused:
+        second.strategy()
     with strategy.scope():
         variable = tf.Variable(3.0)  # The first cluster is as it was.
     assert float(variable.read_value()) == 3.0

@@ -101,9 +101,9 @@ def _check_same(given: dict[str, Any]) -> None:
     for name, value in _state["given"].items():
         if given[name] != value:
             raise ValueError(
-                f"{name} is {given[name]!r}, but this process has a cluster already, with {value!r}, "
-                "which cannot be changed: give the same at each call, or call once and keep the "
-                "strategy."
+                f"{name} is {given[name]!r}, but this process has a cluster already, with "
+                f"{value!r}, which cannot be changed: give the same at each call, or call once and "
+                "keep the strategy."
             )
 
 
