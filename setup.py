@@ -48,6 +48,7 @@ EXTRAS_REQUIRE = {
         "mypy>=1.15",
         "packaging>=24",
         "prometheus_client>=0.20",
+        "promql-parser>=0.12",
         "pytest>=8",
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.6",
