@@ -15,6 +15,8 @@ import numpy as np
 
 Rows = np.ndarray[Any, np.dtype[Any]]  # A structured array, of CONTRIBUTION or UPDATE.
 
+_RUN_SHIFT = 40  # Bits of a step in the key (run, step).
+
 UNKNOWN = -1  # What is not known, or does not apply.
 
 # What became of a gradient: `verdict` is an index into this.
@@ -54,7 +56,8 @@ class Settings:
     """Settings of the training that a timeline is of.
 
     Attributes:
-      replicas: N, the number of gradients averaged in one update.
+      replicas: N, the number of gradients averaged in one update; the largest if it changes. See
+        `update_sizes` for that of each update.
       backups: b, the number of workers beyond N.
       max_staleness: the bound on staleness; None for no bound, 0 for synchronous training.
       parameter_servers: number of parameter servers.
@@ -122,3 +125,9 @@ class Timeline:
         """Return the number of contributions, as `computed`, and that of each verdict."""
         counts = np.bincount(self.contributions["verdict"], minlength=len(VERDICTS))
         return {"computed": int(counts.sum()), **dict(zip(VERDICTS, counts.tolist(), strict=True))}
+
+
+def step_keys(runs: Any, steps: Any) -> Rows:
+    """Return [n] int64 that order (run, step), for matching gradients and updates."""
+    keys: Rows = (np.asarray(runs, np.int64) << _RUN_SHIFT) + np.asarray(steps, np.int64)
+    return keys

@@ -19,6 +19,7 @@ from scripts.reports.recording import Recording
 from scripts.reports.work_shares import WorkShares
 from scripts.reports.worker_scores import scores
 from tests.unit.recorded_training import trained
+from tests.unit.timelines import one_after_the_other
 from tf_backup.errors import RecordsError
 from tf_backup.timeline import parquet
 from tf_backup.timeline.schema import ACCEPTED, CONTRIBUTION, UPDATE, Settings, Timeline
@@ -146,6 +147,19 @@ def test_the_summary_says_what_waiting_cost() -> None:
         "the rest: 25.0 % of the time between two updates. Of the workers' time, 41.7 % went into "
         "gradients that were used, 32.5 % into gradients that were not, and 25.8 % into waiting."
     ) in text
+
+
+def test_a_training_whose_n_changed_is_compared_with_none(tmp_path: pathlib.Path) -> None:
+    took = (1.0, 1.5, 2.6)
+    parts = (trained(lambda worker, n: took[worker], n, 3 - n, 40) for n in (3, 2))
+    timeline = one_after_the_other(*parts)
+    (path, *_) = written_report.write(tmp_path / "index.html", Recording(timeline), "logs")
+    text = Page(path.read_text("utf-8")).text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "half of its 2 to 3 gradients" in text
+    assert "these are the 39 steps with the most common one, N = 2" in text
+    assert "N changed during the run (2 to 3 gradients per update)" in text
+    assert "This run (in which N changed) cannot be compared with it" in text
+    assert "(this run)" not in text
 
 
 @pytest.mark.parametrize(
