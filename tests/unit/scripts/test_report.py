@@ -18,7 +18,8 @@ from scripts.reports import chosen_session, sections, trace_events, written_repo
 from scripts.reports.recording import Recording
 from scripts.reports.work_shares import WorkShares
 from scripts.reports.worker_scores import scores
-from tests.unit.recorded_training import trained
+from tests.extra import extra
+from tests.unit.recorded_training import trained, trained_long
 from tests.unit.timelines import one_after_the_other
 from tf_backup.errors import RecordsError
 from tf_backup.timeline import parquet
@@ -268,6 +269,35 @@ def test_the_command_writes_page_pictures_and_trace(tmp_path: pathlib.Path) -> N
     names = {path.name for path in folder.iterdir()}
     assert {"index.html", "trace.json", "arrivals-by-rank.svg"} <= names
     assert len(names) == 11
+
+
+# The report, and what its process needed: processor time in seconds, and memory in MiB.
+MEASURED = """
+import re, resource, runpy, sys
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    peak = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]
+    print("needed", usage.ru_utime + usage.ru_stime, int(peak) / 1024)
+"""
+
+
+@extra
+def test_a_report_of_100_000_updates_by_16_workers_is_cheap(tmp_path: pathlib.Path) -> None:
+    timeline = trained_long(14, 2, 100_000, "a")
+    parquet.Writer(tmp_path, timeline.settings).write(timeline.contributions, timeline.updates)
+    code = f"import sys; sys.argv = ['scripts/report.py', {str(tmp_path)!r}]\n{MEASURED}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=280
+    )
+    assert "index.html: 100,000 updates" in done.stdout, done.stderr
+    needed = re.search(r"^needed (\S+) (\S+)$", done.stdout, re.MULTILINE)
+    assert needed is not None
+    page = (tmp_path / "report" / "index.html").stat().st_size
+    assert float(needed[1]) < 60, needed[0]
+    assert float(needed[2]) < 2048, needed[0]
+    assert page < 5 * 2**20
 
 
 def test_bad_input_ends_the_command_with_a_sentence(tmp_path: pathlib.Path) -> None:
