@@ -111,6 +111,7 @@ class Monitor:
 
     window = SimpleNamespace(
         updates_per_s=12.5,
+        samples_per_s=800.0,
         wasted=0.25,
         staleness=0.0,
         first_s=0.1,
@@ -129,6 +130,7 @@ def test_times_of_the_last_window() -> None:
     assert found.pop("tf_backup_updates_total") == 0
     assert found == {
         "tf_backup_updates_per_second": 12.5,
+        "tf_backup_samples_per_second": 800.0,
         "tf_backup_wasted_ratio": 0.25,
         "tf_backup_staleness": 0.0,
         'tf_backup_arrival_seconds{rank="first"}': 0.1,
