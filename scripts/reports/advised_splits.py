@@ -104,7 +104,7 @@ def time_to_converge(found: Advice) -> Picture:
         axes.margins(x=0.06)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("N, gradients per update")
-        axes.set_ylabel("relative time to converge")
+        axes.set_ylabel("time to converge (fastest = 1)")
         legend(axes, columns=2)
     return Picture("advice-picture", title, shows, drawn.svg)
 
