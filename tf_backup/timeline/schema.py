@@ -43,9 +43,11 @@ UPDATE = np.dtype(
     [
         ("run", np.int32),
         ("step", np.int64),  # t, before the update.
-        ("started", np.int64),  # us; the chief's loop has been told of the N gradients.
-        ("taken", np.int64),  # us; it has taken them. UNKNOWN with several parameter servers.
-        ("applied", np.int64),  # us; the optimizer has run. UNKNOWN with several.
+        # us; the chief's loop has been told of the N gradients, has taken them, and the optimizer
+        # has run. All three are UNKNOWN with several parameter servers.
+        ("started", np.int64),
+        ("taken", np.int64),
+        ("applied", np.int64),
         ("released", np.int64),  # us; theta(t + 1) is published, and waiting workers are told.
     ]
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import html.parser
-import json
 import pathlib
 import re
 import subprocess
@@ -15,7 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from scripts.reports import chosen_session, sections, trace_events, written_report
+from scripts.reports import chosen_session, sections, written_report
 from scripts.reports.recording import Recording
 from scripts.reports.work_shares import WorkShares
 from scripts.reports.worker_scores import scores
@@ -206,35 +205,6 @@ def test_small_and_other_trainings_have_a_page(tmp_path: pathlib.Path, timeline:
     (path, *_) = written_report.write(tmp_path / "index.html", Recording(timeline), "logs")
     page = Page(path.read_text("utf-8"))
     assert [each for each in page.ids if each in SECTIONS] == SECTIONS
-
-
-def test_the_trace_has_every_gradient_with_its_duration(tmp_path: pathlib.Path) -> None:
-    recording = Recording(training())
-    path = tmp_path / "trace.json"
-    assert trace_events.write(path, recording) == 60
-    events = json.loads(path.read_text("utf-8"))["traceEvents"]
-    gradients = [each for each in events if each.get("cat") == "gradient"]
-    rows = recording.contributions
-    assert sorted((each["tid"] - 1, each["ts"], each["dur"]) for each in gradients) == sorted(
-        zip(
-            rows["worker"].tolist(),
-            (rows["began"] - recording.origin_us).tolist(),
-            (rows["arrived"] - rows["began"]).tolist(),
-            strict=True,
-        )
-    )
-    updates = [each for each in events if each.get("cat") == "update"]
-    assert [each["dur"] for each in updates] == [50_000] * 60
-    tracks = {each["args"]["name"] for each in events if each["name"] == "thread_name"}
-    assert tracks == {"updates", "worker 0", "worker 1", "worker 2", "worker 3"}
-
-
-def test_a_trace_may_have_the_last_updates_only(tmp_path: pathlib.Path) -> None:
-    path = tmp_path / "trace.json"
-    assert trace_events.write(path, Recording(training()), updates=10) == 10
-    events = json.loads(path.read_text("utf-8"))["traceEvents"]
-    steps = [each["args"]["step"] for each in events if each.get("cat") == "update"]
-    assert steps == list(range(50, 60))
 
 
 # --- Which records
