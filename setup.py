@@ -49,6 +49,7 @@ EXTRAS_REQUIRE = {
         "mypy>=1.15",
         "packaging>=24",
         "prometheus_client>=0.20",
+        "promql-parser>=0.12",
         "psutil>=5.9",
         "pytest>=8",
         "pytest-timeout>=2.3",

@@ -24,12 +24,12 @@ class UpdateTimes:
       put_ms: what passes besides from the token to the arrival at the gate: the token's way to
         the worker, and the gradient's to the server.
       gate_ms: from the arrival of a gradient that is used until that of the N-th.
-      start_ms: from the arrival of the N-th until the loop on the server begins.
+      start_ms: from the arrival of the N-th until the loop on the server begins. This, `take_ms`
+        and `update_ms` are None with several parameter servers.
       take_ms: taking the N gradients.
-      update_ms: their mean, and the optimizer. `take_ms` and `update_ms` are None with several
-        parameter servers.
+      update_ms: their mean, and the optimizer.
       publish_ms: publishing the new parameters, and telling the workers. With several servers
-        from the start, so that it includes take and update.
+        from the arrival of the N-th, so that it includes start, take and update.
     """
 
     token_ms: float | None = None
@@ -52,13 +52,15 @@ def of(timeline: Timeline, begin_us: int) -> UpdateTimes:
       timeline: of a training.
       begin_us: start of what counts, in microseconds since 1970.
     """
-    updates = timeline.updates[timeline.updates["started"] >= begin_us]
+    updates = timeline.updates
+    started = np.where(updates["started"] == UNKNOWN, updates["released"], updates["started"])
+    updates = updates[started >= begin_us]
     gradients = timeline.contributions
     gradients = gradients[(gradients["began"] >= begin_us) & (gradients["verdict"] != LOST)]
     used = gradients[gradients["verdict"] == ACCEPTED]
     last = _last_arrivals(used, updates)
-    known = last > 0
-    published_from = np.where(updates["applied"] == UNKNOWN, updates["started"], updates["applied"])
+    known = (last > 0) & (updates["started"] != UNKNOWN)
+    published_from = np.where(updates["applied"] == UNKNOWN, last, updates["applied"])
     return UpdateTimes(
         token_ms=_median(_waits(gradients, updates)),
         compute_ms=_median(gradients["compute"]),
@@ -67,7 +69,7 @@ def of(timeline: Timeline, begin_us: int) -> UpdateTimes:
         start_ms=_median((updates["started"] - last)[known]),
         take_ms=_between(updates, "started", "taken"),
         update_ms=_between(updates, "taken", "applied"),
-        publish_ms=_median(updates["released"] - published_from),
+        publish_ms=_median((updates["released"] - published_from)[published_from > 0]),
     )
 
 

@@ -57,7 +57,8 @@ def advice(found: Advice | str) -> Section:
 
 
 def _conclusion(found: Advice) -> str:
-    best, run = (f"N = {n} and b = {b}" for n, b in ((found.replicas, found.backups), found.run))
+    best = _named((found.replicas, found.backups))
+    run = "in which N changed" if found.run is None else _named(found.run)
     sure = f"It is the fastest in {percent(found.confidence)} of the resampled recordings."
     if (found.replicas, found.backups) == found.run:
         return f"This run's own {best} is the fastest choice for these workers. {sure}"
@@ -70,6 +71,10 @@ def _conclusion(found: Advice) -> str:
     )
 
 
+def _named(split: tuple[int, int]) -> str:
+    return f"N = {split[0]} and b = {split[1]}"
+
+
 def time_to_converge(found: Advice) -> Picture:
     """Draw the time to converge of each split (the paper's figure 6)."""
     known = [each for each in found.splits if each.time_to_converge <= _FAR]
@@ -77,15 +82,17 @@ def time_to_converge(found: Advice) -> Picture:
     left_out = len(found.splits) - len(known)
     shows = (
         "Estimated time to converge, relative to the fastest choice of N; all other workers are "
-        f"backups. The diamond is the fastest, N = {found.replicas}; the square is this run, "
-        f"N = {found.run[0]}. (Figure 6 of the paper.)"
+        f"backups. The diamond is the fastest, N = {found.replicas}"
+        + (f"; the square is this run, N = {found.run[0]}." if found.run else ".")
+        + " (Figure 6 of the paper.)"
         + (f" Choices more than {_FAR:.0f} times as slow are left out." if left_out else "")
     )
     with canvas("advice-picture", title, shows, height=3.1) as drawn:
         axes, colors = drawn.axes, drawing.LINES
         times = {each.replicas: each.time_to_converge for each in known}
         axes.plot(list(times), list(times.values()), color=colors[0], marker="o", ms=4)
-        marks = ((found.run[0], "s", "this run", 1), (found.replicas, "D", "fastest", 2))
+        marks = [(found.run[0], "s", "this run", 1)] if found.run else []
+        marks.append((found.replicas, "D", "fastest", 2))
         for replicas, marker, label, color in marks:
             if replicas in times:
                 style = {"ls": "", "markeredgecolor": INK, "color": colors[color], "ms": 8}
@@ -97,7 +104,7 @@ def time_to_converge(found: Advice) -> Picture:
         axes.margins(x=0.06)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("N, gradients per update")
-        axes.set_ylabel("relative time to converge")
+        axes.set_ylabel("time to converge (fastest = 1)")
         legend(axes, columns=2)
     return Picture("advice-picture", title, shows, drawn.svg)
 

@@ -18,10 +18,11 @@ class ArrivalsByRank:
 
     A step starts when the update before is released, so the first step of a run has no start and
     is left out. A gradient that arrives after its step counts at its real time. Of some steps, a
-    slow worker computes no gradient: then the last ones never arrive.
+    slow worker computes no gradient: then the last ones never arrive. If N changes, the steps with
+    another N than most are left out, too.
 
     Attributes:
-      replicas: N.
+      replicas: N, that of most updates.
       times: [steps, N + b] seconds, ascending in each row; inf if it never arrived.
     """
 
@@ -42,7 +43,8 @@ class ArrivalsByRank:
         fits = rank < recording.settings.workers
         times = np.full((len(recording.updates), recording.settings.workers), np.inf)
         times[step[chosen[fits]], rank[fits]] = elapsed[chosen[fits]]
-        return cls(recording.settings.replicas, times[np.isfinite(recording.starts)])
+        usual = recording.sizes.known == recording.sizes.usual
+        return cls(recording.sizes.usual, times[np.isfinite(recording.starts) & usual])
 
     @property
     def steps(self) -> int:

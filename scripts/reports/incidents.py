@@ -54,8 +54,7 @@ def absences(recording: Recording) -> list[Incident]:
     the end of a run. Old gradients may be used, if the training allows them, after as many updates
     as all workers' gradients make.
     """
-    settings = recording.settings
-    normal = 1 if recording.synchronous else 1 + settings.workers // settings.replicas
+    normal = 1 if recording.synchronous else 1 + recording.settings.workers // recording.sizes.usual
     found = []
     run = recording.contributions["run"]
     order = np.lexsort((recording.began, recording.worker_of))

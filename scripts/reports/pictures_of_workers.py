@@ -147,6 +147,7 @@ def what_if(found: Slowdowns) -> Picture:
         _rows(drawn.axes, list(bars))
         drawn.axes.set_xlim(min(0, *gains), 1.2 * max(5, *gains))
         drawn.axes.set_xlabel("time saved (% of the replayed time)")
+        drawn.axes.set_ylabel("what if")
     return Picture("what-if", title, shows, drawn.svg)
 
 

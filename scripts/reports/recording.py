@@ -17,14 +17,15 @@ from tf_backup.timeline.schema import (
     Rows,
     Settings,
     Timeline,
+    step_keys,
 )
+from tf_backup.timeline.update_sizes import UpdateSizes
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 # Gradients with these verdicts were computed to their end, once.
 _COMPUTED = (ACCEPTED, LATE, STALE, NONFINITE)
-_RUN_SHIFT = 40  # Bits of a step in the key (run, step).
 
 
 class Recording:
@@ -36,6 +37,7 @@ class Recording:
       settings: settings of the training.
       contributions: rows of CONTRIBUTION, as recorded.
       updates: rows of UPDATE, by run and step.
+      sizes: N, the number of gradients that each update used.
       workers: [workers] indices of the workers that computed something, ascending.
       origin_us: time of the first event, in microseconds since 1970.
       began, arrived: [contributions] seconds.
@@ -52,6 +54,7 @@ class Recording:
         self.contributions: Rows = timeline.contributions
         order = np.lexsort((timeline.updates["step"], timeline.updates["run"]))
         self.updates: Rows = timeline.updates[order]
+        self.sizes = UpdateSizes.of(timeline)[order]
         if not len(self.updates) or not (self.contributions["verdict"] == ACCEPTED).any():
             raise ValueError(
                 "the records have not one whole update. Train for longer, or look whether the "
@@ -113,8 +116,8 @@ class Recording:
         order = used[np.lexsort((self.arrived[used], self.used_by[used]))]
         rank = ranks(self.used_by[order])
         half, full = (np.full(len(self.updates), np.nan) for _ in range(2))
-        for found, nth in ((half, (self.settings.replicas + 1) // 2), (full, None)):
-            chosen = order if nth is None else order[rank == nth - 1]
+        middle = (self.sizes.known[self.used_by[order]] + 1) // 2
+        for found, chosen in ((half, order[rank == middle - 1]), (full, order)):
             found[self.used_by[chosen]] = self.arrived[chosen]  # Of equals, the last one stays.
         return half, full
 
@@ -126,10 +129,10 @@ class Recording:
 
     @functools.cached_property
     def _update_keys(self) -> Ints:
-        return _keys(self.updates["run"], self.updates["step"])
+        return step_keys(self.updates["run"], self.updates["step"])
 
     def _matched(self, steps: Any) -> Ints:
-        keys = _keys(self.contributions["run"], steps)
+        keys = step_keys(self.contributions["run"], steps)
         at = np.minimum(np.searchsorted(self._update_keys, keys), len(self.updates) - 1)
         return np.where((self._update_keys[at] == keys) & (steps != UNKNOWN), at, -1)
 
@@ -165,8 +168,3 @@ def ranks(groups: Any) -> Ints:
         return positions
     first = np.concatenate([[True], groups[1:] != groups[:-1]])
     return positions - np.maximum.accumulate(np.where(first, positions, 0))
-
-
-def _keys(runs: Any, steps: Any) -> Ints:
-    """Return numbers that order (run, step), for matching."""
-    return (np.asarray(runs, np.int64) << _RUN_SHIFT) + np.asarray(steps, np.int64)

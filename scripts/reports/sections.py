@@ -68,11 +68,11 @@ def _cost(recording: Recording, shares: WorkShares) -> str:
         f"gradients that were not, and "
         f"{percent(of_time[-1])} into waiting."
     )
-    if not recording.synchronous or recording.settings.replicas < 2 or not np.isfinite(waited):
+    if not recording.synchronous or recording.sizes.mean < 2 or not np.isfinite(waited):
         return went
     took = float(np.nanmean(recording.released - recording.starts))
     return (
-        f"Once half of its {recording.settings.replicas} gradients were there, an update waited "
+        f"Once half of its {recording.sizes} gradients were there, an update waited "
         f"another {seconds(waited)} on average for the rest: {percent(waited / took)} of the time "
         f"between two updates. {went}"
     )
@@ -86,13 +86,16 @@ def _others(of_gradients: Floats) -> str:
 
 
 def _settings(recording: Recording) -> list[tuple[str, str]]:
-    settings = recording.settings
+    settings, sizes = recording.settings, recording.sizes
     begun = datetime.datetime.fromtimestamp(recording.origin_us / 1e6, datetime.timezone.utc)
     bound = settings.max_staleness
     pairs = [
         ("model", settings.model or NOTHING),
-        ("gradients per update (N)", count(settings.replicas)),
-        ("backup workers (b)", count(settings.backups)),
+        ("gradients per update (N)", str(sizes)),
+        (
+            "backup workers (b)",
+            count(settings.workers - sizes.usual) if sizes.fixed else "the other workers",
+        ),
         ("oldest gradient used", "any age" if bound is None else f"{bound:,} updates old"),
         ("parameter servers", count(settings.parameter_servers)),
         (
@@ -124,9 +127,13 @@ def arrivals(recording: Recording) -> Section:
         return section
     section.say(
         "A step starts when the update before is done, and the update is made as soon as "
-        f"{recording.settings.replicas} of the {recording.settings.workers} gradients are there. A "
-        "steep end means that a few slow gradients hold up all others, which backup workers (b) "
-        "avoid. Gradients that come after their update count at their real time."
+        f"{recording.sizes} of the {recording.settings.workers} gradients are there. A steep end "
+        "means that a few slow gradients hold up all others, which backup workers (b) avoid. "
+        "Gradients that come after their update count at their real time.",
+        ""
+        if recording.sizes.fixed
+        else f"N changed during the run; these are the {count(found.steps, 'step')} with the most "
+        f"common one, N = {found.replicas}.",
     )
     section.show(pictures_of_updates.distribution(found), pictures_of_updates.by_rank(found))
     quantiles = [found.quantile(q) for q in (0.5, 0.9, 0.99)]

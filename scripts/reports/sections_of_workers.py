@@ -90,7 +90,7 @@ def what_if(found: Slowdowns | None) -> Section:
     """Return what slow workers cost."""
     section = Section("what-if", "What slow workers cost")
     if found is None:
-        section.say("There are too few updates or workers to replay.")
+        section.say("There are too few updates or workers to replay, or N changed during the run.")
         return section
     away = abs(found.replayed / found.recorded - 1)
     section.say(

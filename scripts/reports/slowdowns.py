@@ -69,15 +69,13 @@ class Replay:
 
 
 def slowdowns(recording: Recording) -> Slowdowns | None:
-    """Replay a recording; None if there is too little to replay."""
+    """Replay a recording; None if there is too little to replay, or if N changed."""
     took = recording.released - recording.starts
     series = _series(recording)
-    settings = recording.settings
-    if len(series) < settings.replicas or not np.isfinite(took).any():
+    replicas = recording.sizes.usual
+    if not recording.sizes.fixed or len(series) < replicas or not np.isfinite(took).any():
         return None
-    policy = BackupPolicy(
-        settings.replicas, len(series) - settings.replicas, settings.max_staleness
-    )
+    policy = BackupPolicy(replicas, len(series) - replicas, recording.settings.max_staleness)
     update_s = float(np.nanmedian(recording.update_seconds))
     updates = int(np.clip(np.isfinite(took).sum(), 2, _UPDATES))
 

@@ -60,7 +60,10 @@ def _named(kind: str, track: int, **args: Any) -> dict[str, Any]:
 
 def _updates(recording: Recording, first: int) -> Iterator[dict[str, Any]]:
     rows = recording.updates[first:]
-    begins = np.minimum(rows["started"], rows["released"])
+    # With several parameter servers, it is not known when the chief's loop began.
+    took_us = np.nan_to_num(recording.update_seconds[first:] * 1e6).astype(np.int64)
+    started = np.where(rows["started"] == UNKNOWN, rows["released"] - took_us, rows["started"])
+    begins = np.minimum(started, rows["released"])
     for row, begin in zip(rows, begins.tolist(), strict=True):
         yield {
             "ph": "X",

@@ -100,6 +100,11 @@ def _times(window: Any) -> Iterator[Any]:
         "tf_backup_updates_per_second", "Updates per second.", value=window.updates_per_s
     )
     yield GaugeMetricFamily(
+        "tf_backup_samples_per_second",
+        "Samples per second, of gradients that were used; NaN if the batch size is unknown.",
+        value=window.samples_per_s,
+    )
+    yield GaugeMetricFamily(
         "tf_backup_wasted_ratio", "Share of gradients that were not used.", value=window.wasted
     )
     yield GaugeMetricFamily(

@@ -92,6 +92,8 @@ def test_old_gradients_are_applied_in_the_order_of_their_arrival(
     # theta(1) arrive: the second, third and fourth updates use them.
     arrivals = [(0, 1.0), (1, 2.0), (2, 3.0), (0, 4.0)]
     read_at = [0, 0, 0, 1]
+    recorded: list[Any] = []
+    model.optimizer.listen(lambda _, updates: recorded.append(updates))
     fit(model, data, Script(model, data, arrivals), 4, [Hold(queued(0, 1, 2))])
     history = [theta]
     for (_, x), step in zip(arrivals, read_at, strict=True):
@@ -102,6 +104,12 @@ def test_old_gradients_are_applied_in_the_order_of_their_arrival(
     assert staleness(model) == [{0: 1, 2: 1}, {1: 1}, {2: 1}]
     total = model.optimizer.contributions.total
     assert (total.accepted, total.staleness_mean, total.staleness_max) == (4, 5 / 4, 2)
+    # With one server, the timeline has all times of an update.
+    updates = np.concatenate(recorded)
+    assert updates["step"].tolist() == [0, 1, 2, 3]
+    assert (updates["started"] > 0).all()
+    times = [updates[name] for name in ("started", "taken", "applied", "released")]
+    assert (np.diff(times, axis=0) >= 0).all()
 
 
 @TWO_SERVERS

@@ -68,6 +68,9 @@ def test_arrivals_are_those_of_the_script(strategy: Any, tmp_path: Path) -> None
         assert 0 < row["compute"] <= row["arrived"] - row["began"] + 1000
     assert timeline.updates["step"].tolist() == [0, 1]
     assert (timeline.updates["released"] > began).all()
+    # Those of several servers; test_asynchronous.py has the times of one.
+    for unknown in ("started", "taken", "applied"):
+        assert (timeline.updates[unknown] == UNKNOWN).all()
     counts = model.optimizer.contributions.total.as_dict()
     assert timeline.counts() == {name: counts[name] for name in ("computed", *VERDICTS)}
     assert monitor.window is not None

@@ -7,10 +7,13 @@ commands, and `tests/cluster/test_snippets.py` runs the Python snippets.
 from __future__ import annotations
 
 import ast
+import collections
+import csv
 import functools
 import json
 import pathlib
 import re
+import statistics
 from collections.abc import Iterator
 
 import pytest
@@ -227,3 +230,24 @@ def test_examples_of_tf_config_are_valid(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setenv("TF_CONFIG", example)
         read = tf_config.from_tf_config()
         assert read.addresses == json.loads(example)["cluster"]
+
+
+def test_cost_of_recording_is_that_of_the_results() -> None:
+    rounds: dict[str, list[float]] = collections.defaultdict(list)
+    with (ROOT / "results" / "benchmark-options.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            rounds[row["system"]].append(float(row["updates_per_s"]))
+    pairs = [*zip(rounds["tf_backup_monitored"], rounds["tf_backup_unrecorded"], strict=True)]
+    speed = [monitored / plain for monitored, plain in pairs]
+    cost_ms = [1e3 / monitored - 1e3 / plain for monitored, plain in pairs]
+    median_ms = statistics.median(cost_ms)
+    for name in ("speed", "stragglers"):
+        text = " ".join(prose(ROOT / "docs" / f"{name}.md").split())
+        assert f"{statistics.median(speed):.2f} ({min(speed):.2f} to {max(speed):.2f})" in text
+        assert f"{median_ms:.1f} ms per update ({min(cost_ms):.1f} to {max(cost_ms):.1f})" in text
+        rate = re.search(
+            r"below 2% where .* (\d+) ms or more: up to (\d+) updates per second", text
+        )
+        assert rate is not None
+        assert float(rate[1]) == pytest.approx(median_ms / 0.02, rel=0.02)
+        assert float(rate[2]) == pytest.approx(20 / median_ms, rel=0.03)

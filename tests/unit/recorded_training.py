@@ -90,6 +90,36 @@ def trained(
     )
 
 
+def trained_long(replicas: int, backups: int, updates: int, session: str) -> Timeline:
+    """Return the timeline of a long training, at random; all workers are free in every step.
+
+    A late gradient arrives before its update is released. The last worker is slow.
+    """
+    workers, update_us = replicas + backups, 20_000
+    rng = np.random.default_rng(0)
+    took = rng.lognormal(np.log(150_000), 0.25, [updates, workers]).astype(np.int64)
+    took[:, -1] *= 2
+    order = np.argsort(took, axis=1)
+    nth = np.take_along_axis(took, order[:, replicas - 1 : replicas], axis=1)
+    took = np.minimum(took, nth + update_us // 2)
+    released = BEGINNING_US + np.cumsum(nth[:, 0] + update_us)
+    begun = np.concatenate([[BEGINNING_US], released[:-1]])
+    rows, made = np.zeros([updates, workers], CONTRIBUTION), np.zeros(updates, UPDATE)
+    rows["run"] = made["run"] = 1
+    rows["step"] = np.arange(updates)[:, None]
+    rows["worker"] = rows["place"] = order
+    rows["verdict"] = np.where(np.arange(workers) < replicas, ACCEPTED, LATE)
+    rows["update"] = np.where(rows["verdict"] == ACCEPTED, rows["step"], UNKNOWN)
+    rows["began"] = begun[:, None]
+    rows["arrived"] = begun[:, None] + np.take_along_axis(took, order, axis=1)
+    rows["compute"] = (rows["arrived"] - rows["began"]) * 9 // 10
+    made["step"] = np.arange(updates)
+    made["started"] = made["taken"] = begun + nth[:, 0]
+    made["applied"] = made["released"] = released
+    settings = Settings(replicas, backups, batch_size=32, model="net", session=session)
+    return Timeline(settings, rows.reshape(-1), made)
+
+
 def us(seconds: float) -> int:
     """Return a time of the gate's clock."""
     return BEGINNING_US + round(seconds * 1e6)

@@ -65,6 +65,34 @@ def timeline(
     )
 
 
+def one_after_the_other(*parts: schema.Timeline) -> schema.Timeline:
+    """Return the timeline of one training that was in each of some ways for a while.
+
+    Its settings are those of the first, as with N that changes from the largest.
+    """
+    contributions, updates = [], []
+    run, step, end = 0, 0, START
+    for part in parts:
+        rows, made = part.contributions.copy(), part.updates.copy()
+        later = end - min(int(rows["began"].min()), int(made["released"].min())) + 1
+        for name in ("began", "arrived"):
+            rows[name] += later
+        for name in ("started", "taken", "applied", "released"):
+            made[name] = np.where(made[name] < 0, made[name], made[name] + later)
+        rows["step"] = np.where(rows["step"] < 0, rows["step"], rows["step"] + step)
+        rows["update"] = np.where(rows["update"] < 0, rows["update"], rows["update"] + step)
+        made["step"] += step
+        rows["run"] += run
+        made["run"] += run
+        run, step = int(made["run"].max()), int(made["step"].max()) + 1
+        end = int(max(rows["arrived"].max(), made["released"].max()))
+        contributions.append(rows)
+        updates.append(made)
+    return schema.Timeline(
+        parts[0].settings, np.concatenate(contributions), np.concatenate(updates)
+    )
+
+
 class _Gate:
     """The gate, the chief's loop and the workers, as one queue of events."""
 

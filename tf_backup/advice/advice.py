@@ -49,13 +49,13 @@ class Advice:
       splits: all splits, by N from 1 to the number of workers.
       confidence: share of the resamples in which this split is the fastest.
       gain: how much more progress per second it makes than the run's own split; 0.25 is 25 % more.
-        None if there is nothing to compare with: training was asynchronous, or the number of
-        updates is not known for the run's own N.
+        None if there is nothing to compare with: training was asynchronous, its N changed, or the
+        number of updates is not known for the run's own N.
       gain_interval: interval for `gain`, at the confidence `level`; None if `gain` is.
       level: the confidence level.
       lost_by_choice: share of its time, in percent, that the run lost by its choice of N and b.
         None if `gain` is.
-      run: N and b of the run.
+      run: N and b of the run; None if N changed.
       updates: number of updates that were measured.
       update_s: median time from an update's N-th gradient to the next step, in seconds.
       measured_s: mean time between two updates as measured, in seconds; NaN if unknown.
@@ -70,7 +70,7 @@ class Advice:
     gain_interval: tuple[float, float] | None
     level: float
     lost_by_choice: float | None
-    run: tuple[int, int]
+    run: tuple[int, int] | None
     updates: int
     update_s: float
     measured_s: float
@@ -108,7 +108,7 @@ class Advice:
 
     def _conclusion(self) -> str:
         best = f"N = {self.replicas} and b = {self.backups}"
-        run = f"N = {self.run[0]} and b = {self.run[1]}"
+        run = "its N changed" if self.run is None else f"N = {self.run[0]} and b = {self.run[1]}"
         sure = f"it is the fastest in {self.confidence:.0%} of the resamples"
         if self.gain is None or self.gain_interval is None or self.lost_by_choice is None:
             return (

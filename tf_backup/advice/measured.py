@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from tf_backup.advice.survival import Floats, complete
+from tf_backup.advice.survival import Floats, Ints, complete
 from tf_backup.timeline import schema
 from tf_backup.timeline.schema import Rows, Timeline
+from tf_backup.timeline.update_sizes import UpdateSizes
 
 WARM_UP = 5  # Rows left out at the start, while workers trace and caches fill.
 _MOST_BEYOND = 0.001  # Share of gradients longer than anything seen that is worth a note.
@@ -28,6 +29,8 @@ class Measured:
         row. A row is an update, or several if workers do not begin a gradient in most updates.
       update_s: median time from an update's N-th gradient to its release, in seconds.
       seconds_per_update: mean time between two updates of a run, in seconds; NaN if there are none.
+      sizes: N, the number of gradients that each of these updates used.
+      replicas: [rows] N of the row's first update.
       updates: number of updates measured, after the warm-up.
       notes: what a reader should know about the data.
     """
@@ -35,6 +38,8 @@ class Measured:
     seconds: Floats
     update_s: float
     seconds_per_update: float
+    sizes: UpdateSizes
+    replicas: Ints
     updates: int
     notes: tuple[str, ...]
 
@@ -55,7 +60,8 @@ def measure(timeline: Timeline, rng: np.random.Generator) -> Measured:
     Raises:
       ValueError: if there are fewer than two updates, or no gradients.
     """
-    updates = _sorted(timeline.updates, "released")
+    order = np.argsort(timeline.updates["released"], kind="stable")
+    updates = timeline.updates[order]
     if len(updates) < 2:
         raise ValueError(
             f"The timeline has {len(updates)} update(s); at least 2 are needed to know how long "
@@ -75,10 +81,13 @@ def measure(timeline: Timeline, rng: np.random.Generator) -> Measured:
     # Restarted trainings repeat steps.
     by_step = dataclasses.replace(timeline, updates=_sorted(timeline.updates, "step"))
     updates = updates[skip * stride :]
+    sizes = UpdateSizes.of(timeline)[order[skip * stride :]]
     return Measured(
         seconds=table,
         update_s=max(0.0, float(np.median(by_step.update_seconds))),
         seconds_per_update=_mean_gap(updates),
+        sizes=sizes,
+        replicas=np.minimum(sizes.known[::stride], workers),
         updates=len(updates),
         notes=(*notes, *more),
     )

@@ -79,8 +79,8 @@ def recommend(
     wins = np.bincount(fastest(resampled), minlength=settings.workers) / len(resampled)
     splits = _splits(settings, measured, times, replayed.begun, needed, wins)
     gain, gain_interval, lost = None, None, None
-    own = settings.replicas - 1
-    if settings.max_staleness == 0 and not math.isnan(needed[own]):
+    fixed, own = measured.sizes.fixed, min(measured.sizes.usual, settings.workers) - 1
+    if settings.max_staleness == 0 and fixed and not math.isnan(needed[own]):
         ratio = float(times[own] * needed[own] / (times[best] * needed[best]))
         gain, lost = ratio - 1, 100 * (1 - 1 / ratio)
         gain_interval = interval(resampled[:, own] / resampled[:, best] - 1, level)
@@ -93,7 +93,7 @@ def recommend(
         gain_interval=gain_interval,
         level=level,
         lost_by_choice=lost,
-        run=(settings.replicas, settings.backups),
+        run=(splits[own].replicas, splits[own].backups) if fixed else None,
         updates=measured.updates,
         update_s=measured.update_s,
         measured_s=measured.seconds_per_update,
@@ -117,9 +117,11 @@ def _timeline(source: Timeline | str | os.PathLike[str]) -> tuple[Timeline, tupl
 
 
 def _run_times(settings: Settings, measured: Measured, replayed: Replayed) -> Floats:
-    """Return [blocks, length] the time of each step with the run's own settings, up to a factor."""
+    """Return [blocks, length] the time of each step with the run's own N, up to a factor."""
     if settings.max_staleness == 0:
-        return replayed.seconds[:, :, settings.replicas - 1]
+        own = measured.replicas[replayed.rows][:, :, None] - 1
+        times: Floats = np.take_along_axis(replayed.seconds, own, axis=-1)[:, :, 0]
+        return times
     # In asynchronous training, nobody waits for others, and the workers' rates add up.
     rates: Floats = (1 / measured.seconds[replayed.rows]).sum(axis=-1)
     return 1 / rates
@@ -211,7 +213,15 @@ def _notes(
             "workers, and the update is taken to last as long."
         )
         return notes
-    own = splits[settings.replicas - 1].seconds_per_update
+    if not measured.sizes.fixed:
+        rate = measured.sizes.mean / measured.seconds_per_update
+        notes.append(
+            f"N changed during the run ({measured.sizes} gradients per update), so it is none of "
+            f"these splits. It used {rate:.4g} gradients per second as measured, and "
+            f"N = {splits[best].replicas} would use {splits[best].gradients_per_s:.4g} by replay."
+        )
+        return notes
+    own = splits[min(measured.sizes.usual, settings.workers) - 1].seconds_per_update
     if abs(own / measured.seconds_per_update - 1) > _DEVIATION:
         notes.append(
             f"The replay of the run's own N and b gives {own:.4g} s per update, but "

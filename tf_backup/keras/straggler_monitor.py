@@ -116,7 +116,7 @@ class StragglerMonitor(keras.callbacks.Callback):
         self._windows = Windows(settings)
         if self._log_dir is not None:
             self._files = Writer(self._log_dir, settings)
-            self._scalars = Scalars(self._log_dir / _SCALARS, self._batch_size, settings.replicas)
+            self._scalars = Scalars(self._log_dir / _SCALARS)
 
     def _collect(self, contributions: Rows, updates: Rows) -> None:
         """Keep rows until they are written; called in another thread."""

@@ -6,7 +6,8 @@
 A session is a process that trained: a training that is started again has several. Every file is
 whole: it is written under another name first. So a process that is killed loses the rows of its
 last seconds and no others. Each file names the settings and versions of its training, and the
-version of this format.
+version of this format. Checksums tell a file that was damaged later: its rows are left out, and a
+note says so.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import dataclasses
 import json
 import os
 import pathlib
+import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,7 +29,8 @@ FORMAT = 1  # Readers refuse files of a later one.
 FOLDER = "records"
 ALL = "all"
 _KINDS = {"contributions": CONTRIBUTION, "updates": UPDATE}
-_KEY = b"tf_backup"  # Of the metadata in a file's schema.
+# Of the metadata in a file's schema: what the file says of itself, and the CRC-32 of that.
+_KEY, _CHECK = b"tf_backup", b"tf_backup.crc32"
 _MERGE = 64  # Files of one kind are merged when there are so many.
 
 
@@ -63,9 +66,18 @@ class Writer:
                 self._merge(kind)
 
     def _merge(self, kind: str) -> None:
-        """Replace many small files by one, under the name of the last."""
+        """Replace many small files by one, under the name of the last.
+
+        If one of them has been damaged, all stay as they are.
+        """
         paths, self._small[kind] = self._small[kind], []
-        rows = np.concatenate([_read(path, kind)[0] for path in paths])
+        try:
+            rows = np.concatenate([_read(path, kind).rows for path in paths])
+        except _Unreadable as error:
+            log.warning(
+                "Some records cannot be read again (%s), so they stay in small files.", error
+            )
+            return
         _write(paths[-1], rows, self._settings, merged=[path.name for path in paths[:-1]])
         for path in paths[:-1]:
             path.unlink(missing_ok=True)
@@ -129,18 +141,19 @@ def _session(folder: pathlib.Path) -> Timeline:
     rows: dict[str, Rows] = {}
     settings = None
     for kind, dtype in _KINDS.items():
-        found, merged = [], set()
+        found: list[Rows] = []
+        merged: set[str] = set()
         for path in sorted(folder.glob(f"{kind}-*.parquet"), reverse=True):
             if path.name in merged:  # Its process was killed while it merged files.
                 continue
             try:
-                part, about = _read(path, kind)
+                part = _read(path, kind)
             except _Unreadable as error:
                 notes.append(f"{path.name} cannot be read ({error}): its rows are missing.")
                 continue
-            merged.update(about.get("merged", ()))
-            settings = _settings(about)
-            found.append(part)
+            merged.update(part.merged)
+            settings = part.settings
+            found.append(part.rows)
         rows[kind] = np.concatenate([np.zeros(0, dtype), *reversed(found)])
     if settings is None or not len(rows["updates"]):
         raise RecordsError(
@@ -153,6 +166,14 @@ class _Unreadable(Exception):
     """Raised for a damaged file."""
 
 
+class _File(NamedTuple):
+    """Content of a file, with the names of the files that were merged into it."""
+
+    rows: Rows
+    settings: Settings
+    merged: list[str]
+
+
 def _write(path: pathlib.Path, rows: Rows, settings: Settings, merged: Sequence[str] = ()) -> None:
     """Write a file, whole or not at all."""
     import pyarrow
@@ -162,52 +183,73 @@ def _write(path: pathlib.Path, rows: Rows, settings: Settings, merged: Sequence[
     if "verdict" in columns:
         codes = pyarrow.array(columns["verdict"])
         columns["verdict"] = pyarrow.DictionaryArray.from_arrays(codes, list(VERDICTS))
-    about = {"format": FORMAT, "settings": dataclasses.asdict(settings), "merged": list(merged)}
-    table = pyarrow.table(columns, metadata={_KEY: json.dumps(about)})
+    about = {
+        "format": FORMAT,
+        "settings": dataclasses.asdict(settings),
+        "merged": list(merged),
+        "rows_crc32": zlib.crc32(rows.tobytes()),
+    }
+    text = json.dumps(about).encode()
+    table = pyarrow.table(columns, metadata={_KEY: text, _CHECK: str(zlib.crc32(text))})
     partial = path.with_name(f".{path.name}.partial")
     try:
-        parquet.write_table(table, partial)
+        parquet.write_table(table, partial, write_page_checksum=True)
         os.replace(partial, path)
     except OSError:
         partial.unlink(missing_ok=True)
         raise
 
 
-def _read(path: pathlib.Path, kind: str) -> tuple[Rows, dict[str, Any]]:
-    """Return the rows of a file, and what it says of itself.
+def _read(path: pathlib.Path, kind: str) -> _File:
+    """Return the content of a file.
 
     Raises:
       RecordsError: if it was written by a later version.
       _Unreadable: if it is damaged.
     """
-    import pyarrow
     from pyarrow import parquet
 
-    dtype = _KINDS[kind]
     try:
-        table = parquet.read_table(path)
-        about = json.loads((table.schema.metadata or {})[_KEY])
+        table = parquet.read_table(path, page_checksum_verification=True)
+        about = _about(table.schema.metadata or {})
         version = int(about["format"])
-    except (pyarrow.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        raise _Unreadable(str(error).splitlines()[0][:80]) from error
-    if version > FORMAT:
-        raise RecordsError(
-            f"{path} is of format {version}, and this version of tf_backup reads up to {FORMAT}: "
-            "read it with the version that wrote it, or a later one."
-        )
-    try:
-        rows = np.zeros(len(table), dtype)
-        for name in dtype.names or ():
-            column = table[name].combine_chunks()
-            if name == "verdict":
-                codes = {word: code for code, word in enumerate(VERDICTS)}
-                names = np.array([codes[word] for word in column.dictionary.to_pylist()], np.int8)
-                rows[name] = names[column.indices.to_numpy(zero_copy_only=False)]
-            else:
-                rows[name] = column.to_numpy(zero_copy_only=False)
-    except (pyarrow.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise _Unreadable(f"{error}"[:80]) from error
-    return rows, about
+        if version > FORMAT:
+            raise RecordsError(
+                f"{path} is of format {version}, and this version of tf_backup reads up to "
+                f"{FORMAT}: read it with the version that wrote it, or a later one."
+            )
+        rows = _rows(table, _KINDS[kind])
+        if about.get("rows_crc32", zlib.crc32(rows.tobytes())) != zlib.crc32(rows.tobytes()):
+            raise _Unreadable("its rows are not those that were written")
+        return _File(rows, _settings(about), list(about.get("merged", ())))
+    except (RecordsError, _Unreadable):
+        raise
+    except Exception as error:  # A damaged file may cause any, in pyarrow or here.
+        text = str(error) or type(error).__name__
+        raise _Unreadable(text.splitlines()[0][:80]) from error
+
+
+def _about(metadata: dict[bytes, bytes]) -> dict[str, Any]:
+    """Return what a file says of itself; files of older versions have no checksum of it."""
+    text = metadata[_KEY]
+    if int(metadata.get(_CHECK, zlib.crc32(text))) != zlib.crc32(text):
+        raise _Unreadable("its settings are not those that were written")
+    about: dict[str, Any] = json.loads(text)
+    return about
+
+
+def _rows(table: Any, dtype: np.dtype[Any]) -> Rows:
+    """Return the rows of a table."""
+    rows = np.zeros(len(table), dtype)
+    for name in dtype.names or ():
+        column = table[name].combine_chunks()
+        if name == "verdict":
+            codes = {word: code for code, word in enumerate(VERDICTS)}
+            names = np.array([codes[word] for word in column.dictionary.to_pylist()], np.int8)
+            rows[name] = names[column.indices.to_numpy(zero_copy_only=False)]
+        else:
+            rows[name] = column.to_numpy(zero_copy_only=False)
+    return rows
 
 
 def _settings(about: dict[str, Any]) -> Settings:

@@ -16,15 +16,10 @@ class Scalars:
 
     Args:
       folder: folder of the event file.
-      batch_size: number of samples in one gradient; None if unknown.
-      replicas: N, the number of gradients in one update.
     """
 
-    def __init__(
-        self, folder: str | os.PathLike[str], batch_size: int | None, replicas: int
-    ) -> None:
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._folder = os.fspath(folder)
-        self._samples = None if batch_size is None else batch_size * replicas
         self._writer: Any = None
 
     def write(self, window: Window) -> None:
@@ -61,14 +56,13 @@ class Scalars:
         """Yield names and values, without those that are not known."""
         values = {
             "speed/updates_per_second": window.updates_per_s,
+            "speed/samples_per_second": window.samples_per_s,
             "arrival/first_seconds": window.first_s,
             "arrival/nth_seconds": window.nth_s,
             "arrival/last_seconds": window.last_s,
             "gradients/wasted_percent": 100 * window.wasted,
             "gradients/staleness": window.staleness,
         }
-        if self._samples is not None:
-            values["speed/samples_per_second"] = window.updates_per_s * self._samples
         for verdict, count in window.verdicts.items():
             values[f"gradients/{verdict}"] = count
         for worker, seconds in window.worker_s.items():

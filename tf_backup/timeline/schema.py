@@ -15,6 +15,8 @@ import numpy as np
 
 Rows = np.ndarray[Any, np.dtype[Any]]  # A structured array, of CONTRIBUTION or UPDATE.
 
+_RUN_SHIFT = 40  # Bits of a step in the key (run, step).
+
 UNKNOWN = -1  # What is not known, or does not apply.
 
 # What became of a gradient: `verdict` is an index into this.
@@ -41,9 +43,11 @@ UPDATE = np.dtype(
     [
         ("run", np.int32),
         ("step", np.int64),  # t, before the update.
-        ("started", np.int64),  # us; the chief's loop has been told of the N gradients.
-        ("taken", np.int64),  # us; it has taken them. UNKNOWN with several parameter servers.
-        ("applied", np.int64),  # us; the optimizer has run. UNKNOWN with several.
+        # us; the chief's loop has been told of the N gradients, has taken them, and the optimizer
+        # has run. All three are UNKNOWN with several parameter servers.
+        ("started", np.int64),
+        ("taken", np.int64),
+        ("applied", np.int64),
         ("released", np.int64),  # us; theta(t + 1) is published, and waiting workers are told.
     ]
 )
@@ -54,7 +58,8 @@ class Settings:
     """Settings of the training that a timeline is of.
 
     Attributes:
-      replicas: N, the number of gradients averaged in one update.
+      replicas: N, the number of gradients averaged in one update; the largest if it changes. See
+        `update_sizes` for that of each update.
       backups: b, the number of workers beyond N.
       max_staleness: the bound on staleness; None for no bound, 0 for synchronous training.
       parameter_servers: number of parameter servers.
@@ -122,3 +127,9 @@ class Timeline:
         """Return the number of contributions, as `computed`, and that of each verdict."""
         counts = np.bincount(self.contributions["verdict"], minlength=len(VERDICTS))
         return {"computed": int(counts.sum()), **dict(zip(VERDICTS, counts.tolist(), strict=True))}
+
+
+def step_keys(runs: Any, steps: Any) -> Rows:
+    """Return [n] int64 that order (run, step), for matching gradients and updates."""
+    keys: Rows = (np.asarray(runs, np.int64) << _RUN_SHIFT) + np.asarray(steps, np.int64)
+    return keys

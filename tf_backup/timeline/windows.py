@@ -13,7 +13,9 @@ from tf_backup.timeline.schema import (
     VERDICTS,
     Rows,
     Settings,
+    Timeline,
 )
+from tf_backup.timeline.update_sizes import UpdateSizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Window:
       step: number of updates made at its end.
       updates: number of updates in it.
       seconds: its length, from release to release.
+      replicas: mean number of gradients in one of its updates; NaN if unknown.
+      batch_size: number of samples in one gradient; None if unknown.
       verdicts: number of gradients, by verdict.
       staleness: mean staleness of the accepted gradients, in updates.
       arrivals: [gradients] float64, seconds from when a worker was told to compute a gradient until
@@ -37,6 +41,8 @@ class Window:
     step: int
     updates: int
     seconds: float
+    replicas: float
+    batch_size: int | None
     verdicts: Mapping[str, int]
     staleness: float
     arrivals: Rows
@@ -49,6 +55,11 @@ class Window:
     def updates_per_s(self) -> float:
         """Updates per second; NaN if the window has no length."""
         return self.updates / self.seconds if self.seconds > 0 else float("nan")
+
+    @property
+    def samples_per_s(self) -> float:
+        """Samples per second, of gradients that were used; NaN if unknown."""
+        return self.updates_per_s * self.replicas * (self.batch_size or float("nan"))
 
     @property
     def wasted(self) -> float:
@@ -90,7 +101,13 @@ class Windows:
             zip((updates["step"] + 1).tolist(), updates["released"].tolist(), strict=True)
         )
         known = {**self._released, **starts}
-        firsts, nths, lasts = self._by_rank(contributions, known)
+        sizes = UpdateSizes.of(Timeline(self._settings, contributions, updates)).each
+        by_step = {
+            step: size
+            for step, size in zip(updates["step"].tolist(), sizes.tolist(), strict=True)
+            if size
+        }
+        firsts, nths, lasts = _by_rank(contributions, known, by_step)
         # Gradients that nobody waited for may arrive many steps later.
         self._released = dict(list(known.items())[-1024:])
         there = contributions[(contributions["verdict"] != LOST) & (contributions["began"] > 0)]
@@ -101,6 +118,8 @@ class Windows:
             step=int(updates["step"][-1]) + 1,
             updates=count,
             seconds=(int(updates["released"][-1]) - first) / 1e6,
+            replicas=_mean(sizes[len(sizes) - count :]),
+            batch_size=self._settings.batch_size,
             verdicts=dict(zip(VERDICTS, counts, strict=True)),
             staleness=float(np.mean(used["update"] - used["step"])) if len(used) else 0.0,
             arrivals=took,
@@ -113,27 +132,36 @@ class Windows:
             },
         )
 
-    def _by_rank(
-        self, contributions: Rows, starts: Mapping[int, int]
-    ) -> tuple[list[float], list[float], list[float]]:
-        """Return, for each step, the times of its first, N-th and last gradient, in seconds."""
-        replicas = self._settings.replicas
-        there = contributions[(contributions["verdict"] != LOST) & (contributions["step"] >= 0)]
-        there = there[np.argsort(there["step"], kind="stable")]
-        steps, begins = np.unique(there["step"], return_index=True)
-        firsts, nths, lasts = [], [], []
-        for step, arrived in zip(
-            steps.tolist(), np.split(there["arrived"], begins)[1:], strict=True
-        ):
-            start = starts.get(step)
-            if start is None:
-                continue
-            times = np.sort(arrived - start) / 1e6
-            if len(times) >= replicas:
-                firsts.append(float(times[0]))
-                nths.append(float(times[replicas - 1]))
-                lasts.append(float(times[-1]))
-        return firsts, nths, lasts
+
+def _by_rank(
+    contributions: Rows, starts: Mapping[int, int], sizes: Mapping[int, int]
+) -> tuple[list[float], list[float], list[float]]:
+    """Return, for each step, the times of its first, N-th and last gradient, in seconds.
+
+    Args:
+      contributions: gradients.
+      starts: the beginning of a step, in microseconds, by step.
+      sizes: N, the number of gradients that its update used, by step.
+    """
+    there = contributions[(contributions["verdict"] != LOST) & (contributions["step"] >= 0)]
+    there = there[np.argsort(there["step"], kind="stable")]
+    steps, begins = np.unique(there["step"], return_index=True)
+    firsts, nths, lasts = [], [], []
+    for step, arrived in zip(steps.tolist(), np.split(there["arrived"], begins)[1:], strict=True):
+        start, size = starts.get(step), sizes.get(step)
+        if start is None or size is None:
+            continue
+        times = np.sort(arrived - start) / 1e6
+        if len(times) >= size:
+            firsts.append(float(times[0]))
+            nths.append(float(times[size - 1]))
+            lasts.append(float(times[-1]))
+    return firsts, nths, lasts
+
+
+def _mean(sizes: Rows) -> float:
+    """Return the mean of the sizes that are known."""
+    return float(sizes[sizes > 0].mean()) if (sizes > 0).any() else float("nan")
 
 
 def _median(values: list[float]) -> float:

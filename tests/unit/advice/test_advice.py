@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tf_backup.timeline
-from tests.unit.timelines import timeline
+from tests.unit.timelines import one_after_the_other, timeline
 from tf_backup.advice.recommend import recommend
 from tf_backup.errors import RecordsError
 from tf_backup.policy import BackupPolicy
@@ -135,6 +135,43 @@ def test_asynchronous_training_tells_the_same():
         assert advice.splits[replicas - 1].seconds_per_update == pytest.approx(pace, rel=0.05)
     assert (advice.gain, advice.gain_interval, advice.lost_by_choice) == (None, None, None)
     assert any("asynchronous" in note for note in advice.notes)
+
+
+# --- N that changes
+
+
+def changing(*lengths):
+    """Return the timeline of N = 4, ..., each for a number of updates; one worker is slow."""
+    draws = [1.0, 1.0, 1.0, 3.0]
+    return one_after_the_other(
+        *(timeline(draws, BackupPolicy(n, 4 - n), updates) for n, updates in lengths)
+    )
+
+
+def test_the_runs_own_n_is_that_of_its_updates():
+    """`replicas="auto"` begins with all workers, and that stays in the settings."""
+    made = changing((4, 5), (3, 200))
+    assert made.settings.replicas == 4
+    advice = recommend(made)
+    assert (advice.replicas, advice.run) == (3, (3, 1))
+    assert (advice.gain, advice.lost_by_choice) == (0.0, 0.0)
+    assert advice.notes == ()
+    assert "The run's own N = 3 and b = 1 is the fastest" in str(advice)
+
+
+def test_a_run_whose_n_changed_is_not_compared():
+    advice = recommend(changing((4, 65), (3, 60)))
+    assert (advice.replicas, advice.run) == (3, None)
+    assert (advice.gain, advice.gain_interval, advice.lost_by_choice) == (None, None, None)
+    # 60 updates of 4 gradients in 3 s each, and 60 of 3 in 1 s.
+    assert advice.notes == (
+        "N changed during the run (3 to 4 gradients per update), so it is none of these splits. It "
+        f"used {3.5 / advice.measured_s:.4g} gradients per second as measured, and N = 3 would use "
+        "3 by replay.",
+    )
+    assert advice.measured_s == pytest.approx(2.0, rel=0.02)
+    assert "compared with the run itself (its N changed)" in " ".join(str(advice).split())
+    assert "this run" not in str(advice)
 
 
 # --- Lost gradients, and those without a duration

@@ -56,10 +56,11 @@ def test_a_token_waits_from_the_release_of_its_parameters() -> None:
 
 
 def test_several_servers_do_not_tell_take_from_update() -> None:
-    several = [(*row[:3], UNKNOWN, UNKNOWN, row[5]) for row in UPDATES]
-    found = update_times.of(timeline(several), begin_us=0)
-    assert (found.take_ms, found.update_ms) == (None, None)
-    assert found.publish_ms == pytest.approx(0.95)  # Of 0.9 and 1.0.
+    several = [(*row[:2], UNKNOWN, UNKNOWN, UNKNOWN, row[5]) for row in UPDATES]
+    found = update_times.of(timeline(several), begin_us=500)
+    assert (found.start_ms, found.take_ms, found.update_ms) == (None, None, None)
+    assert found.token_ms == pytest.approx(0.4)
+    assert found.publish_ms == pytest.approx(1.1)  # From the last arrival that began since then.
 
 
 def test_nothing_is_known_of_no_updates() -> None:

@@ -17,6 +17,7 @@ from scripts.reports.speed_over_time import SpeedOverTime
 from scripts.reports.work_shares import WorkShares
 from scripts.reports.worker_scores import own_score, scores
 from tests.unit.recorded_training import BEGINNING_US, trained
+from tests.unit.timelines import one_after_the_other
 from tf_backup.timeline.schema import ACCEPTED, LATE, LOST, STALE, Timeline
 
 NEVER = math.inf
@@ -45,6 +46,28 @@ def test_the_kth_gradient_is_timed_from_the_release_before() -> None:
     assert (times[0], times[-1]) == (pytest.approx(3.2), pytest.approx(3.8))
     assert (share[0], share[-1]) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
     assert found.shown_ranks() == [1, 2, 3]
+
+
+def changed_n() -> Timeline:
+    """Return 40 updates of N = 3 in 3.5 s each, and then 60 of N = 1 in 1.5 s each."""
+    took = (1.0, 2.0, 3.0)
+    return one_after_the_other(
+        *(
+            trained(lambda worker, n: took[worker], n, 3 - n, updates, update_s=0.5)
+            for n, updates in ((3, 40), (1, 60))
+        )
+    )
+
+
+def test_n_is_that_of_each_update() -> None:
+    recording = Recording(changed_n())
+    assert (recording.settings.replicas, str(recording.sizes)) == (3, "1 to 3")
+    half, full = recording.nth_used
+    assert full - half == pytest.approx([1.0] * 40 + [0.0] * 60)  # From the second to the third.
+    arrivals = ArrivalsByRank.of(recording)
+    assert (arrivals.replicas, arrivals.steps) == (1, 59)
+    assert arrivals.mean[0] == pytest.approx(1.0)
+    assert slowdowns(recording) is None
 
 
 def test_the_first_step_of_each_run_is_left_out() -> None:

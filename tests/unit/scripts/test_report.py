@@ -5,20 +5,21 @@ from __future__ import annotations
 import collections
 import dataclasses
 import html.parser
-import json
 import pathlib
 import re
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from scripts.reports import chosen_session, sections, trace_events, written_report
+from scripts.reports import chosen_session, sections, written_report
 from scripts.reports.recording import Recording
 from scripts.reports.work_shares import WorkShares
 from scripts.reports.worker_scores import scores
 from tests.unit.recorded_training import trained
+from tests.unit.timelines import one_after_the_other
 from tf_backup.errors import RecordsError
 from tf_backup.timeline import parquet
 from tf_backup.timeline.schema import ACCEPTED, CONTRIBUTION, UPDATE, Settings, Timeline
@@ -136,6 +137,40 @@ def test_pictures_are_files_too_and_fit_light_and_dark(written: list[pathlib.Pat
         assert not re.search(r"#010203|<metadata|fill: ?#ffffff", text), path
 
 
+# What an axis without a unit in parentheses says.
+NUMBERED_OR_NAMED = {
+    "worker",
+    "what if",
+    "k, the order of arrival",
+    "N, gradients per update",
+    "gradients per second",
+}
+
+
+def axis_labels(path: pathlib.Path) -> list[str]:
+    """Return the labels of the axes of a picture: what matplotlib writes beside the ticks."""
+    svg = "{http://www.w3.org/2000/svg}"
+    labels = []
+    for group in ElementTree.parse(path).iter(f"{svg}g"):
+        if re.search(r"-matplotlib\.axis_\d+$", group.get("id", "")):
+            beside = [each for each in group if "tick_" not in each.get("id", "")]
+            labels.append(" ".join("".join(each.itertext()).strip() for each in beside))
+    return labels
+
+
+def test_every_axis_has_a_label_with_its_unit(
+    written: list[pathlib.Path], tmp_path: pathlib.Path
+) -> None:
+    recording = Recording(asynchronous())
+    pictures = written[1:] + written_report.write(tmp_path / "index.html", recording, "logs")[1:]
+    assert {"ages.svg", "slowest-update.svg", "advice-picture.svg"} <= {p.name for p in pictures}
+    for path in pictures:
+        labels = axis_labels(path)
+        assert len(labels) == 2, path.name
+        for label in labels:
+            assert label in NUMBERED_OR_NAMED or re.search(r"\S \(.+\)$", label), (path.name, label)
+
+
 def test_the_summary_says_what_waiting_cost() -> None:
     took = (1.0, 1.5, 2.6)  # As in test_report_numbers.py.
     recording = Recording(trained(lambda worker, n: took[worker], 2, 1, updates=4, update_s=0.5))
@@ -148,6 +183,19 @@ def test_the_summary_says_what_waiting_cost() -> None:
     ) in text
 
 
+def test_a_training_whose_n_changed_is_compared_with_none(tmp_path: pathlib.Path) -> None:
+    took = (1.0, 1.5, 2.6)
+    parts = (trained(lambda worker, n: took[worker], n, 3 - n, 40) for n in (3, 2))
+    timeline = one_after_the_other(*parts)
+    (path, *_) = written_report.write(tmp_path / "index.html", Recording(timeline), "logs")
+    text = Page(path.read_text("utf-8")).text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "half of its 2 to 3 gradients" in text
+    assert "these are the 39 steps with the most common one, N = 2" in text
+    assert "N changed during the run (2 to 3 gradients per update)" in text
+    assert "This run (in which N changed) cannot be compared with it" in text
+    assert "(this run)" not in text
+
+
 @pytest.mark.parametrize(
     "timeline",
     [asynchronous(), trained(lambda worker, n: 0.001, 1, updates=1)],
@@ -157,35 +205,6 @@ def test_small_and_other_trainings_have_a_page(tmp_path: pathlib.Path, timeline:
     (path, *_) = written_report.write(tmp_path / "index.html", Recording(timeline), "logs")
     page = Page(path.read_text("utf-8"))
     assert [each for each in page.ids if each in SECTIONS] == SECTIONS
-
-
-def test_the_trace_has_every_gradient_with_its_duration(tmp_path: pathlib.Path) -> None:
-    recording = Recording(training())
-    path = tmp_path / "trace.json"
-    assert trace_events.write(path, recording) == 60
-    events = json.loads(path.read_text("utf-8"))["traceEvents"]
-    gradients = [each for each in events if each.get("cat") == "gradient"]
-    rows = recording.contributions
-    assert sorted((each["tid"] - 1, each["ts"], each["dur"]) for each in gradients) == sorted(
-        zip(
-            rows["worker"].tolist(),
-            (rows["began"] - recording.origin_us).tolist(),
-            (rows["arrived"] - rows["began"]).tolist(),
-            strict=True,
-        )
-    )
-    updates = [each for each in events if each.get("cat") == "update"]
-    assert [each["dur"] for each in updates] == [50_000] * 60
-    tracks = {each["args"]["name"] for each in events if each["name"] == "thread_name"}
-    assert tracks == {"updates", "worker 0", "worker 1", "worker 2", "worker 3"}
-
-
-def test_a_trace_may_have_the_last_updates_only(tmp_path: pathlib.Path) -> None:
-    path = tmp_path / "trace.json"
-    assert trace_events.write(path, Recording(training()), updates=10) == 10
-    events = json.loads(path.read_text("utf-8"))["traceEvents"]
-    steps = [each["args"]["step"] for each in events if each.get("cat") == "update"]
-    assert steps == list(range(50, 60))
 
 
 # --- Which records

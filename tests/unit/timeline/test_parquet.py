@@ -15,9 +15,10 @@ from pyarrow import parquet as arrow
 from tf_backup.errors import RecordsError
 from tf_backup.timeline import parquet
 from tf_backup.timeline.parquet import Writer, read, sessions
-from tf_backup.timeline.schema import CONTRIBUTION, UPDATE, Rows, Settings
+from tf_backup.timeline.schema import CONTRIBUTION, UPDATE, Rows, Settings, Timeline
 
 SETTINGS = Settings(3, 1, batch_size=32, model="net", session="a", versions={"keras": "3"})
+KINDS = ("contributions", "updates")
 
 
 def rows(first: int, steps: int) -> tuple[Rows, Rows]:
@@ -67,35 +68,121 @@ def test_killed_while_merging(tmp_path: pathlib.Path, monkeypatch: pytest.Monkey
     assert read(tmp_path).updates["step"].tolist() == list(range(70))
 
 
-@pytest.mark.parametrize("kept", [0, 100, 0.5, -1])
-def test_a_file_that_is_cut_off_costs_its_rows_only(tmp_path: pathlib.Path, kept: float) -> None:
-    writer = Writer(tmp_path, SETTINGS)
+def written_twice(folder: pathlib.Path, kind: str) -> tuple[pathlib.Path, bytes, Timeline]:
+    """Return the second of two files of a kind, its bytes, and the timeline of both."""
+    writer = Writer(folder, SETTINGS)
     writer.write(*rows(0, 3))
     writer.write(*rows(3, 3))
-    path = sorted(tmp_path.rglob("updates-*.parquet"))[-1]
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(kept * len(whole)) if kept == 0.5 else int(kept)])
+    path = sorted(folder.rglob(f"{kind}-*.parquet"))[-1]
+    return path, path.read_bytes(), read(folder)
+
+
+def steps(timeline: Timeline) -> dict[str, list[int]]:
+    return {kind: getattr(timeline, kind)["step"].tolist() for kind in KINDS}
+
+
+@pytest.mark.parametrize("kept", [0, 3, 100, 0.25, 0.5, 0.75, -9, -8, -4, -1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_is_cut_off_costs_its_rows_only(
+    tmp_path: pathlib.Path, kind: str, kept: float
+) -> None:
+    path, content, whole = written_twice(tmp_path, kind)
+    path.write_bytes(content[: int(kept * len(content)) if 0 < kept < 1 else int(kept)])
     timeline = read(tmp_path)
-    assert timeline.updates["step"].tolist() == [0, 1, 2]
+    assert steps(timeline) == {**steps(whole), kind: [n for n in steps(whole)[kind] if n < 3]}
     (note,) = timeline.notes
     assert path.name in note
     assert "rows are missing" in note
 
 
-def test_flipped_bytes_are_no_traceback(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_flipped_byte_costs_the_rows_of_its_file_at_most(
+    tmp_path: pathlib.Path, kind: str
+) -> None:
+    path, content, whole = written_twice(tmp_path, kind)
+    noted = 0
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        damaged = bytearray(content)
+        damaged[rng.integers(len(content))] ^= int(rng.integers(1, 256))
+        path.write_bytes(damaged)
+        timeline = read(tmp_path)
+        assert timeline.settings == SETTINGS
+        if timeline.notes:
+            noted += 1
+            kept = [step for step in steps(whole)[kind] if step < 3]
+            assert steps(timeline) == {**steps(whole), kind: kept}, seed
+        else:  # The byte says nothing of the rows.
+            np.testing.assert_array_equal(timeline.contributions, whole.contributions)
+            np.testing.assert_array_equal(timeline.updates, whole.updates)
+    assert noted > 150
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"format": 1},
+        {"format": 1, "settings": None},
+        {"format": 1, "settings": {"replicaz": 3}},
+        {"format": 1, "settings": {"replicas": 3}, "merged": 7},
+        {"format": 1, "settings": {"replicas": 3}, "rows_crc32": 7},
+        ["format"],
+    ],
+    ids=str,
+)
+def test_settings_that_make_no_sense_cost_the_rows_of_their_file(
+    tmp_path: pathlib.Path, kind: str, about: object
+) -> None:
+    path, _, whole = written_twice(tmp_path, kind)
+    table = arrow.read_table(path)
+    arrow.write_table(table.replace_schema_metadata({"tf_backup": json.dumps(about)}), path)
+    timeline = read(tmp_path)
+    assert steps(timeline) == {**steps(whole), kind: [n for n in steps(whole)[kind] if n < 3]}
+    assert (timeline.settings, len(timeline.notes)) == (SETTINGS, 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_flipped_bytes_are_no_traceback(tmp_path: pathlib.Path, kind: str) -> None:
     Writer(tmp_path, SETTINGS).write(*rows(0, 50))
-    path = next(tmp_path.rglob("updates-*.parquet"))
-    whole = path.read_bytes()
+    path = next(tmp_path.rglob(f"{kind}-*.parquet"))
+    content = path.read_bytes()
     for seed in range(30):
         rng = np.random.default_rng(seed)
-        damaged = bytearray(whole)
-        for index in rng.integers(0, len(whole), 40):
+        damaged = bytearray(content)
+        for index in rng.integers(0, len(content), 40):
             damaged[index] ^= int(rng.integers(1, 256))
         path.write_bytes(damaged)
         try:
             assert len(read(tmp_path).updates) <= 50
         except RecordsError as error:
             assert "no whole update" in str(error)
+
+
+def test_files_without_checksums_are_read(tmp_path: pathlib.Path) -> None:
+    Writer(tmp_path, SETTINGS).write(*rows(0, 2))
+    for path in tmp_path.rglob("*.parquet"):
+        table = arrow.read_table(path)
+        about = json.loads(table.schema.metadata[b"tf_backup"])
+        del about["rows_crc32"]
+        arrow.write_table(table.replace_schema_metadata({"tf_backup": json.dumps(about)}), path)
+    timeline = read(tmp_path)
+    assert (timeline.notes, timeline.settings) == ((), SETTINGS)
+    assert timeline.updates["step"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_file_that_is_damaged_during_training_is_not_merged(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, gone: bool
+) -> None:
+    writer = Writer(tmp_path, SETTINGS)
+    writer.write(*rows(0, 1))
+    path = next(tmp_path.rglob("updates-*.parquet"))
+    path.unlink() if gone else path.write_bytes(b"PAR1")
+    for step in range(1, 70):
+        writer.write(*rows(step, 1))
+    assert caplog.text.count("stay in small files") == 1
+    assert read(tmp_path).updates["step"].tolist() == list(range(1, 70))
 
 
 def test_a_folder_without_records(tmp_path: pathlib.Path) -> None:

@@ -23,7 +23,7 @@ from tf_backup.timeline.schema import (
 )
 from tf_backup.timeline.windows import Windows
 
-SETTINGS = Settings(2, 1)
+SETTINGS = Settings(2, 1, batch_size=8)
 S = 1_000_000
 
 
@@ -40,6 +40,7 @@ def contributions(*rows: tuple[int, int, int, float, float]) -> np.ndarray:
 def updates(*rows: tuple[int, float]) -> np.ndarray:
     """Return rows of (step, released), in seconds."""
     made = np.zeros(len(rows), UPDATE)
+    made["run"] = 1
     made["step"] = [step for step, _ in rows]
     made["released"] = [round(released * S) for _, released in rows]
     return made
@@ -61,7 +62,8 @@ def test_updates_whose_gradients_are_missing_make_a_window(tmp_path: pathlib.Pat
     assert window is not None
     assert (window.updates, window.late, window.slowest) == (1, 0.0, None)
     assert math.isnan(window.nth_s)
-    scalars = Scalars(tmp_path, batch_size=8, replicas=2)
+    assert math.isnan(window.samples_per_s)
+    scalars = Scalars(tmp_path)
     scalars.write(window)
     scalars.close()
 
@@ -97,8 +99,22 @@ def test_the_first_update_alone_has_no_speed() -> None:
     assert math.isnan(window.nth_s)
 
 
+def test_n_is_that_of_each_update() -> None:
+    """With N up to 3, updates 0 and 1 were made of two gradients each, update 2 of one."""
+    windows = Windows(Settings(3, 0, batch_size=8))
+    first = windows.next(FIRST, updates((0, 13), (1, 16)))
+    assert first is not None
+    assert (first.first_s, first.nth_s, first.last_s) == (1.0, 2.0, 2.0)
+    assert (first.replicas, first.samples_per_s) == (2.0, pytest.approx(8 * 2 / 3))
+    later = contributions((2, 0, ACCEPTED, 16, 17), (2, 1, LATE, 16, 19), (1, 2, STALE, 16, 19))
+    second = windows.next(later, updates((2, 20)))
+    assert second is not None
+    assert (second.first_s, second.nth_s, second.last_s) == (1.0, 1.0, 3.0)
+    assert (second.replicas, second.samples_per_s) == (1.0, 2.0)
+
+
 def test_scalars_are_what_tensorboard_reads(tmp_path: pathlib.Path) -> None:
-    windows, scalars = Windows(SETTINGS), Scalars(tmp_path, batch_size=8, replicas=2)
+    windows, scalars = Windows(SETTINGS), Scalars(tmp_path)
     for rows, made in ((FIRST, updates((0, 13), (1, 16))), (SECOND, updates((2, 20)))):
         window = windows.next(rows, made)
         assert window is not None

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import promql_parser
 import pytest
 import yaml
 
@@ -110,6 +111,7 @@ class Monitor:
 
     window = SimpleNamespace(
         updates_per_s=12.5,
+        samples_per_s=800.0,
         wasted=0.25,
         staleness=0.0,
         first_s=0.1,
@@ -128,6 +130,7 @@ def test_times_of_the_last_window() -> None:
     assert found.pop("tf_backup_updates_total") == 0
     assert found == {
         "tf_backup_updates_per_second": 12.5,
+        "tf_backup_samples_per_second": 800.0,
         "tf_backup_wasted_ratio": 0.25,
         "tf_backup_staleness": 0.0,
         'tf_backup_arrival_seconds{rank="first"}': 0.1,
@@ -138,13 +141,27 @@ def test_times_of_the_last_window() -> None:
     }
 
 
+MONITORING = pathlib.Path(__file__).parents[3] / "k8s" / "monitoring"
+RULES = yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"][0]["rules"]
+PANELS = json.loads((MONITORING / "dashboard.json").read_text())["panels"]
+ALERTS = {rule["alert"]: rule["expr"] for rule in RULES}
+DRAWN = [target["expr"] for panel in PANELS for target in panel["targets"]]
+
+
+@pytest.mark.parametrize("expression", [*DRAWN, *ALERTS.values()])
+def test_dashboard_and_alerts_are_promql(expression: str) -> None:
+    promql_parser.parse(re.sub(r"\$\w+", "chief-0", expression))  # Grafana fills in its variables.
+
+
+def test_the_nth_gradient_is_compared_with_the_first_of_the_same_chief() -> None:
+    alert = promql_parser.parse(ALERTS["BackupWorkersUsedUp"])
+    assert (str(alert.op), str(alert.modifier.matching)) == (">", "ignoring (rank)")
+    assert str(alert.rhs.op) == "*"
+
+
 def test_dashboard_and_alerts_ask_for_metrics_that_exist() -> None:
-    folder = pathlib.Path(__file__).parents[3] / "k8s" / "monitoring"
-    dashboard = json.loads((folder / "dashboard.json").read_text())
-    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    rules = yaml.safe_load((folder / "alerts.yaml").read_text())["groups"][0]["rules"]
-    assert len(rules) == 2
-    asked += [rule["expr"] for rule in rules]
+    asked = [*DRAWN, *ALERTS.values()]
+    assert len(ALERTS) == 2
     callback = Metrics(port=0, monitor=Monitor())
     try:
         callback.set_model(wrapped(3, 3, living=1))
