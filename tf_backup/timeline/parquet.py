@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import pathlib
 import zlib
@@ -24,6 +25,8 @@ import numpy as np
 
 from tf_backup.errors import RecordsError
 from tf_backup.timeline.schema import CONTRIBUTION, UPDATE, VERDICTS, Rows, Settings, Timeline
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1  # Readers refuse files of a later one.
 FOLDER = "records"
