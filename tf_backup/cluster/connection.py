@@ -40,8 +40,13 @@ class Timeouts:
             )
 
 
-def connect(config: tf_config.ClusterConfig, timeouts: Timeouts) -> Any:
+def connect(config: tf_config.ClusterConfig, timeouts: Timeouts, local: bool = False) -> Any:
     """Return the strategy of a running cluster, in its chief's process.
+
+    Args:
+      config: addresses of the tasks.
+      timeouts: how long they may be silent.
+      local: whether the tasks are processes of a `LocalCluster`.
 
     Raises:
       ClusterError: if the parameter servers have another chief.
@@ -57,7 +62,7 @@ def connect(config: tf_config.ClusterConfig, timeouts: Timeouts) -> Any:
         with quiet.hold_stderr_back():
             strategy = Strategy(config.resolver())
         coordinator.register(
-            strategy, coordinator.Coordinator(config.addresses, servers, timeouts.worker_s)
+            strategy, coordinator.Coordinator(config.addresses, servers, timeouts.worker_s, local)
         )
     except BaseException:
         servers.close()

@@ -171,7 +171,7 @@ class LocalCluster:
     def strategy(self) -> Any:
         """Return the `tf.distribute.ParameterServerStrategy` of this cluster, always the same."""
         if self._strategy is None:
-            self._strategy = connect(self.config, self._timeouts)
+            self._strategy = connect(self.config, self._timeouts, local=True)
         return self._strategy
 
     def stop(self) -> None:
