@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,8 +60,12 @@ def test_a_local_worker_that_dies_is_started_again(caplog: pytest.LogCaptureFixt
 
 
 def test_restarts_of_a_local_worker_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING)
+    caplog.set_level(logging.INFO)
     with tf_backup.LocalCluster(workers=1, ps=1, worker_restarts=1) as cluster:
+        (exposed,) = (each for each in caplog.messages if "listen on all network inter" in each)
+        ports = re.findall(r"\d+", exposed.partition("port(s)")[2])
+        every = cluster.config.addresses.values()
+        assert ports == [address.rpartition(":")[2] for job in every for address in job]
         first = cluster.pid("worker", 0)
         os.kill(first, signal.SIGKILL)
         wait_until(lambda: cluster.pid("worker", 0) != first)

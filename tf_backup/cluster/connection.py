@@ -21,6 +21,7 @@ class Timeouts:
     Args:
       worker_s: time for a worker. A lost worker is given up, and may come back later.
       server_s: time for a parameter server. Training ends when one is lost.
+      start_s: time for tasks to start; None for the default of a local cluster or a job.
 
     Raises:
       ValueError: if a time is not positive, or `worker_s` is below two heartbeats.
@@ -28,9 +29,14 @@ class Timeouts:
 
     worker_s: float = DEFAULT_TIMEOUT_S
     server_s: float = DEFAULT_TIMEOUT_S
+    start_s: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("worker", self.worker_s), ("server", self.server_s)):
+        for name, value in (
+            ("worker", self.worker_s),
+            ("server", self.server_s),
+            ("start", 1.0 if self.start_s is None else self.start_s),
+        ):
             if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
                 raise ValueError(f"{name}_timeout_s is {value!r}; it must be a number above 0.")
         if self.worker_s < 2 * HEARTBEAT_S:
