@@ -39,10 +39,10 @@ def claim(directory: str, plan: Plan) -> None:
     """
     path = os.path.join(directory, _PLAN)
     if is_claimed(directory):
-        known = _known(directory)
-        theirs, ours = known and known.kept(), plan.kept()
-        other = [name for name in ours if theirs is not None and theirs[name] != ours[name]]
-        if theirs is not None and other:
+        ours = plan.kept()
+        theirs = (_known(directory) or plan).kept()
+        other = [name for name in ours if theirs[name] != ours[name]]
+        if other:
             raise ValueError(
                 f"{directory} has a training with "
                 + ", ".join(f"{name} {theirs[name]} and not {ours[name]}" for name in other)

@@ -17,12 +17,12 @@ class Entry(NamedTuple):
 
     Attributes:
       owner: name of the layer or optimizer that owns it.
-      index: its position among those of its owner.
+      number: its position among those of its owner, from 0; -1 if it is not known.
       shape: its shape.
     """
 
     owner: str
-    index: int
+    number: int
     shape: tuple[int, ...]
 
 
@@ -73,4 +73,4 @@ def _name(model: Any, place: str, entry: Entry) -> str:
     """Return the path of a model's variable, or its place in the file where that is not known."""
     variables = [*model.variables, *model.optimizer.variables]
     paths = [each.path for each in variables if each.path.split("/")[-2:-1] == [entry.owner]]
-    return paths[entry.index] if 0 <= entry.index < len(paths) else place
+    return paths[entry.number] if 0 <= entry.number < len(paths) else place
