@@ -26,8 +26,9 @@ Examples:
   python scripts/chaos.py --fault="kill chief at step 90" --log_dir=/tmp/chaos
   python scripts/chaos.py --backups=0 --on_shortage=fill --fault="freeze worker 1 for 20 s at 10 s"
 
-Exit codes: 0 if training went on after every fault, the accounts of gradients add up and no pause
-was longer than allowed; 2 if flags are wrong; 1 otherwise, with a sentence for each failure.
+Exit codes: 0 if training went on after every fault, the accounts of gradients add up, no pause was
+longer than allowed, and speed and result are near those without faults; 2 if flags are wrong; 1
+otherwise, with a sentence for each failure.
 """
 
 from __future__ import annotations
@@ -100,6 +101,18 @@ flags.DEFINE_float(
 )
 flags.DEFINE_float(
     "max_restart_s", 120.0, "The same, where training starts again from a checkpoint in between."
+)
+flags.DEFINE_float(
+    "min_speed",
+    None,
+    "Least updates per second, as a part of those without faults. Default: 0.7 with random faults "
+    "of workers, of which at most b are disturbed at a time; otherwise 0.",
+)
+flags.DEFINE_float(
+    "tolerance",
+    0.02,
+    "How much worse than without faults the result may be: how much lower an accuracy, or how much "
+    "higher a loss, as a part of it.",
 )
 flags.DEFINE_bool("baseline", True, "Train again without faults, and compare.")
 flags.DEFINE_string("csv", None, "File to write the results to.")

@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 from absl import flags
 
 from tf_backup import quiet
-from tf_backup.errors import ClusterError, TfBackupError, WorkerFailed
+from tf_backup.cluster import tf_config
+from tf_backup.errors import AnotherChief, ClusterError, TfBackupError, WorkerFailed
 
 FAILED = 1
 WRONG = 2  # Flags, data or TF_CONFIG are wrong for good. The manifests' Jobs fail on this code.
@@ -182,6 +183,9 @@ def _is_tensorflows(error: BaseException) -> bool:
 
 def _code(error: BaseException) -> int:
     """Return the exit code for an error, which says whether to try again."""
+    if isinstance(error, AnotherChief):
+        # In a pod, the other chief may be the one before it, which is still ending.
+        return LOST if tf_config.is_started_again() else WRONG
     if isinstance(error, ClusterError):
         return LOST
     # Bad input to a worker or an evaluation, such as a corrupt record, stays bad.

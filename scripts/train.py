@@ -18,10 +18,10 @@ Examples:
   python scripts/train.py --model=mnist_cnn --data_dir=$HOME/tensorflow_datasets --download
   python scripts/train.py --model=inception_v3 --recipe=paper --show_recipe
 
-Exit codes: 0 if training is done; 2 if flags, data or TF_CONFIG are wrong, so that a retry would
-fail, too; 138 if the cluster (in a worker or ps: the chief) is lost more often than --restarts
-allow, so that the same command resumes from the last checkpoint, if it has a --log_dir; 143 after
-SIGTERM; 1 otherwise.
+Exit codes: 0 if training is done; 2 if flags, data or TF_CONFIG are wrong, or another chief has the
+parameter servers (in a pod: 138), so that a retry would fail, too; 138 if the cluster (in a worker
+or ps: the chief) is lost more often than --restarts allow, so that the same command resumes from
+the last checkpoint, if it has a --log_dir; 143 after SIGTERM; 1 otherwise.
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ def _again(log_dir: str | None, restarts: int) -> Callable[[BaseException, str],
     def again(error: BaseException, message: str) -> None:
         from scripts.training import resumable
 
-        if isinstance(error, tf_backup.AnotherChief):  # Starting again is no use.
+        if isinstance(error, tf_backup.AnotherChief):  # The pod's job tries again, and waits.
             return
         with contextlib.suppress(OSError):
             steps = resumable.checkpoints_of(log_dir).steps()
@@ -295,7 +295,11 @@ def _begin(settings: Settings) -> None:
             from tf_backup.cluster import server
 
             # 0 tells a Job not to start this task again, which is right only if training is done.
-            server.serve(status=exits.TERMINATED, abandoned=exits.LOST)
+            server.serve(
+                status=exits.TERMINATED,
+                abandoned=exits.LOST,
+                chief_timeout_s=settings.given.chief_timeout_s or server.CHIEF_TIMEOUT_S,
+            )
         policy, workers = settings.policy, len(config.addresses["worker"])
         policy.check_cluster(workers)
         if policy.workers < workers:

@@ -11,6 +11,7 @@ from scripts.faults.fault import ACTIONS, JOBS, Fault, Target
 from scripts.faults.judgement import Judge
 
 _STEP_S = 3.0  # In --max_pause_s.
+_SPEED = 0.7  # Of --min_speed.
 _LEAST_UPDATES = 300
 _PER_EPOCH = 200  # Updates between two validations.
 _SPARE = 1.2  # Part of the updates that random and timed faults need, for a fast machine.
@@ -43,6 +44,8 @@ class ChaosSettings:
     server_timeout_s: float
     max_pause_s: float | None
     max_restart_s: float
+    min_speed: float | None
+    tolerance: float
     baseline: bool
     csv: str | None
 
@@ -51,9 +54,11 @@ class ChaosSettings:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"--{name} is {value}; it must be above 0 and finite.")
-        for name, least in (("step_s", 0.0), ("worker_timeout_s", 2.0), ("server_timeout_s", 1.0)):
+        leasts = {"step_s": 0.0, "min_speed": 0.0, "tolerance": 0.0}
+        leasts |= {"worker_timeout_s": 2.0, "server_timeout_s": 1.0}
+        for name, least in leasts.items():
             value = getattr(self, name)
-            if not least <= value < math.inf:
+            if value is not None and not least <= value < math.inf:
                 raise ValueError(f"--{name} is {value}; it must be at least {least:g} and finite.")
         for name, known in (("random_actions", ACTIONS), ("random_jobs", JOBS)):
             for each in getattr(self, name):
@@ -72,7 +77,15 @@ class ChaosSettings:
     def judge(self) -> Judge:
         """What training has to keep to."""
         pause_s = self.max_pause_s or self.worker_timeout_s + _STEP_S
-        return Judge(pause_s, self.max_restart_s, self.on_shortage == "shrink")
+        speed = self.min_speed
+        if speed is None:  # Other faults may cost a short run any part of its speed.
+            speed = _SPEED if self.backups and self._only_random_workers else 0.0
+        shrinks = self.on_shortage == "shrink"
+        return Judge(pause_s, self.max_restart_s, shrinks, speed, self.tolerance)
+
+    @property
+    def _only_random_workers(self) -> bool:
+        return bool(self.random_faults and not self.fault and [*self.random_jobs] == ["worker"])
 
     def planned(self) -> list[Fault]:
         """Return the faults to inject, in the order of the flags.

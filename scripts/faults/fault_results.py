@@ -9,11 +9,10 @@ from typing import Any
 
 from scripts.faults import fault_table
 from scripts.faults.faulted_run import Outcome
-from scripts.faults.judgement import VERDICTS, Judge
+from scripts.faults.judgement import VERDICTS, Judge, metric
 
 Table = tuple[list[str], list[list[str]]]  # Head and rows.
 
-_METRICS = ("accuracy", "loss")  # The first that a model has.
 _NONE = "-"
 
 
@@ -34,7 +33,7 @@ class Results:
     @property
     def failures(self) -> list[str]:
         """What failed, a sentence each; empty if nothing did."""
-        found = self.judge.failures(self.faulted)
+        found = self.judge.failures(self.faulted, self.baseline)
         if self.baseline is not None and self.baseline.failure is not None:
             found.append(f"Without faults: {self.baseline.failure}")
         return found
@@ -116,8 +115,7 @@ class Results:
 
     @property
     def _metric(self) -> str:
-        known = self.faulted.summary["validation"] if self.faulted.summary else _METRICS
-        return next(name for name in _METRICS if name in known)
+        return metric(self.faulted.summary)
 
     def _result(self, run: Outcome | None) -> float | None:
         if run is None or run.summary is None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from scripts.faults.course import Pause
 from scripts.faults.fault import Fault
 from scripts.faults.faulted_run import Outcome
 from scripts.faults.injector import Injection
 
+METRICS = ("accuracy", "loss")
 VERDICTS = ("accepted", "late", "stale", "duplicate", "lost", "nonfinite")
 
 
@@ -23,11 +26,16 @@ class Judge:
         for which the chief or a parameter server is frozen is added.
       max_restart_s: the same where training starts again from a checkpoint in between.
       shrinks: whether updates may be made of fewer than N gradients.
+      min_speed: least updates per second, as a part of those without faults.
+      tolerance: how much worse than without faults the final result may be: how much lower an
+        accuracy, or how much higher a loss, as a part of it.
     """
 
     max_pause_s: float
     max_restart_s: float
     shrinks: bool = False
+    min_speed: float = 0.0
+    tolerance: float = math.inf
 
     def survived(self, injection: Injection, outcome: Outcome) -> bool:
         """Return whether training went on after a fault.
@@ -40,8 +48,13 @@ class Judge:
         allowed = self.max_restart_s if fault.may_cost_a_restart else self.max_pause_s
         return last_s is not None and last_s > injection.time + allowed + (fault.seconds or 0.0)
 
-    def failures(self, outcome: Outcome) -> list[str]:
-        """Return what failed, a sentence each."""
+    def failures(self, outcome: Outcome, baseline: Outcome | None = None) -> list[str]:
+        """Return what failed, a sentence each.
+
+        Args:
+          outcome: the run with faults.
+          baseline: the same run without; None if there was none.
+        """
         found = [outcome.failure] if outcome.failure else []
         found += [
             f"Training did not go on after '{each.fault}' (step {each.made})."
@@ -49,7 +62,7 @@ class Judge:
             if not self.survived(each, outcome)
         ]
         found += [*_missed(outcome), *_restarts(outcome), *self._pauses(outcome)]
-        return [*found, *self._accounts(outcome)]
+        return [*found, *self._accounts(outcome), *self._comparison(outcome, baseline)]
 
     def _pauses(self, outcome: Outcome) -> Iterator[str]:
         for pause in outcome.course.pauses():
@@ -80,6 +93,32 @@ class Judge:
         if not least <= accepted <= most:
             used = str(most) if least == most else f"{least} to {most}"
             yield f"{accepted} gradients were accepted, but updates used {used}."
+
+    def _comparison(self, outcome: Outcome, baseline: Outcome | None) -> Iterator[str]:
+        if outcome.summary is None or baseline is None or baseline.summary is None:
+            return
+        speeds = [run.course.updates_per_s for run in (outcome, baseline)]
+        if speeds[0] < self.min_speed * speeds[1]:
+            yield (
+                f"Training made {speeds[0]:.2f} updates per second with faults and {speeds[1]:.2f} "
+                f"without: less than the part {self.min_speed:g} of --min_speed."
+            )
+        name = metric(outcome.summary)
+        ours, theirs = (
+            float(run["validation"][name]) for run in (outcome.summary, baseline.summary)
+        )
+        worse = theirs - ours if name == "accuracy" else ours / theirs - 1.0
+        if not worse <= self.tolerance:
+            yield (
+                f"The final {name} is {ours:.4g} with faults and {theirs:.4g} without: worse by "
+                f"more than the {self.tolerance:g} of --tolerance."
+            )
+
+
+def metric(summary: Mapping[str, Any] | None) -> str:
+    """Return the name of the result to compare: the first of METRICS that a model has."""
+    known = METRICS if summary is None else summary["validation"]
+    return next(name for name in METRICS if name in known)
 
 
 def cause_of(end: float, begin: float, outcome: Outcome) -> Injection | None:

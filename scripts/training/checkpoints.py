@@ -9,10 +9,13 @@ import logging
 import os
 import re
 import time
+import warnings
 from typing import Any
 
 import keras
 import numpy as np
+
+from scripts.training import weights_file
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +23,7 @@ _NAME = "{:09d}-{}.weights.h5"
 # The number of updates, and the first digits of the contents' SHA-256 (none in version 0.1.0).
 _PATTERN = re.compile(r"(\d{9})(?:-([0-9a-f]{16}))?\.weights\.h5")
 _DIGITS = 16
+_UNREADABLE = ".unreadable"  # Ending of damaged files that are set aside.
 
 
 class Checkpoints:
@@ -31,7 +35,7 @@ class Checkpoints:
 
     Args:
       directory: path of the directory, which is created by the first save.
-      keep: number of checkpoints to keep, the newest ones.
+      keep: number of checkpoints to keep, the newest ones, and of damaged ones that are set aside.
     """
 
     def __init__(self, directory: str, keep: int = 3) -> None:
@@ -90,6 +94,13 @@ class Checkpoints:
             if known and (int(known[1]) not in kept or (int(known[1]) == step and other != name)):
                 os.remove(os.path.join(self.directory, other))
 
+    def _forget_unreadable(self) -> None:
+        """Remove files that were set aside, but for the `keep` newest ones."""
+        names = [name for name in os.listdir(self.directory) if name.endswith(_UNREADABLE)]
+        paths = [os.path.join(self.directory, name) for name in sorted(names)]
+        for path in sorted(paths, key=os.path.getmtime)[: -self._keep]:
+            os.remove(path)
+
     def restore(self, model: Any) -> int:
         """Load the newest readable checkpoint; return its number of updates, or 0 without any.
 
@@ -109,7 +120,8 @@ class Checkpoints:
                 continue
             for bad in errors:  # Otherwise they would count among the newest.
                 path = self.path(bad)
-                os.replace(path, f"{path}.unreadable")
+                os.replace(path, f"{path}{_UNREADABLE}")
+            self._forget_unreadable()
             return step
         if errors:
             raise ValueError(
@@ -130,15 +142,19 @@ class Checkpoints:
             with model.distribute_strategy.scope():  # On the devices of the model's variables.
                 model.optimizer.build(model.trainable_variables)
         try:
-            model.load_weights(self.path(step))
+            with warnings.catch_warnings():
+                # Keras would go on with an optimizer as it is at the beginning.
+                warnings.filterwarnings("error", "Skipping variable loading")
+                model.load_weights(self.path(step))
         except FileNotFoundError:
             raise
         except OSError as error:
             raise OSError(f"{self.path(step)} cannot be read ({error}).") from error
         except ValueError as error:
             raise ValueError(
-                f"{self.path(step)} does not fit the model {model.name}: it is of another model or "
-                f"of other sizes. Give the flags that it was trained with. ({error})"
+                f"{self.path(step)} does not fit the model {model.name}: "
+                f"{_difference(model, self.path(step)) or str(error).strip().splitlines()[0]}. "
+                "Give the flags that it was trained with."
             ) from error
 
     def _verify(self, step: int) -> None:
@@ -151,6 +167,13 @@ class Checkpoints:
                 f"{path} cannot be read (it is damaged: the checksum in its name is not that of "
                 "its contents)."
             )
+
+
+def _difference(model: Any, path: str) -> str:
+    """Return how a file differs from a model; "" if that cannot be found out."""
+    with contextlib.suppress(OSError):
+        return weights_file.difference(model, path)
+    return ""
 
 
 def _size(model: Any) -> int:

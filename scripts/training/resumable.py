@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -23,15 +24,23 @@ _CHECKPOINTS = "checkpoints"
 _HISTORY = "history.csv"
 
 
+class UnreadablePlan(ValueError):
+    """A plan cannot be read: it is damaged, or of another version of this project."""
+
+
 def claim(directory: str, plan: Plan) -> None:
     """Claim a directory for a plan, or check that the training in it can be resumed by the plan.
+
+    The plan is kept twice, so that a damaged file costs nothing. If both are damaged, they are set
+    aside with a warning: the checkpoints' variables are then all that the plan is compared with.
 
     Raises:
       ValueError: if it cannot.
     """
     path = os.path.join(directory, _PLAN)
     if is_claimed(directory):
-        theirs, ours = plan_of(directory).kept(), plan.kept()
+        ours = plan.kept()
+        theirs = (_known(directory) or plan).kept()
         other = [name for name in ours if theirs[name] != ours[name]]
         if other:
             raise ValueError(
@@ -40,11 +49,11 @@ def claim(directory: str, plan: Plan) -> None:
                 + f" ({path}). Give the flags that it was begun with to go on, or another "
                 "--log_dir to begin anew."
             )
-    os.makedirs(directory, exist_ok=True)
-    partial = f"{path}.partial"
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(plan.to_json())
-    os.replace(partial, path)
+    for each in _plans(directory):
+        os.makedirs(os.path.dirname(each), exist_ok=True)
+        with open(f"{each}.partial", "w", encoding="utf-8") as file:
+            file.write(plan.to_json())
+        os.replace(f"{each}.partial", each)
 
 
 def is_claimed(directory: str) -> bool:
@@ -59,20 +68,78 @@ def plan_of(directory: str) -> Plan:
       FileNotFoundError: if no training run has claimed it.
       ValueError: if its plan cannot be read.
     """
-    path = os.path.join(directory, _PLAN)
+    path, copy = _plans(directory)
     if not is_claimed(directory):
         raise FileNotFoundError(
             f"{directory} has no {_PLAN}: it is not the --log_dir of a training."
         )
-    with open(path, encoding="utf-8") as file:
-        text = file.read()
     try:
-        return Plan.from_json(text)
+        return _read(path)
+    except UnreadablePlan as error:
+        try:
+            return _read(copy)
+        except (OSError, UnreadablePlan):
+            raise error from None
+
+
+def _plans(directory: str) -> tuple[str, str]:
+    """Return the paths of a directory's plan and of its copy."""
+    return os.path.join(directory, _PLAN), os.path.join(directory, _CHECKPOINTS, _PLAN)
+
+
+def _read(path: str) -> Plan:
+    """Return the plan in a file.
+
+    Raises:
+      UnreadablePlan: if there is none.
+    """
+    with open(path, "rb") as file:
+        data = file.read()
+    try:
+        return Plan.from_json(data.decode())
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise UnreadablePlan(
             f"{path} cannot be read ({error}): it is damaged, or of another version of this "
             "project. Give another --log_dir."
         ) from error
+
+
+def _known(directory: str) -> Plan | None:
+    """Return the plan of a directory; None, after a warning, if its files are damaged.
+
+    Raises:
+      UnreadablePlan: if the plan is whole, but of another version of this project.
+    """
+    path = os.path.join(directory, _PLAN)
+    try:
+        _read(path)
+    except UnreadablePlan:
+        known = None
+        with contextlib.suppress(UnreadablePlan):
+            known = plan_of(directory)
+        if known is None and _is_object(path):
+            raise
+        os.replace(path, f"{path}.damaged")
+        log.warning(
+            "%s is damaged; it is %s.damaged now. %s",
+            path,
+            path,
+            "Its copy is used."
+            if known is not None
+            else "Goes on with the settings of this command: they must be those of before, which "
+            "cannot be checked.",
+        )
+        return known
+    return plan_of(directory)
+
+
+def _is_object(path: str) -> bool:
+    """Return whether a file has a plan, perhaps with other settings than those known here."""
+    try:
+        with open(path, "rb") as file:
+            return isinstance(json.loads(file.read()).get("recipe"), dict)
+    except (AttributeError, ValueError):
+        return False
 
 
 def checkpoints_of(directory: str) -> Checkpoints:

@@ -22,6 +22,8 @@ _ABOVE_0 = [
     "updates_per_epoch",
     "learning_rate",
     "replicas",
+    "start_timeout_s",
+    "chief_timeout_s",
 ]
 _AT_LEAST_0 = (
     "backups",
@@ -31,7 +33,10 @@ _AT_LEAST_0 = (
     "restarts",
     "worker_restarts",
 )
-_OF_STRATEGY = ("worker_timeout_s", "server_timeout_s", "worker_restarts")
+_OF_STRATEGY = (
+    *("worker_timeout_s", "server_timeout_s", "start_timeout_s", "chief_timeout_s"),
+    "worker_restarts",
+)
 _OF_CLUSTERS = (
     *("replicas", "backups", "max_staleness", "ps_tasks", "delay", "on_shortage"),
     *_OF_STRATEGY,

@@ -74,6 +74,17 @@ flags.DEFINE_float(
     None,
     "Seconds that a parameter server may be silent before it counts as lost. Default: 30.",
 )
+flags.DEFINE_float(
+    "start_timeout_s",
+    None,
+    "Seconds that the local cluster may take to start (default: 120), or that the chief of a job "
+    "waits for the parameter servers (default: 1800).",
+)
+flags.DEFINE_float(
+    "chief_timeout_s",
+    None,
+    "Seconds that a worker or ps of a job serves without a chief. Default: 3600.",
+)
 flags.DEFINE_integer(
     "worker_restarts",
     None,
@@ -135,6 +146,8 @@ class TrainingFlags:
     restarts: int
     worker_timeout_s: float | None
     server_timeout_s: float | None
+    start_timeout_s: float | None
+    chief_timeout_s: float | None
     worker_restarts: int | None
     delay: Sequence[str]
     on_shortage: str | None

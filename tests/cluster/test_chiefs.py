@@ -91,6 +91,7 @@ def test_a_second_chief_is_refused_until_the_first_has_died(tasks: Tasks) -> Non
     said, log = tasks.run("chief", 0, TRIES).communicate(timeout=60)
     assert said == "mine False\n", log[-3000:]  # What the first one left behind is gone.
     assert "Taking over from the chief at localhost:" in log
+    assert log.count("listen on all network interfaces: keep others away from port(s)") == 1
 
 
 def test_a_worker_with_another_tensorflow_is_refused(tasks: Tasks) -> None:
@@ -98,6 +99,7 @@ def test_a_worker_with_another_tensorflow_is_refused(tasks: Tasks) -> None:
     worker = tasks.run("worker", 0, OTHER_TENSORFLOW)
     _, log = worker.communicate(timeout=60)
     assert worker.returncode == 2, log[-3000:]
+    assert "listen on all network interfaces: keep others away from port(s)" in log
     assert "worker 0 has TensorFlow 2.7.1, but its chief (localhost:" in log
     assert "Install the same version everywhere." in log
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -20,15 +21,15 @@ from tests.extra import with_extra
 pytestmark = pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
 
 BATCHES, BAD = 8, 3
-# Pairs: a dense and a sparse gradient, NaN and Inf, with and without a backup worker.
-KINDS = pytest.mark.parametrize(
-    ("sparse", "value"), [(False, np.nan), (True, np.inf)], ids=["dense-nan", "sparse-inf"]
-)
-KINDS_AND_BACKUPS = pytest.mark.parametrize(
-    ("sparse", "value", "backups"),
-    [(False, np.inf, 0), (True, np.nan, 1)],
-    ids=["dense-inf-0", "sparse-nan-1"],
-)
+Case = tuple[bool, float, int]  # Whether the gradient is sparse, the bad value, b.
+
+
+def cases(*usual: Case, b: Sequence[int] = (0, 1)) -> pytest.MarkDecorator:
+    """Parametrize a test by all cases with some b, of which the usual run has only a few."""
+    every = list(itertools.product([False, True], [np.nan, np.inf], b))
+    chosen = with_extra(every, *(case for case in every if case not in usual))
+    kinds = [f"{'sparse' if case[0] else 'dense'}-{case[1]}-{case[2]}" for case in every]
+    return pytest.mark.parametrize(("sparse", "value", "backups"), chosen, ids=kinds)
 
 
 def examples(worker: int, sparse: bool, value: float | None) -> list[tuple[Any, Any]]:
@@ -119,12 +120,12 @@ def assert_same(ours: keras.Model, theirs: keras.Model) -> None:
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
-@KINDS
+@cases((False, np.nan, 0), (True, np.inf, 0), b=[0])
 def test_dropped_it_is_as_if_its_batch_had_not_been_there(
-    trained: Trainer, sparse: bool, value: float, caplog: pytest.LogCaptureFixture
+    trained: Trainer, sparse: bool, value: float, backups: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    ours = trained(sparse, 2, 0)
+    ours = trained(sparse, 2, backups)
     ours.model.fit(data(sparse, value), epochs=1, steps_per_epoch=BATCHES - 1, verbose=0)
     first, second = (examples(worker, sparse, value) for worker in range(2))
     del second[BAD]
@@ -139,43 +140,56 @@ def test_dropped_it_is_as_if_its_batch_had_not_been_there(
     assert re.search(r"Dropped 1 gradient\(s\) .* of worker\(s\) [012] \(1\)\.", caplog.text)
 
 
-@KINDS
-def test_dropped_with_a_backup_worker(trained: Trainer, sparse: bool, value: float) -> None:
+@cases((False, np.nan, 1), (True, np.inf, 1), b=[1])
+def test_dropped_with_a_backup_worker(
+    trained: Trainer, sparse: bool, value: float, backups: int
+) -> None:
     # Worker 0 has one gradient in each update at most, and worker 2 two in all. So worker 1 has at
     # least five, and computes its bad one on the way.
-    ours = trained(sparse, 2, 1)
+    ours = trained(sparse, 2, backups)
     ours.model.fit(data(sparse, value, backup=2), steps_per_epoch=BATCHES - 1, verbose=0)
     assert all(np.all(np.isfinite(weight)) for weight in ours.model.get_weights())
     total = ours.total()
     assert total["nonfinite"] == 1 and total["accepted"] == 2 * (BATCHES - 1)
 
 
-@KINDS_AND_BACKUPS
+@cases((False, np.inf, 0), (True, np.nan, 1))
 def test_raised_it_names_worker_and_step(
     trained: Trainer, sparse: bool, value: float, backups: int
 ) -> None:
     model = trained(sparse, 2, backups, "raise").model
+    is_new = model.optimizer.contributions.total.computed == 0  # Step numbers are not repeated.
     said = r"Worker [012] .*NaN or Inf at step.*\[\d+\]"
     with pytest.raises(tf_backup.WorkerFailed, match=said) as caught:
         model.fit(data(sparse, value, backup=2), steps_per_epoch=BATCHES - 1, verbose=0)
-    if not backups:
+    if not backups and is_new:
         assert f"[{BAD}]" in str(caught.value)
 
 
-@KINDS_AND_BACKUPS
+@cases((False, np.inf, 0), (True, np.nan, 1))
 def test_kept_it_does_what_it_does_on_one_device(
-    strategy: Any, sparse: bool, value: float, backups: int
+    trained: Trainer, sparse: bool, value: float, backups: int
 ) -> None:
-    model = wrapped(strategy, sparse, 2, backups, "keep")
+    model = trained(sparse, 2, backups, "keep").model
     model.fit(data(sparse, value, backup=0), steps_per_epoch=BATCHES - 1, verbose=0)
     assert not all(np.all(np.isfinite(weight)) for weight in model.get_weights())
     assert model.optimizer.contributions.total.nonfinite == 0
 
 
-@pytest.mark.parametrize(("sparse", "on_nonfinite"), [(True, "drop"), (False, "raise")])
-def test_what_is_huge_and_finite_is_used(trained: Trainer, sparse: bool, on_nonfinite: str) -> None:
-    ours = trained(sparse, 2, 0, on_nonfinite)
-    ours.model.fit(data(sparse, 1e30), epochs=1, steps_per_epoch=BAD + 1, verbose=0)
+HUGE = list(itertools.product([False, True], [0, 1], ["drop", "raise", "keep"]))
+USUAL = ((True, 0, "drop"), (False, 0, "raise"))
+
+
+@pytest.mark.parametrize(
+    ("sparse", "backups", "on_nonfinite"),
+    with_extra(HUGE, *(case for case in HUGE if case not in USUAL)),
+)
+def test_what_is_huge_and_finite_is_used(
+    trained: Trainer, sparse: bool, backups: int, on_nonfinite: str
+) -> None:
+    ours = trained(sparse, 2, backups, on_nonfinite)
+    backup = 0 if backups else BATCHES  # So that each update has the same gradients.
+    ours.model.fit(data(sparse, 1e30, backup), epochs=1, steps_per_epoch=BAD + 1, verbose=0)
     first, second = (examples(worker, sparse, 1e30) for worker in range(2))
     updates = [list(pair) for pair in zip(first, second, strict=True)][: BAD + 1]
     assert_same(ours.model, plain(sparse, updates))

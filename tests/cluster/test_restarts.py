@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,8 +60,12 @@ def test_a_local_worker_that_dies_is_started_again(caplog: pytest.LogCaptureFixt
 
 
 def test_restarts_of_a_local_worker_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING)
+    caplog.set_level(logging.INFO)
     with tf_backup.LocalCluster(workers=1, ps=1, worker_restarts=1) as cluster:
+        (exposed,) = (each for each in caplog.messages if "listen on all network inter" in each)
+        ports = re.findall(r"\d+", exposed.partition("port(s)")[2])
+        every = cluster.config.addresses.values()
+        assert ports == [address.rpartition(":")[2] for job in every for address in job]
         first = cluster.pid("worker", 0)
         os.kill(first, signal.SIGKILL)
         wait_until(lambda: cluster.pid("worker", 0) != first)
@@ -149,6 +154,7 @@ def test_training_goes_on_by_itself_when_its_parameter_server_dies(
     log = training.read_until("restart 1 of 3") + training.end()
     assert training.process.returncode == 0, log
     assert "Parameter server 0" in log and "Goes on after" in log
+    assert "Start it again" not in log  # Nobody can: it is a process of a local cluster.
     summary = json.loads(training.summary.read_text())
     assert summary["updates"] == 60
     assert summary["updates_of_this_run"] <= 40

@@ -60,3 +60,19 @@ def table() -> dict[str, float]:
 def test_table_has_every_deadline_and_its_value() -> None:
     assert len(deadlines()) > 30
     assert table() == deadlines()
+
+
+def settings() -> set[str]:
+    """Return the timeouts that users can set: arguments of the strategy, and flags of train.py."""
+    tree = ast.parse((ROOT / "tf_backup" / "cluster" / "strategy.py").read_text("utf-8"))
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    names = {each.arg for each in functions["parameter_server_strategy"].args.kwonlyargs}
+    return {name for name in names if name.endswith("timeout_s")}
+
+
+def test_every_timeout_of_the_strategy_is_a_flag_and_on_the_page() -> None:
+    flags = (ROOT / "scripts" / "training" / "training_flags.py").read_text("utf-8")
+    assert len(settings()) == 4
+    for name in settings():
+        assert f'    "{name}",\n    None,' in flags
+        assert re.search(rf"\| `{name}` of the strategy.*`--{name}`", PAGE.read_text("utf-8"))

@@ -43,6 +43,7 @@ class Coordinator:
       addresses: `host:port` of the tasks, by job. This process is connected to the servers.
       servers: watch over the parameter servers.
       worker_timeout_s: length of a worker's lease.
+      local: whether the tasks belong to this process, so that nobody else can start them.
 
     Raises:
       ClusterError: if another chief has the servers.
@@ -50,9 +51,14 @@ class Coordinator:
     """
 
     def __init__(
-        self, addresses: dict[str, list[str]], servers: Servers, worker_timeout_s: float
+        self,
+        addresses: dict[str, list[str]],
+        servers: Servers,
+        worker_timeout_s: float,
+        local: bool = False,
     ) -> None:
         self.addresses = addresses
+        self._local = local
         self.servers = servers
         self.members = Members(len(addresses["worker"]), worker_timeout_s)
         self._superseded: str | None = None
@@ -113,15 +119,17 @@ class Coordinator:
         if threading.current_thread() is threading.main_thread():
             self.servers.repeat_signal()
         if self.servers.lost is not None:
-            raise errors.ParameterServerLost(
-                f"{self.servers.lost} Start it again, then run this command again; it goes on from "
-                "the last checkpoint if it saves them."
-            ) from cause
+            raise errors.ParameterServerLost(f"{self.servers.lost} {self.remedy('it')}") from cause
         if self._superseded is not None:
             raise errors.AnotherChief(
                 f"Another chief has taken over: {self._superseded}. Only one may train on these "
                 "parameter servers at a time."
             ) from cause
+
+    def remedy(self, tasks: str) -> str:
+        """Return what helps when tasks are lost; `tasks` is "it" or "them"."""
+        start = "" if self._local else f"Start {tasks} again. "
+        return start + "If this script saves checkpoints, it goes on from the last when run again."
 
     @contextlib.contextmanager
     def told_plainly(self) -> Iterator[None]:

@@ -311,7 +311,6 @@ class Engine:
                 f"Step {self._step} needs {self.policy.least_workers} workers, but only "
                 f"{members.living} of {self.policy.workers} have been alive for "
                 f"{self._watch.short_s:.0f} s. Missing: {self._supervisor.names(members.missing)}. "
-                "Start them again and run this command again; it goes on from the last checkpoint "
-                "if it saves them."
+                + self._coordinator.remedy("them")
             )
         return False

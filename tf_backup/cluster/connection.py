@@ -21,6 +21,7 @@ class Timeouts:
     Args:
       worker_s: time for a worker. A lost worker is given up, and may come back later.
       server_s: time for a parameter server. Training ends when one is lost.
+      start_s: time for tasks to start; None for the default of a local cluster or a job.
 
     Raises:
       ValueError: if a time is not positive, or `worker_s` is below two heartbeats.
@@ -28,9 +29,14 @@ class Timeouts:
 
     worker_s: float = DEFAULT_TIMEOUT_S
     server_s: float = DEFAULT_TIMEOUT_S
+    start_s: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("worker", self.worker_s), ("server", self.server_s)):
+        for name, value in (
+            ("worker", self.worker_s),
+            ("server", self.server_s),
+            ("start", 1.0 if self.start_s is None else self.start_s),
+        ):
             if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
                 raise ValueError(f"{name}_timeout_s is {value!r}; it must be a number above 0.")
         if self.worker_s < 2 * HEARTBEAT_S:
@@ -43,8 +49,13 @@ class Timeouts:
 _connected: list[str] = []  # The chief's address in the cluster that this process is connected to.
 
 
-def connect(config: tf_config.ClusterConfig, timeouts: Timeouts) -> Any:
+def connect(config: tf_config.ClusterConfig, timeouts: Timeouts, local: bool = False) -> Any:
     """Return the strategy of a running cluster, in its chief's process.
+
+    Args:
+      config: addresses of the tasks.
+      timeouts: how long they may be silent.
+      local: whether the tasks are processes of a `LocalCluster`.
 
     Raises:
       ValueError: if this process is connected to another cluster, which TensorFlow would not
@@ -68,7 +79,7 @@ def connect(config: tf_config.ClusterConfig, timeouts: Timeouts) -> Any:
         with quiet.hold_stderr_back():
             strategy = Strategy(config.resolver())
         coordinator.register(
-            strategy, coordinator.Coordinator(config.addresses, servers, timeouts.worker_s)
+            strategy, coordinator.Coordinator(config.addresses, servers, timeouts.worker_s, local)
         )
     except BaseException:
         servers.close()

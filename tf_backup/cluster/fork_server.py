@@ -24,7 +24,6 @@ from tf_backup import errors
 # NumPy would start threads, and a process with threads should not be forked. TensorFlow would
 # import Keras 3, which tasks do not need and which takes half as long as everything else.
 _LEAN = {"OPENBLAS_NUM_THREADS": "1", "TF_USE_LEGACY_KERAS": "1"}
-_ANSWER_S = 120.0  # For an answer; the first one comes once TensorFlow is imported.
 _END_S = 0.5  # For the fork server to exit after its input closes; if ready, it does so at once.
 
 
@@ -73,10 +72,13 @@ class ForkServer:
       environment: environment of the fork server and of the tasks that it starts.
       lifeline: read end of a pipe. The tasks exit when the other end closes.
       log_path: path of the file for the fork server's standard error.
+      patience_s: how long it may take to answer; the first time, once TensorFlow is imported.
     """
 
-    def __init__(self, environment: Mapping[str, str], lifeline: int, log_path: str) -> None:
-        self._log_path = log_path
+    def __init__(
+        self, environment: Mapping[str, str], lifeline: int, log_path: str, patience_s: float
+    ) -> None:
+        self._log_path, self._patience_s = log_path, patience_s
         self._lock = threading.Lock()
         with open(log_path, "ab") as log_file:
             self._process = subprocess.Popen(
@@ -133,7 +135,7 @@ class ForkServer:
             with self._lock, contextlib.suppress(BrokenPipeError):
                 stdin.write(order + b"\n")
                 stdin.flush()
-                if select.select([stdout], [], [], _ANSWER_S)[0]:
+                if select.select([stdout], [], [], self._patience_s)[0]:
                     answer = stdout.readline()
         except BaseException:
             self._process.kill()  # Its answer would be read as the answer to the next order.
@@ -150,8 +152,8 @@ class ForkServer:
             wrote = log_file.read()[-2000:]
         raise errors.ClusterError(
             "The process that starts the local cluster's tasks has ended, or has not answered for "
-            f"{_ANSWER_S:.0f} s (exit code {status}): no task can be started any more. The end of "
-            f"what it wrote:\n{wrote}"
+            f"{self._patience_s:g} s (exit code {status}): no task can be started any more. The "
+            f"end of what it wrote:\n{wrote}"
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from tf_backup import errors
 from tf_backup._tf import grpc_environment
 from tf_backup.checks import checked_int
-from tf_backup.cluster import tf_config
+from tf_backup.cluster import exposure, tf_config
 from tf_backup.cluster.connection import DEFAULT_TIMEOUT_S, Timeouts, connect, forget
 from tf_backup.cluster.fork_server import ForkServer, Task
 from tf_backup.cluster.scratch_folder import ScratchFolder
@@ -49,6 +49,7 @@ class LocalCluster:
         few cores are fastest with 1.
       worker_timeout_s: how long a worker may be silent before it is given up.
       server_timeout_s: how long a parameter server may be silent before it counts as lost.
+      start_timeout_s: how long the processes may take to start.
       worker_restarts: how often a worker is started again whose process ends by itself: it
         crashes, or runs out of memory. 0 starts none again. One that `kill_task` has ended stays
         ended until `start_task`.
@@ -67,13 +68,15 @@ class LocalCluster:
         threads: int = 1,
         worker_timeout_s: float = DEFAULT_TIMEOUT_S,
         server_timeout_s: float = DEFAULT_TIMEOUT_S,
+        start_timeout_s: float = START_TIMEOUT_S,
         worker_restarts: int = DEFAULT_WORKER_RESTARTS,
     ) -> None:
         self.workers = checked_int("workers", workers)
         self.ps = checked_int("ps", ps)
         self._threads = checked_int("threads", threads)
         self._worker_restarts = checked_int("worker_restarts", worker_restarts, least=0)
-        self._timeouts = Timeouts(worker_timeout_s, server_timeout_s)
+        self._timeouts = Timeouts(worker_timeout_s, server_timeout_s, start_timeout_s)
+        self._start_timeout_s = start_timeout_s
         # A pipe that nobody writes to. The processes exit when its write end closes, which also
         # happens when this process ends, however it ends.
         self._lifeline: tuple[int, ...] = ()
@@ -114,19 +117,16 @@ class LocalCluster:
         self._folder = ScratchFolder()
         try:
             self._fork_server = ForkServer(
-                self._environment(), self._lifeline[0], self._log_path("fork_server", 0)
+                self._environment(),
+                self._lifeline[0],
+                self._log_path("fork_server", 0),
+                self._start_timeout_s,
             )
             self._fork_server.ready()
             grpc_environment.prepare()
             for _ in range(_ATTEMPTS):
                 if self._start_tasks():
-                    log.info(
-                        "TensorFlow's servers execute what reaches them, and listen on all network "
-                        "interfaces: keep others away from port(s) %s.",
-                        ", ".join(
-                            address.split(":")[-1] for address in self.config.addresses["ps"]
-                        ),
-                    )
+                    exposure.note([each for job in self.config.addresses.values() for each in job])
                     self._restarts = WorkerRestarts(
                         self._worker_restarts, self._ended_workers, self._restart_worker
                     )
@@ -171,7 +171,7 @@ class LocalCluster:
     def strategy(self) -> Any:
         """Return the `tf.distribute.ParameterServerStrategy` of this cluster, always the same."""
         if self._strategy is None:
-            self._strategy = connect(self.config, self._timeouts)
+            self._strategy = connect(self.config, self._timeouts, local=True)
         return self._strategy
 
     def stop(self) -> None:
@@ -273,7 +273,7 @@ class LocalCluster:
             for index in range(count):
                 self.start_task(job, index)
         waiting = list(self._tasks)
-        deadline = time.monotonic() + START_TIMEOUT_S
+        deadline = time.monotonic() + self._start_timeout_s
         while waiting:
             # Check all tasks: at the port of one that has ended, another server may answer.
             for (job, index), task in self._tasks.items():
@@ -282,7 +282,10 @@ class LocalCluster:
             waiting = [key for key in waiting if not self._serves(*key)]
             if waiting and time.monotonic() > deadline:
                 names = ", ".join(f"{job} {index}" for job, index in waiting)
-                raise errors.ClusterError(f"{names} did not serve within {START_TIMEOUT_S:.0f} s.")
+                raise errors.ClusterError(
+                    f"{names} did not serve within {self._start_timeout_s:g} s. On a slow machine, "
+                    "raise start_timeout_s."
+                )
             time.sleep(0.05 if waiting else 0)
         return True
 

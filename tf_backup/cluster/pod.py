@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping
 
 _POD = "TF_BACKUP_POD"
+_KUBERNETES = "KUBERNETES_SERVICE_HOST"  # Kubernetes sets it in every pod.
 _ADDRESS = "TF_BACKUP_ADDRESS"
 _COUNTS = {
     "ps": ("TF_BACKUP_PS", 1),
@@ -29,6 +30,11 @@ _TASK = re.compile(r"-(?:(?P<chief>chief)-|(?P<set>ps|worker|backup)-(?P<index>\
 def is_pod(environment: Mapping[str, str]) -> bool:
     """Return whether `environment` is that of a pod of a job."""
     return bool(environment.get(_POD, "").strip())
+
+
+def is_started_again(environment: Mapping[str, str]) -> bool:
+    """Return whether `environment` is that of a pod, which its job starts again when it ends."""
+    return is_pod(environment) or bool(environment.get(_KUBERNETES))
 
 
 def tf_config(environment: Mapping[str, str]) -> str:

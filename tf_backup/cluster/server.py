@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from tf_backup import errors
 from tf_backup._tf import grpc_environment, runtime, threads
-from tf_backup.cluster import tf_config
+from tf_backup.cluster import exposure, tf_config
 from tf_backup.network import address, arrivals
 from tf_backup.network.status import accepts, make_ready
 
@@ -80,6 +80,7 @@ def serve(
     else:
         server = _worker(config, intra_op_threads, inter_op_threads, tell)
     log.info("%s serves at %s.", name, own)
+    exposure.note([own])
     chief = config.addresses["chief"][0]
     end = _wait(ends, chief, chief_timeout_s)
     if end is None:

@@ -8,9 +8,13 @@ from typing import Any
 
 from tf_backup._tf import grpc_environment
 from tf_backup.actors import coordinator
-from tf_backup.cluster import dismissal, tf_config
+from tf_backup.cluster import dismissal, exposure, tf_config
 from tf_backup.cluster.connection import DEFAULT_TIMEOUT_S, Timeouts, connect, forget
-from tf_backup.cluster.local_cluster import DEFAULT_WORKER_RESTARTS, LocalCluster
+from tf_backup.cluster.local_cluster import (
+    DEFAULT_WORKER_RESTARTS,
+    START_TIMEOUT_S,
+    LocalCluster,
+)
 from tf_backup.cluster.server import CHIEF_TIMEOUT_S, serve
 from tf_backup.network import arrivals
 
@@ -25,6 +29,8 @@ def parameter_server_strategy(
     *,
     worker_timeout_s: float = DEFAULT_TIMEOUT_S,
     server_timeout_s: float = DEFAULT_TIMEOUT_S,
+    start_timeout_s: float | None = None,
+    chief_timeout_s: float = CHIEF_TIMEOUT_S,
     worker_restarts: int = DEFAULT_WORKER_RESTARTS,
 ) -> Any:
     """Return a `tf.distribute.ParameterServerStrategy`.
@@ -41,6 +47,9 @@ def parameter_server_strategy(
         later.
       server_timeout_s: how long a parameter server may be silent before it counts as lost and
         training ends.
+      start_timeout_s: how long the chief waits for parameter servers to start, by default half an
+        hour; or for the processes of the local cluster, by default two minutes.
+      chief_timeout_s: how long a worker or ps serves without a chief; ignored without TF_CONFIG.
       worker_restarts: how often a worker of the local cluster is started again whose process ends
         by itself; ignored with TF_CONFIG.
 
@@ -50,15 +59,16 @@ def parameter_server_strategy(
     Raises:
       ValueError: if TF_CONFIG is malformed, a timeout is out of range, or this process has a
         cluster already that was made with other arguments.
-      ClusterError: if not all parameter servers are up within half an hour, if they have another
-        chief, or if the chief's port is taken.
+      ClusterError: if not all tasks are up in time, if the parameter servers have another chief, or
+        if the chief's port is taken.
     """
-    timeouts = Timeouts(worker_timeout_s, server_timeout_s)
+    timeouts = Timeouts(worker_timeout_s, server_timeout_s, start_timeout_s)
     given = {"worker_timeout_s": worker_timeout_s, "server_timeout_s": server_timeout_s}
     if tf_config.has_tf_config():
         config = tf_config.from_tf_config()
         if not config.is_chief:
-            serve()
+            serve(chief_timeout_s=chief_timeout_s)
+        _state.setdefault("chief_timeout_s", chief_timeout_s)  # For `dismiss`.
         if "chief" not in _state:
             log.info(
                 "Connecting to %d parameter servers; this waits until all are up. %d workers join "
@@ -68,8 +78,9 @@ def parameter_server_strategy(
             )
             grpc_environment.prepare()
             with arrivals.present(config.addresses["chief"][0]):
-                arrivals.wait_for(config.addresses["ps"])
+                arrivals.wait_for(config.addresses["ps"], start_timeout_s or arrivals.TIMEOUT_S)
             _state["chief"], _state["given"] = connect(config, timeouts), given
+            exposure.note(config.addresses["chief"])
             atexit.register(_forget)
         _check_same(given)
         return _state["chief"]
@@ -87,6 +98,7 @@ def parameter_server_strategy(
             ps,
             worker_timeout_s=worker_timeout_s,
             server_timeout_s=server_timeout_s,
+            start_timeout_s=start_timeout_s or START_TIMEOUT_S,
             worker_restarts=worker_restarts,
         )
         local.start()  # Its processes end with this one, later than the objects that refer to them.
@@ -138,7 +150,7 @@ def dismiss() -> None:
         log.warning(
             "But not %s: down. Once up, they end after %.0f s without a chief.",
             ", ".join(missed),
-            CHIEF_TIMEOUT_S,
+            _state.get("chief_timeout_s", CHIEF_TIMEOUT_S),
         )
 
 

@@ -99,6 +99,11 @@ def has_tf_config() -> bool:
     return bool(os.environ.get("TF_CONFIG", "").strip()) or pod.is_pod(os.environ)
 
 
+def is_started_again() -> bool:
+    """Return whether this process is in a pod, which its job starts again when it ends."""
+    return pod.is_started_again(os.environ)
+
+
 def from_tf_config() -> ClusterConfig:
     """Read the cluster from TF_CONFIG, or in a pod without TF_CONFIG from its environment.
 

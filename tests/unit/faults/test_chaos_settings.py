@@ -28,6 +28,8 @@ DEFAULTS: dict[str, Any] = {
     "server_timeout_s": 10.0,
     "max_pause_s": None,
     "max_restart_s": 120.0,
+    "min_speed": None,
+    "tolerance": 0.02,
     "baseline": True,
     "csv": None,
 }
@@ -65,3 +67,27 @@ def test_on_shortage_changes_no_random_fault(on_shortage: str) -> None:
 def test_a_pause_may_be_as_long_as_it_takes_to_give_a_worker_up() -> None:
     assert settings().judge.max_pause_s == 8.0
     assert settings(max_pause_s=2.5).judge.max_pause_s == 2.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "speed"),
+    [
+        ({"random_faults": 300}, 0.7),
+        ({"random_faults": 300, "min_speed": 0.5}, 0.5),
+        ({"random_faults": 300, "backups": 0}, 0.0),  # There, every fault stops the training.
+        ({"random_faults": 300, "random_jobs": ["worker", "chief"]}, 0.0),
+        ({"random_faults": 300, "fault": ["kill chief at step 5"]}, 0.0),
+        ({"fault": ["kill worker 1 at step 5"]}, 0.0),
+    ],
+)
+def test_speed_counts_where_backup_workers_make_up_for_all_faults(
+    changes: dict[str, Any], speed: float
+) -> None:
+    assert settings(**changes).judge.min_speed == speed
+
+
+@pytest.mark.parametrize("name", ["min_speed", "tolerance"])
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
+def test_limits_are_numbers(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"--{name} is {value}; it must be at least 0 and finite"):
+        settings(**{name: value})

@@ -133,6 +133,41 @@ def test_updates_that_shrink_use_1_to_n_gradients(accepted: int, fails: bool) ->
     assert failures == (expected if fails else [])
 
 
+@pytest.mark.parametrize(("last", "fails"), [(4.2, False), (4.4, True)])
+def test_training_with_faults_has_a_part_of_the_speed(last: float, fails: bool) -> None:
+    judge, baseline = Judge(4.0, 30.0, min_speed=0.7), outcome((0.0, 0, [1, 2, 2.5, 3.31]))
+    failures = judge.failures(outcome((0.0, 0, [1, 2, 3, last])), baseline)
+    said = (
+        "Training made 0.88 updates per second with faults and 1.30 without: less than the part "
+        "0.7 of --min_speed."
+    )
+    assert failures == ([said] if fails else [])
+
+
+@pytest.mark.parametrize(
+    ("metric", "ours", "theirs", "fails"),
+    [
+        ("accuracy", 0.98, 0.99, False),
+        ("accuracy", 0.96, 0.99, True),
+        ("accuracy", 0.99, 0.96, False),  # Better.
+        ("loss", 2.02, 2.0, False),
+        ("loss", 2.05, 2.0, True),
+        ("loss", 1.5, 2.0, False),
+        ("loss", float("nan"), 2.0, True),
+    ],
+)
+def test_the_result_is_near_that_without_faults(
+    metric: str, ours: float, theirs: float, fails: bool
+) -> None:
+    runs = [outcome((0.0, 0, [1, 2])) for _ in range(2)]
+    for run, value in zip(runs, (ours, theirs), strict=True):
+        assert run.summary is not None
+        run.summary["validation"] = {metric: value}
+    failures = Judge(4.0, 30.0, tolerance=0.02).failures(*runs)
+    said = f"The final {metric} is {ours:.4g} with faults and {theirs:.4g} without: worse by"
+    assert [failure.startswith(said) for failure in failures] == [True] * fails
+
+
 def test_faults_after_the_end_are_named() -> None:
     (failure,) = JUDGE.failures(outcome((0.0, 0, [1]), missed=["kill worker 1 at 9 s"]))
     assert "1 of the faults were not injected" in failure and "kill worker 1 at 9 s" in failure

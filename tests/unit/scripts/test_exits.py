@@ -64,6 +64,27 @@ def test_an_error_ends_it_with_a_line_and_a_code(
     assert capsys.readouterr().err == f"{line}\n"
 
 
+@pytest.mark.parametrize(
+    ("variable", "code"),
+    [(None, exits.WRONG), ("KUBERNETES_SERVICE_HOST", exits.LOST), ("TF_BACKUP_POD", exits.LOST)],
+)
+def test_a_second_chief_is_tried_again_in_a_pod_only(
+    monkeypatch: pytest.MonkeyPatch, variable: str | None, code: int
+) -> None:
+    for name in ("KUBERNETES_SERVICE_HOST", "TF_BACKUP_POD"):
+        monkeypatch.delenv(name, raising=False)
+    if variable is not None:
+        monkeypatch.setenv(variable, "train-chief-0")
+    again: list[str] = []
+    with (
+        pytest.raises(SystemExit) as caught,
+        exits.reporting_errors("", again=lambda error, said: again.append(said)),
+    ):
+        raise tf_backup.AnotherChief("There is one.")
+    assert caught.value.code == code
+    assert len(again) == (code == exits.LOST)
+
+
 def test_errors_of_our_own_making_are_shown_in_full() -> None:
     with pytest.raises(KeyError), exits.reporting_errors(""):
         raise KeyError("a bug")

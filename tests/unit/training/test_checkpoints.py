@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -199,18 +200,60 @@ def test_if_no_file_can_be_read_nothing_begins_anew(checkpoints: Checkpoints) ->
             checkpoints.restore(model_after(0))
 
 
-def test_another_models_file_is_refused_in_a_sentence(checkpoints: Checkpoints) -> None:
+def refusal(checkpoints: Checkpoints, model: Any) -> str:
+    """Return why a model is refused, after the name of the file."""
+    with warnings.catch_warnings():
+        # As in a command: Keras only warns of this difference.
+        warnings.filterwarnings("default", "Skipping variable loading")
+        with pytest.raises(ValueError) as caught:
+            checkpoints.restore(model)
+    return str(caught.value).partition("does not fit the model tiny: ")[2]
+
+
+def test_another_models_file_is_refused_by_name_and_shape(checkpoints: Checkpoints) -> None:
     checkpoints.save(model_after(1))
-    with pytest.raises(ValueError, match=r"does not fit the model tiny: .* Give the flags"):
-        checkpoints.restore(model_after(0, units=5))
+    model = model_after(0, units=5)
+    kernel, bias = (variable.path for variable in model.trainable_variables)
+    said = refusal(checkpoints, model)
+    assert said.startswith(
+        f"{kernel} is (3, 2) in the file and (3, 5) in the model; "
+        f"{bias} is (2,) in the file and (5,) in the model; "
+    )
+    assert said.endswith("; and 3 more differ. Give the flags that it was trained with.")
+
+
+def test_a_deeper_models_file_is_refused_by_name_and_shape(checkpoints: Checkpoints) -> None:
+    checkpoints.save(model_after(1))
+    model = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dense(4)], name="tiny"
+    )
+    model.compile(keras.optimizers.Adam(), "mse")
+    model.optimizer.build(model.trainable_variables)
+    kernel = model.layers[1].kernel.path
+    assert refusal(checkpoints, model).startswith(f"{kernel} (2, 4) is not in the file; ")
+    model.optimizer.iterations.assign(2)
+    checkpoints.save(model)
+    said = refusal(checkpoints, model_after(0))
+    assert said.startswith("layers/dense_1/vars/0 (2, 4) of the file is not in the model; ")
 
 
 def test_another_optimizers_file_is_refused_in_a_sentence(checkpoints: Checkpoints) -> None:
     checkpoints.save(model_after(1))
     model = model_after(0)
     model.compile(keras.optimizers.SGD(), "mse")
-    with pytest.raises(ValueError, match="does not fit the model tiny"):
-        checkpoints.restore(model)
+    said = refusal(checkpoints, model)
+    assert "optimizer/vars/2 (3, 2) of the file is not in the model" in said
+
+
+def test_the_newest_damaged_files_are_kept(checkpoints: Checkpoints) -> None:
+    checkpoints.save(model_after(1))
+    for updates in range(2, 7):
+        checkpoints.save(model_after(updates))
+        truncate(checkpoints.path(updates))
+        checkpoints.restore(model_after(0))
+    found = sorted(path.name[:9] for path in Path(checkpoints.directory).glob("*.unreadable"))
+    assert found == ["000000004", "000000005", "000000006"]
+    assert checkpoints.steps() == [1]
 
 
 def test_other_files_are_none_of_its_own(checkpoints: Checkpoints) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import random
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -125,6 +126,27 @@ def test_a_damaged_file_is_set_aside_and_what_can_be_read_goes_on(
     assert found == [*left, "40"]
     if damaged:
         assert Path(f"{path}.damaged").read_bytes() == damaged
+
+
+@pytest.mark.parametrize("mask", [0xFF, None], ids=["all bits", "random bits"])
+def test_flipped_bytes_are_never_a_traceback(tmp_path: Path, mask: int | None) -> None:
+    path = tmp_path / "history.csv"
+    first = History(str(path), 0)
+    for epoch in range(40):
+        first.add(epoch, {"updates": 10 * epoch + 10, "loss": 0.125, "accuracy": 0.5 + epoch / 100})
+    whole = path.read_bytes()
+    for seed in range(50):
+        rng = random.Random(seed)
+        content = bytearray(whole)
+        for place in rng.sample(range(len(content)), 200 if mask else 1 + seed):
+            content[place] ^= mask or rng.randrange(1, 256)
+        path.write_bytes(content)
+        history = History(str(path), 400)
+        assert not history.has(410)
+        history.add(40, {"updates": 410, "loss": 0.125})
+        assert rows(path)[-1]["updates"] == "410"
+        assert History(str(path), 410).has(410)  # What was written can be read.
+        assert len(list(tmp_path.iterdir())) <= 2  # The file, and one that was set aside.
 
 
 def test_a_file_that_cannot_be_written_ends_no_training(

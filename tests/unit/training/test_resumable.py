@@ -191,20 +191,23 @@ def test_a_truncated_newest_checkpoint_costs_an_epoch(
     assert [row["updates"] for row in rows(tmp_path)] == ["4", "8", "10"]
 
 
-@pytest.mark.parametrize("full_at", [4, UPDATES])
-def test_a_full_disk_costs_a_checkpoint_and_not_the_training(
+@pytest.mark.parametrize(
+    ("full_at", "number"), [(4, errno.ENOSPC), (UPDATES, errno.ENOSPC), (4, errno.EROFS)]
+)
+def test_a_full_or_read_only_disk_costs_a_checkpoint_and_not_the_training(
     tmp_path: Path,
     whole: Callable[[Recipe], Run],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     full_at: int,
+    number: int,
 ) -> None:
     run = run_of(plan(), tmp_path)
     reserve = checkpoints._reserve
 
     def full(path: str, size: int) -> None:
         if int(run.model.optimizer.iterations) == full_at:
-            raise OSError(errno.ENOSPC, "No space left on device", path)
+            raise OSError(number, os.strerror(number), path)
         reserve(path, size)
 
     monkeypatch.setattr(checkpoints, "_reserve", full)
@@ -213,6 +216,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_training(
         train(run)
     newest = 8 if last else 0
     assert f"No checkpoint after {full_at} updates: " in caplog.text
+    assert os.strerror(number) in caplog.text
     assert f"the newest checkpoint is that after {newest} updates" in caplog.text
     check_same(run, whole(AVERAGED), exact=True)
     assert resumable.checkpoints_of(str(tmp_path)).steps() == ([4, 8] if last else [8, UPDATES])
@@ -347,11 +351,56 @@ def test_a_directory_without_a_training(tmp_path: Path) -> None:
         resumable.plan_of(str(tmp_path))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"recipe": {}}', '{"recipe": 1, "more": 2}'])
-def test_a_damaged_plan_is_refused_in_a_sentence(tmp_path: Path, text: str) -> None:
-    (tmp_path / "plan.json").write_text(text)
+DAMAGES: list[Callable[[bytes], bytes]] = [
+    lambda data: b"",
+    lambda data: b"[]",
+    lambda data: data[: len(data) // 2],
+    lambda data: data[:-2],
+    lambda data: bytes(byte ^ 0xFF for byte in data),
+]
+OTHER = plan(dataclasses.replace(AVERAGED, batch_size=4))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_copy_of_a_damaged_plan_is_used(
+    tmp_path: Path, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    resumable.claim(str(tmp_path), plan())
+    path = tmp_path / "plan.json"
+    damaged = damage(path.read_bytes())
+    path.write_bytes(damaged)
+    assert resumable.plan_of(str(tmp_path)) == plan()
+    with pytest.raises(ValueError, match="batch_size 8 and not 4"):  # Never silently another one.
+        resumable.claim(str(tmp_path), OTHER)
+    path.write_bytes(damaged)
+    caplog.clear()
+    resumable.claim(str(tmp_path), plan())
+    assert "plan.json is damaged; it is " in caplog.text and "Its copy is used." in caplog.text
+    assert path.with_name("plan.json.damaged").read_bytes() == damaged
+    assert path.read_text() == plan().to_json()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_if_both_are_damaged_the_commands_plan_is_used_and_the_log_says_so(
+    tmp_path: Path, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    resumable.claim(str(tmp_path), plan())
+    for path in (tmp_path / "plan.json", tmp_path / "checkpoints" / "plan.json"):
+        path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=r"plan\.json cannot be read .* Give another --log_dir"):
-        resumable.claim(str(tmp_path), plan())
+        resumable.plan_of(str(tmp_path))
+    resumable.claim(str(tmp_path), plan())
+    assert "Goes on with the settings of this command" in caplog.text
+    assert resumable.plan_of(str(tmp_path)) == plan()
+
+
+def test_a_plan_of_another_version_is_refused(tmp_path: Path) -> None:
+    text = '{"recipe": {"name": "tiny"}, "more": 2}'
+    (tmp_path / "plan.json").write_text(text)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"plan\.json cannot be read .* of another version"):
+            resumable.claim(str(tmp_path), plan())
+    assert (tmp_path / "plan.json").read_text() == text
 
 
 def test_a_training_is_complete_when_its_last_update_is_saved_and_validated(tmp_path: Path) -> None:

@@ -103,6 +103,9 @@ def test_other_text_keeps_words_and_steps(parse: Parse) -> None:
         (["--recipe=paper"], r"no experiment of the paper has it\); it has small"),
         (["--delay=4:1"], "delay names worker 4, but the workers are 0 to 3"),
         (["--strategy=one_device", "--delay=0:1"], r"--delay is \['0:1'\], but .*no workers"),
+        (["--start_timeout_s=0"], r"--start_timeout_s is 0.0; it must be above 0"),
+        (["--chief_timeout_s=nan"], r"--chief_timeout_s is nan; it must be above 0"),
+        (["--restarts=-1"], r"--restarts is -1; it must be at least 0"),
         (["--worker_restarts=-1"], r"--worker_restarts is -1; it must be at least 0"),
         (["--strategy=one_device", "--worker_timeout_s=9"], "--worker_timeout_s is 9.0, but"),
         (["--strategy=one_device", "--replicas=3"], "--replicas is 3, but .*no workers"),
@@ -123,8 +126,9 @@ def test_a_summary_that_could_not_be_written_is_refused_before_training(
 
 def test_arguments_of_the_strategy_are_the_library_s_unless_given(parse: Parse) -> None:
     assert parse().of_strategy == {}
-    given = parse("--worker_timeout_s=5", "--server_timeout_s=7.5", "--worker_restarts=0")
-    expected = {"worker_timeout_s": 5.0, "server_timeout_s": 7.5, "worker_restarts": 0}
+    timeouts = {"worker_timeout_s": 5.0, "server_timeout_s": 7.5, "start_timeout_s": 600.0}
+    expected = {**timeouts, "chief_timeout_s": 9.0, "worker_restarts": 0}
+    given = parse(*(f"--{name}={value}" for name, value in expected.items()))
     assert given.of_strategy == expected
 
 
