@@ -10,7 +10,6 @@ import pytest
 
 import tf_backup
 from tests.cluster.processes import children, running, wait_until
-from tf_backup.cluster import fork_server
 from tf_backup.network.status import ask
 
 
@@ -27,7 +26,7 @@ def test_tasks_outlive_it_but_none_can_be_started_any_more(monkeypatch: pytest.M
         with pytest.raises(ValueError, match="there is no worker 2: the cluster has"):
             local.kill_task("worker", 2)
 
-        monkeypatch.setattr(fork_server, "_ANSWER_S", 0.2)
+        monkeypatch.setattr(local._fork_server, "_patience_s", 0.2)
         local.kill_task("worker", 0)
         local.kill_task("worker", 0)
         os.kill(server, signal.SIGSTOP)
