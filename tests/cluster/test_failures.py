@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.processes import children, running, start, wait_until
-from tests.extra import extra
+from tests.extra import extra, with_extra
 
 
 def run(*what: str) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def test_no_worker_left_in_validation_is_said_after_a_deadline() -> None:
     assert result["seconds"] < 60
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("signum", with_extra([signal.SIGKILL, signal.SIGTERM], signal.SIGTERM))
 def test_a_local_cluster_dies_with_its_parent(signum: int) -> None:
     process = start("-m", "tests.cluster.programs.train_small", "nothing")
     wait_until(lambda: len(children(process.pid)) == 5)

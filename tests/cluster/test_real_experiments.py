@@ -8,6 +8,7 @@ from typing import Any
 
 from scripts.experiments import auto_replicas, canvas, catalogue
 from tests.cluster.processes import start
+from tests.extra import extra
 
 
 def rows_of(name: str, point: int) -> list[dict[str, Any]]:
@@ -29,6 +30,7 @@ def test_time_to_accuracy_of_processes(tmp_path: Path) -> None:
     assert path.stat().st_size > 1000
 
 
+@extra  # As the one above; what auto does is in test_auto_replicas.py.
 def test_auto_against_fixed_splits() -> None:
     settings = auto_replicas.EXPERIMENT.at("tiny")
     points = auto_replicas.points(settings)

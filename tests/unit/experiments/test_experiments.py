@@ -25,6 +25,7 @@ from scripts.experiments.straggler_fit import SHAPES, fitted, independent
 from scripts.experiments.time_left import TimeLeft
 from scripts.training import presets
 from scripts.training.plans import Plan
+from tests.extra import with_extra
 
 ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "results"
@@ -52,7 +53,11 @@ def run(folder: Path, experiment: Experiment, seeds: tuple[int, ...] = (1, 2)) -
 # --- Each experiment
 
 
-@pytest.mark.parametrize("name", [name for name in catalogue.NAMES if name not in OF_PROCESSES])
+@pytest.mark.parametrize(
+    "name",
+    # The workshop version trains by the code of figure 8.
+    with_extra([name for name in catalogue.NAMES if name not in OF_PROCESSES], "workshop"),
+)
 def test_experiment_runs_and_is_drawn(name: str, tmp_path: Path) -> None:
     experiment = catalogue.find(name)
     seeds = (1,) if experiment.prepare else (1, 2)
