@@ -23,7 +23,7 @@ longer.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scripts.experiments import digit_images, virtual_training
@@ -232,22 +232,45 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
 
 def draw(figure: Any, rows: Sequence[Row]) -> None:
     """Draw test error, epochs and time by number of workers."""
-    counts = sorted({row["workers"] for row in rows})
-    panels = figure.subplots(1, 3)
     labels = (
         ("error", 100, "lowest test error (%)"),
         ("epochs", 1, "epochs to converge"),
         ("seconds", 1, "virtual time to converge (s)"),
     )
+    methods = {SYNC: "sync with backups", ASYNC: "async"}
+    draw_methods(figure, rows, methods, labels, "workers, N + b")
+
+
+def draw_methods(
+    figure: Any,
+    rows: Sequence[Row],
+    methods: Mapping[str, str],
+    labels: Sequence[tuple[str, float, str]],
+    xlabel: str,
+) -> None:
+    """Draw numbers by number of workers, in a panel each, with a line for each method.
+
+    Args:
+      figure: matplotlib figure.
+      rows: results.
+      methods: titles of the methods, by their names in rows.
+      labels: for each number its column, a factor, and the label of its axis.
+      xlabel: label of the axis of the column `workers`.
+    """
+    counts = sorted({row["workers"] for row in rows})
+    panels = figure.subplots(1, len(labels))
     for panel, (name, scale, label) in zip(panels, labels, strict=True):
-        for place, method in enumerate(("sync with backups", "async")):
-            found = [numbers(rows, n, name)[place] for n in counts]
+        for method, title in methods.items():
+            found = [
+                Spread.of(row[name] for row in select(rows, workers=n, method=method))
+                for n in counts
+            ]
             means = [scale * spread.mean for spread in found]
             deviations = [scale * spread.deviation for spread in found]
             panel.errorbar(
-                range(len(counts)), means, deviations, marker="o", capsize=3, label=method
+                range(len(counts)), means, deviations, marker="o", capsize=3, label=title
             )
-        panel.set(xlabel="workers, N + b", ylabel=label, ylim=(0, None), xticks=range(len(counts)))
+        panel.set(xlabel=xlabel, ylabel=label, ylim=(0, None), xticks=range(len(counts)))
         panel.set_xticklabels([str(n) for n in counts])
     panels[0].legend(fontsize=8)
 

@@ -187,24 +187,12 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
 
 def draw(figure: Any, rows: Sequence[Row]) -> None:
     """Draw test error, time of an epoch and time to converge, by method."""
-    counts = sorted({row["workers"] for row in rows})
-    panels = figure.subplots(1, 3)
     labels = (
         ("error", 100, "lowest test error (%)"),
         ("epoch_s", 1, "virtual time of N gradients (s)"),
         ("seconds", 1, "virtual time to converge (s)"),
     )
-    for panel, (name, scale, label) in zip(panels, labels, strict=True):
-        for method in METHODS:
-            found = [spread(rows, n, method, name) for n in counts]
-            means = [scale * each.mean for each in found]
-            deviations = [scale * each.deviation for each in found]
-            panel.errorbar(
-                range(len(counts)), means, deviations, marker="o", capsize=3, label=method
-            )
-        panel.set(xlabel="N", ylabel=label, ylim=(0, None), xticks=range(len(counts)))
-        panel.set_xticklabels([str(n) for n in counts])
-    panels[0].legend(fontsize=8)
+    figure8.draw_methods(figure, rows, dict(zip(METHODS, METHODS, strict=True)), labels, "N")
 
 
 EXPERIMENT = Experiment(
