@@ -10,6 +10,7 @@ Faults:
   --fault="restart ps 0 at 20 s"                            SIGTERM
   --fault="freeze worker 0 for 5 s at 10 s"                 SIGSTOP, then SIGCONT
   --fault="slow worker 2 by 4 from step 20 to step 60"      stopped for 3/4 of every 0.2 s
+  --fault="cut worker 1 for 20 s at 10 s"                   its network loses all packets
 
 A task is "worker I", "ps I" or "chief". A moment is "step T", after T updates, or "S s", after S
 seconds of training. These begin with the first update, and stand still while training is being
@@ -17,7 +18,7 @@ started again. A fault waits until its task runs, and until training has made an
 last start.
 
 The cluster starts a worker again that has ended. If a parameter server or the chief ends, training
-starts again from its last checkpoint, which needs --log_dir. Networks are not cut.
+starts again from its last checkpoint, which needs --log_dir.
 
 Examples:
 
@@ -51,7 +52,7 @@ from scripts.benchmarks.environment import Environment
 from scripts.benchmarks.markdown import markdown
 from scripts.faults import faulted_run, scenario
 from scripts.faults.chaos_settings import ChaosSettings
-from scripts.faults.fault import ACTIONS, JOBS, Fault
+from scripts.faults.fault import ACTIONS, JOBS, RANDOM_ACTIONS, Fault
 from scripts.faults.fault_progress import FaultProgress
 from scripts.faults.fault_results import Results
 from scripts.faults.faulted_run import Outcome
@@ -60,7 +61,11 @@ from scripts.faults.training_process import TrainingProcess
 flags.DEFINE_multi_string("fault", [], "A fault, as above; may be given several times.")
 flags.DEFINE_integer("random_faults", 0, "Number of random faults.", lower_bound=0)
 flags.DEFINE_float("mean_seconds_between_faults", 5.0, "Mean time between random faults.")
-flags.DEFINE_list("random_actions", list(ACTIONS), "Actions of random faults.")
+flags.DEFINE_list(
+    "random_actions",
+    list(RANDOM_ACTIONS),
+    f"Actions of random faults: some of {','.join(ACTIONS)}.",
+)
 flags.DEFINE_list("random_jobs", ["worker"], f"Tasks of random faults: some of {','.join(JOBS)}.")
 flags.DEFINE_integer("seed", 0, "Of random faults, initial weights and shuffles.", lower_bound=0)
 flags.DEFINE_enum(

@@ -32,25 +32,26 @@ class Terminated(KeyboardInterrupt):
 _signals: list[type[KeyboardInterrupt]] = []  # Exceptions of the signals so far.
 
 _CALLERS = {"keras", "models", "scripts", "tf_backup", "__main__"}  # Callers of TensorFlow.
-_AGAIN_S = 0.02  # Time between two tries to raise when a signal came inside TensorFlow.
-_WITHIN_S = 1.0  # Longest time that such a signal is put off.
+_AGAIN_S = 0.05  # Time between two looks at whether a signal's exception has to be raised.
+_WITHIN_S = 1.0  # Longest time that it is put off because TensorFlow is running.
 
 
 def at_signals() -> None:
     """Make SIGTERM raise `Terminated` from here on, and Ctrl-C `KeyboardInterrupt`.
 
     They are raised after TensorFlow's own code, not inside it, unless that takes longer than a
-    second: its C++ calls Python, and prints or replaces exceptions raised there. An exception that
-    Python cannot raise, for instance in a destructor, is raised again a moment later. Any other
-    error after a signal counts as the signal's: one of twenty interrupts had ended as if a flag
-    were wrong.
+    second: its C++ calls Python, and prints or replaces exceptions raised there. Until one arrives
+    at `reporting_errors`, an alarm looks whether it is still on its way, and raises it again if it
+    was lost: Python ignores it in destructors, and libraries drop it, as `hasattr` does in C (one
+    of fifty interrupts had no effect, during imports). Any other error after a signal counts as the
+    signal's: one of twenty interrupts had ended as if a flag were wrong.
     """
 
     def tell(kind: type[KeyboardInterrupt]) -> Any:
         def handler(signum: int, frame: FrameType | None) -> None:
             del signum
             _signals.append(kind)
-            _raise_after_tensorflow(frame, time.monotonic() + _WITHIN_S)
+            _raise(frame, time.monotonic() + _WITHIN_S)  # Also if an earlier one is on its way.
 
         handler.raises = True  # type: ignore[attr-defined]  # `repeat_signal` may call it again.
         return handler
@@ -60,32 +61,47 @@ def at_signals() -> None:
     before = sys.unraisablehook
 
     def unraisable(seen: Any) -> None:
-        if _signals and issubclass(seen.exc_type, KeyboardInterrupt):
-            _raise_later(time.monotonic() + _WITHIN_S)
-        else:
+        if not (_signals and issubclass(seen.exc_type, KeyboardInterrupt)):  # The alarm repeats it.
             before(seen)
 
     sys.unraisablehook = unraisable
 
 
-def _raise_after_tensorflow(frame: FrameType | None, deadline: float) -> None:
-    """Raise the first signal's exception; if TensorFlow is running, try again by an alarm."""
-    if _within_tensorflow(frame) and time.monotonic() < deadline:
-        _raise_later(deadline)
-        return
-    signal.setitimer(signal.ITIMER_REAL, 0.0)
-    raise _signals[0]
+def _raise(frame: FrameType | None, deadline: float) -> None:
+    """Raise the first signal's exception, or put it off while TensorFlow is running.
 
+    Either way, an alarm comes here again unless the exception is on its way.
 
-def _raise_later(deadline: float) -> None:
-    """Set an alarm that tries again in a moment."""
+    Args:
+      frame: what is running.
+      deadline: how long it may be put off, by `time.monotonic`.
+    """
 
     def again(signum: int, frame: FrameType | None) -> None:
         del signum
-        _raise_after_tensorflow(frame, deadline)
+        if _is_on_its_way():
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+        else:
+            _raise(frame, deadline if puts_off else time.monotonic() + _WITHIN_S)
 
+    puts_off = _within_tensorflow(frame) and time.monotonic() < deadline
     signal.signal(signal.SIGALRM, again)
     signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+    if not puts_off:
+        raise _signals[0]
+
+
+def _is_on_its_way() -> bool:
+    """Return whether a signal's exception is being handled, for instance by a `finally`."""
+    error = sys.exc_info()[1]
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
+
+
+def _has_arrived() -> None:
+    """Let a signal's exception not be raised again."""
+    signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
 def _within_tensorflow(frame: FrameType | None) -> bool:
@@ -145,7 +161,7 @@ def reporting_errors(
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        _has_arrived()
         kind = _signals[0] if _signals else type(error)
         if issubclass(kind, Terminated):
             end(f"Told to end.{go_on}", TERMINATED)
@@ -156,6 +172,8 @@ def reporting_errors(
         if code == LOST and again is not None:
             again(error, said)
         end(said, code)
+    finally:
+        _has_arrived()  # Too late to end anything else.
 
 
 def _message(error: BaseException, go_on: str, command: str) -> str:

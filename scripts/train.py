@@ -45,7 +45,7 @@ from absl import app, flags
 
 import tf_backup
 from scripts import console, exits, flag_values
-from scripts.training import memory, presets, training_flags
+from scripts.training import memory, presets, training_flags, worker_networks
 from scripts.training.restarts import Restarts, is_restart
 from scripts.training.settings import Settings
 from scripts.training.outcome import contributions_of, report, summary
@@ -230,7 +230,8 @@ def main(argv: Sequence[str]) -> None:
             log.info("All %d updates have been made.", training.plan.updates)
             _dismiss()
             return
-        result, contributions = training.run()
+        with worker_networks.forwarded(given.cuttable_network):
+            result, contributions = training.run()
         report(result, contributions)
         if given.summary_json:
             with open(given.summary_json, "w") as file:

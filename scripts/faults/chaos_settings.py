@@ -68,6 +68,12 @@ class ChaosSettings:
                         "by commas."
                     )
 
+        if "cut" in self.random_actions and {*self.random_jobs} != {"worker"}:
+            raise ValueError(
+                f"--random_actions has 'cut' and --random_jobs has {','.join(self.random_jobs)}, "
+                "but only networks of workers can be cut. Give --random_jobs=worker."
+            )
+
     @property
     def workers(self) -> int:
         """Number of workers, N + b."""
@@ -82,6 +88,11 @@ class ChaosSettings:
             speed = _SPEED if self.backups and self._only_random_workers else 0.0
         shrinks = self.on_shortage == "shrink"
         return Judge(pause_s, self.max_restart_s, shrinks, speed, self.tolerance)
+
+    @property
+    def _cuts_networks(self) -> bool:
+        named = [scenario.parse(text).action for text in self.fault]
+        return "cut" in (*named, *(self.random_actions if self.random_faults else ()))
 
     @property
     def _only_random_workers(self) -> bool:
@@ -126,11 +137,13 @@ class ChaosSettings:
         return max(_LEAST_UPDATES, math.ceil(timed), math.ceil(1.5 * last[True]))
 
     def training_flags(self, updates: int, log_dir: str | None) -> list[str]:
-        """Return the flags of train.py."""
+        """Return the flags of train.py; the same with faults and without."""
         names = ("model", "replicas", "backups", "ps_tasks", "seed", "worker_timeout_s")
         result = [f"--{name}={getattr(self, name)}" for name in (*names, "server_timeout_s")]
         result += [f"--updates={updates}", f"--updates_per_epoch={min(updates, _PER_EPOCH)}"]
         result += ["--worker_restarts=1000000", "--restarts=10"]
+        if self._cuts_networks:
+            result.append("--cuttable_network")
         if self.on_shortage is not None:
             result.append(f"--on_shortage={self.on_shortage}")
         if self.step_s:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-ACTIONS = ("kill", "restart", "freeze", "slow")
+ACTIONS = ("kill", "restart", "freeze", "slow", "cut")
+RANDOM_ACTIONS = ("kill", "restart", "freeze", "slow")  # By default.
 JOBS = ("worker", "ps", "chief")
+NETWORK = "network"  # In a target: the process that passes on the traffic of worker `index`.
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -13,7 +15,7 @@ class Target:
     """A task of the cluster.
 
     Args:
-      job: one of JOBS.
+      job: one of JOBS, or NETWORK.
       index: index of the task; 0 for the chief.
     """
 
@@ -44,11 +46,12 @@ class Moment:
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """A fault. Only `freeze` and `slow` have an end, as a duration or as a moment.
+    """A fault. `freeze`, `slow` and `cut` have an end, as a duration or as a moment.
 
     Args:
       action: one of ACTIONS. kill: SIGKILL. restart: SIGTERM. freeze: SIGSTOP, later SIGCONT.
-        slow: freeze and thaw several times a second.
+        slow: freeze and thaw several times a second. cut: nothing passes between a worker and the
+        parameter servers.
       target: the task.
       begin: when it is injected.
       seconds: how long it lasts, in seconds.
@@ -67,6 +70,11 @@ class Fault:
     def kind(self) -> str:
         """Action and job, by which results are grouped."""
         return f"{self.action} {self.target.job}"
+
+    @property
+    def process(self) -> Target:
+        """The process that gets the signals."""
+        return Target(NETWORK, self.target.index) if self.action == "cut" else self.target
 
     @property
     def ends_process(self) -> bool:

@@ -40,7 +40,7 @@ class Injector:
 
     Args:
       faults: the faults.
-      find: returns the process of a task, or None if it does not run.
+      find: returns the process of a task or a network, or None if it does not run.
 
     Attributes:
       injections: what was injected so far.
@@ -81,7 +81,7 @@ class Injector:
         for fault in [*self.waiting]:
             if not (trains and _has_come(fault.begin, trained_s, course.made)):
                 continue
-            task = self._find(fault.target)
+            task = self._find(fault.process)
             if task is not None:
                 self.waiting.remove(fault)
                 new.append(self._begin(fault, task, now, course))
@@ -102,7 +102,7 @@ class Injector:
                 self._starts = len(course.starts)
         else:
             self._active.append((injection, task))
-            self._stop(injection, task, fault.action == "freeze")
+            self._stop(injection, task, fault.action in ("freeze", "cut"))
         return injection
 
     def _end(self, injection: Injection, process: psutil.Process, now: float) -> None:

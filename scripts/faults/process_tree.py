@@ -7,7 +7,8 @@ import re
 
 import psutil
 
-from scripts.faults.fault import Target
+from scripts.faults.fault import NETWORK, Target
+from scripts.training.worker_networks import FORWARDER
 
 _FORK_SERVER = "tf_backup.cluster.fork_server"
 _LOG = re.compile(r"(worker|ps)(\d+)\.log")  # Names of the files that tasks write to.
@@ -15,15 +16,15 @@ _STDOUT = 1
 
 
 def find(chief: int, target: Target) -> psutil.Process | None:
-    """Return a task of a chief's local cluster, or the chief; None if it does not run."""
+    """Return a task of a chief's local cluster, a network, or the chief; None if not there."""
     return tasks_of(chief).get(target)
 
 
 def tasks_of(chief: int) -> dict[Target, psutil.Process]:
-    """Return the processes of a chief and of the tasks of its local cluster that run.
+    """Return the processes of a chief, and of the tasks and networks of its local cluster.
 
     A task is a child of a fork server, which is a child of the chief. Which task it is, the name of
-    its output file tells.
+    its output file tells. A network is a child of the chief that runs a forwarder.
 
     Args:
       chief: process id of the chief.
@@ -34,7 +35,12 @@ def tasks_of(chief: int) -> dict[Target, psutil.Process]:
     except psutil.NoSuchProcess:
         return {}
     found = {Target("chief"): process} if _runs(process) else {}
-    tasks = [task for child in children if _is_fork_server(child) for task in _children(child)]
+    commands = [(child, _command(child)) for child in children]
+    for child, command in commands:
+        if str(FORWARDER) in command:
+            found[Target(NETWORK, int(command[command.index(str(FORWARDER)) + 1]))] = child
+    servers = [child for child, command in commands if _FORK_SERVER in command]
+    tasks = [task for server in servers for task in _children(server)]
     # The newest come last: after a restart of the chief's program, older tasks may be ending.
     for task in sorted(tasks, key=psutil.Process.create_time):
         known = _LOG.fullmatch(_output(task))
@@ -57,11 +63,11 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
-def _is_fork_server(process: psutil.Process) -> bool:
+def _command(process: psutil.Process) -> list[str]:
     try:
-        return _FORK_SERVER in process.cmdline()
+        return list(process.cmdline())
     except psutil.Error:
-        return False
+        return []
 
 
 def _output(process: psutil.Process) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from scripts.faults.fault import Fault, Moment, Target
 
 BACK_S = 6.0  # Time after which a worker that was killed, or given up, is certain to be back.
-FREEZE_S = (0.5, 8.0)  # Shortest and longest.
+FREEZE_S = (0.5, 8.0)  # Shortest and longest; also of a cut.
 SLOW_S = (2.0, 10.0)
 FACTORS = (2.0, 4.0, 8.0)
 _FIRST_S = 2.0
@@ -60,7 +60,7 @@ def draw(
 
 def _draw_one(rng: random.Random, at_s: float, target: Target, action: str) -> Fault:
     begin = Moment(at_s, of_steps=False)
-    if action == "freeze":
+    if action in ("freeze", "cut"):
         return Fault(action, target, begin, seconds=round(rng.uniform(*FREEZE_S), 1))
     if action == "slow":
         seconds, factor = round(rng.uniform(*SLOW_S), 1), rng.choice(FACTORS)

@@ -6,6 +6,7 @@ The grammar:
            | "restart" task "at" moment
            | "freeze" task span
            | "slow" task "by" FACTOR span
+           | "cut" "worker" INDEX span
     span   = "for" SECONDS "s" "at" moment | "from" moment "to" moment
     task   = "worker" INDEX | "ps" INDEX | "chief"
     moment = "step" UPDATES | SECONDS "s"
@@ -25,6 +26,7 @@ _EXAMPLES = {
     "restart": "restart chief at step 100",
     "freeze": "freeze worker 0 for 5 s at 10 s",
     "slow": "slow worker 2 by 4 from step 20 to step 60",
+    "cut": "cut worker 1 for 10 s at 5 s",
 }
 
 
@@ -36,7 +38,7 @@ def parse(text: str) -> Fault:
     """
     words = _Words(text)
     action = words.take(*ACTIONS)
-    job = words.take(*JOBS)
+    job = words.take(*(["worker"] if action == "cut" else JOBS))
     target = Target(job, int(words.number("the index", whole=True)) if job != "chief" else 0)
     factor, seconds, end = 1.0, None, None
     if action == "slow":

@@ -39,6 +39,7 @@ _OF_STRATEGY = (
 )
 _OF_CLUSTERS = (
     *("replicas", "backups", "max_staleness", "ps_tasks", "delay", "on_shortage"),
+    "cuttable_network",
     *_OF_STRATEGY,
 )
 
@@ -160,6 +161,13 @@ def _check_summary(path: str | None) -> None:
 
 
 def _check_strategy(given: TrainingFlags) -> None:
+    from tf_backup.cluster import tf_config
+
+    if given.cuttable_network and tf_config.has_tf_config():
+        raise ValueError(
+            "--cuttable_network is for a local cluster, but this process is a task of a job, by "
+            "TF_CONFIG or as a pod. Leave the flag out."
+        )
     if given.strategy == "multi_worker_mirrored":
         raise ValueError(
             "--strategy is multi_worker_mirrored, but Keras 3 (3.12 to 3.15) cannot train under "
@@ -170,7 +178,7 @@ def _check_strategy(given: TrainingFlags) -> None:
         )
     if given.strategy == "one_device":
         values = {name: getattr(given, name) for name in _OF_CLUSTERS}
-        wrong = [name for name, value in values.items() if value not in (None, [])]
+        wrong = [name for name, value in values.items() if value not in (None, [], False)]
         if wrong:
             raise ValueError(
                 f"--{wrong[0]} is {values[wrong[0]]}, but --strategy=one_device has no "

@@ -93,6 +93,12 @@ flags.DEFINE_integer(
 flags.DEFINE_multi_string(
     "delay", [], "WORKER:SECONDS, a straggler on purpose; may be given several times."
 )
+flags.DEFINE_bool(
+    "cuttable_network",
+    False,
+    "Let each worker of the local cluster reach the parameter servers through a process of its own "
+    "(scripts/training/forwarder.py). Stopping that process cuts the network, as chaos.py does.",
+)
 flags.DEFINE_enum(
     "on_shortage",
     None,
@@ -150,6 +156,7 @@ class TrainingFlags:
     chief_timeout_s: float | None
     worker_restarts: int | None
     delay: Sequence[str]
+    cuttable_network: bool
     on_shortage: str | None
     record_times: bool
     metrics_port: int | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import signal
@@ -13,7 +14,7 @@ from typing import Any
 from tf_backup import errors
 from tf_backup._tf import grpc_environment
 from tf_backup.checks import checked_int
-from tf_backup.cluster import exposure, tf_config
+from tf_backup.cluster import exposure, tf_config, worker_routes
 from tf_backup.cluster.connection import DEFAULT_TIMEOUT_S, Timeouts, connect, forget
 from tf_backup.cluster.fork_server import ForkServer, Task
 from tf_backup.cluster.scratch_folder import ScratchFolder
@@ -150,7 +151,7 @@ class LocalCluster:
             if task is not None and not task.ended:
                 raise errors.ClusterError(f"{job} {index} ({address}) runs already.")
             self._tasks[job, index] = self._fork_server.start(
-                self.config.as_tf_config(job, index),
+                self._config_of(job, index).as_tf_config(job, index),
                 self._log_path(job, index),
                 [str(self._threads), str(inter_op)],
             )
@@ -234,6 +235,14 @@ class LocalCluster:
                 f"ps 0 to {self.ps - 1}."
             )
         return addresses[index]
+
+    def _config_of(self, job: str, index: int) -> tf_config.ClusterConfig:
+        """Return the cluster as a task sees it."""
+        if job != "worker":
+            return self.config
+        addresses = dict(self.config.addresses)
+        addresses["ps"] = worker_routes.of_worker(index, addresses["ps"])
+        return dataclasses.replace(self.config, addresses=addresses)
 
     def _log_path(self, job: str, index: int) -> str:
         assert self._folder is not None

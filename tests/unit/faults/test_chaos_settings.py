@@ -54,6 +54,24 @@ def test_training_does_on_shortage_what_the_flag_says(on_shortage: str) -> None:
     assert found.judge.shrinks == (on_shortage == "shrink")
 
 
+@pytest.mark.parametrize(
+    ("changes", "cuts"),
+    [
+        ({"fault": ["kill worker 1 at step 5"]}, False),
+        ({"fault": ["kill worker 1 at step 5", "cut worker 1 for 5 s at step 9"]}, True),
+        ({"random_faults": 20, "random_actions": ["kill", "freeze"]}, False),
+        ({"random_faults": 20, "random_actions": ["kill", "cut"]}, True),
+    ],
+)
+def test_networks_can_be_cut_if_a_fault_does_it(changes: dict[str, Any], cuts: bool) -> None:
+    assert ("--cuttable_network" in settings(**changes).training_flags(500, None)) == cuts
+
+
+def test_only_networks_of_workers_are_cut() -> None:
+    with pytest.raises(ValueError, match=r"'cut' and --random_jobs has worker,ps, but only net"):
+        settings(random_actions=["cut"], random_jobs=["worker", "ps"])
+
+
 def test_without_on_shortage_the_default_is_that_of_training() -> None:
     assert not [each for each in settings().training_flags(500, None) if "shortage" in each]
 

@@ -28,7 +28,8 @@ class Run:
         self.now = 0.0
         self.course = Course()
         self.processes: dict[str, FakeProcess] = {
-            name: FakeProcess(number) for number, name in enumerate(("worker 0", "ps 0", "chief"))
+            name: FakeProcess(number)
+            for number, name in enumerate(("worker 0", "ps 0", "chief", "network 0"))
         }
         self.injector = Injector([parse(text) for text in faults], self._find)
         self.injected: list[str] = []
@@ -115,6 +116,15 @@ def test_a_freeze_ends_after_its_time_or_at_its_step() -> None:
     run.update()
     assert run.signals("ps 0") == [signal.SIGSTOP, signal.SIGCONT]
     assert [each.end for each in run.injector.injections] == [3.0, 4.0]
+
+
+def test_a_cut_stops_the_network_of_a_worker_and_not_the_worker() -> None:
+    run = Run("cut worker 0 for 5 s at step 1", "freeze worker 0 for 2 s at step 2")
+    run.start()
+    run.update(10)
+    assert run.signals("network 0") == run.signals("worker 0") == [signal.SIGSTOP, signal.SIGCONT]
+    assert [each.end for each in run.injector.injections] == [6.0, 4.0]
+    assert [each.fault.kind for each in run.injector.injections] == ["cut worker", "freeze worker"]
 
 
 def test_a_slow_task_is_stopped_for_a_part_of_the_time() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ import pytest
 
 from scripts.faults.fault import Target
 from scripts.faults.process_tree import find, tasks_of
+from scripts.training.worker_networks import forwarded
+from tf_backup.cluster import worker_routes
 
 pytestmark = pytest.mark.slow
 
@@ -68,6 +71,14 @@ def test_tasks_are_named_by_their_output_files(tmp_path: Path) -> None:
         assert chosen == psutil.Process(worker)
     assert not chosen.is_running()
     assert find(chief, Target("chief")) is None
+
+
+def test_a_network_is_named_by_its_worker() -> None:
+    with forwarded(True):
+        worker_routes.of_worker(2, ["localhost:1"])
+        found = {str(target): process for target, process in tasks_of(os.getpid()).items()}
+        assert found["network 2"] in psutil.Process().children()
+    assert "network 2" not in map(str, tasks_of(os.getpid()))
 
 
 def test_other_programs_have_no_tasks(tmp_path: Path) -> None:

@@ -32,6 +32,10 @@ from scripts.faults.scenario import Limits, parse
             "slow chief by 1.5 for 3 s at 0 s",
             Fault("slow", Target("chief"), Moment(0, False), seconds=3, factor=1.5),
         ),
+        (
+            "cut worker 1 for 20 s at step 10",
+            Fault("cut", Target("worker", 1), Moment(10, True), seconds=20),
+        ),
     ],
 )
 def test_a_fault_is_written_in_words(text: str, fault: Fault) -> None:
@@ -43,7 +47,9 @@ def test_a_fault_is_written_in_words(text: str, fault: Fault) -> None:
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("", "'kill' or 'restart' or 'freeze' or 'slow' must come first, not the end"),
+        ("", "'kill' or 'restart' or 'freeze' or 'slow' or 'cut' must come first, not the end"),
+        ("cut ps 0 for 5 s at 5 s", "'worker' must come after 'cut', not 'ps'"),
+        ("cut worker 1 at 5 s", "'for' or 'from' must come after '1', not 'at'"),
         ("explode worker 1 at step 5", "must come first, not 'explode'"),
         ("kill server 1 at step 5", "'worker' or 'ps' or 'chief' must come after 'kill'"),
         ("kill worker at step 5", "a number must come after 'worker', not 'at'"),

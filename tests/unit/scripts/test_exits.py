@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import time
@@ -118,10 +119,18 @@ def at_signals() -> Iterator[None]:
     hook = sys.unraisablehook
     exits.at_signals()
     yield
+    exits._has_arrived()
     exits._signals.clear()
     sys.unraisablehook = hook
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def terminated() -> Iterator[None]:
+    with pytest.raises(SystemExit) as ended, exits.reporting_errors(""):
+        yield
+    assert ended.value.code == exits.TERMINATED
 
 
 @pytest.mark.parametrize(
@@ -147,11 +156,55 @@ def test_a_signal_raises_outside_of_tensorflow(
     outer, inner = ({"__name__": name, "ended": ended} for name in (modules[0], modules[-1]))
     exec(WITHIN_TENSORFLOW, inner)
     exec("def call(run, seconds):\n    run(seconds)", outer)
-    with pytest.raises(exits.Terminated):
+    with terminated():
         outer["call"](inner["run"], seconds)
         time.sleep(60.0)
     assert ended == [True] * ends
-    time.sleep(3 * exits._AGAIN_S)  # It is raised only once.
+
+
+def test_a_signal_is_raised_only_once_while_its_exception_is_on_its_way(at_signals: None) -> None:
+    steps = []
+
+    @contextlib.contextmanager
+    def cleaning_up() -> Iterator[None]:
+        try:
+            yield
+        finally:
+            time.sleep(5 * exits._AGAIN_S)
+            steps.append("context")
+
+    with terminated(), cleaning_up():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt as error:
+            time.sleep(5 * exits._AGAIN_S)
+            steps.append("except")
+            raise ValueError("of the signal") from error
+    time.sleep(5 * exits._AGAIN_S)
+    assert steps == ["except", "context"]
+
+
+def test_a_second_signal_does_not_wait_for_what_the_first_one_runs(at_signals: None) -> None:
+    with terminated():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(60.0)
+
+
+def test_a_signal_that_a_library_drops_raises_again(at_signals: None) -> None:
+    dropped = 0
+    with terminated():
+        for _ in range(3):
+            try:
+                if not dropped:
+                    signal.raise_signal(signal.SIGTERM)
+                time.sleep(60.0)
+            except BaseException:
+                dropped += 1
+        time.sleep(60.0)
+    assert dropped == 3
 
 
 def test_a_signal_that_a_destructor_swallows_raises_again(
@@ -161,7 +214,7 @@ def test_a_signal_that_a_destructor_swallows_raises_again(
         def __del__(self) -> None:
             signal.raise_signal(signal.SIGTERM)
 
-    with pytest.raises(exits.Terminated):
+    with terminated():
         Collected()
         time.sleep(60.0)
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "Told to end.\n"

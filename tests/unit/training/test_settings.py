@@ -144,3 +144,15 @@ def test_multi_worker_mirrored_is_refused_with_the_reason(parse: Parse) -> None:
         parse("--strategy=multi_worker_mirrored")
     assert "PerReplica" in str(caught.value)
     assert "--strategy=ps --backups=0" in str(caught.value)
+
+
+def test_only_a_local_cluster_has_networks_to_cut(
+    parse: Parse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert parse("--cuttable_network").given.cuttable_network
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {}}')
+    with pytest.raises(ValueError, match=r"--cuttable_network is for a local cluster, but this"):
+        parse("--cuttable_network")
+    with pytest.raises(ValueError, match=r"--cuttable_network is True, but --strategy=one_device"):
+        monkeypatch.delenv("TF_CONFIG")
+        parse("--cuttable_network", "--strategy=one_device")
