@@ -10,7 +10,7 @@ from scripts.experiments.definition import Experiment
 NAMES = (
     *("figure2", "figure3", "figure4", "figure5", "figure6", "figure7", "figure8", "figure9"),
     *("table1", "draw", "stability", "backup_sweep", "time_to_accuracy", "time_to_accuracy_real"),
-    *("workshop", "auto_replicas"),
+    *("workshop", "auto_replicas", "cluster_sizes"),
 )
 _MODULES = {"draw": "draw_workers"}  # Others have the experiment's name.
 
