@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import ops
 
 import tf_backup
 from tests.cluster.shared import Shared
@@ -123,6 +124,27 @@ def test_callbacks_see_one_step_per_update(shared: Shared) -> None:
     model = shared.model
     model.fit(X, Y, batch_size=8, steps_per_epoch=3, verbose=0, callbacks=[Watch()])
     assert seen == [(i, i + 1, ["accuracy", "loss"]) for i in range(3)]
+
+
+def test_the_servers_keep_nothing_of_an_update_or_a_heartbeat(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server keeps 1 KiB for each tensor that Python asks it for; see `client_calls.brought`."""
+    numpy, asked = ops._EagerTensorBase._numpy, []
+
+    def counting(tensor: Any) -> Any:
+        if "/job:ps" in tensor.device:
+            asked.append(threading.current_thread().name)
+        return numpy(tensor)
+
+    monkeypatch.setattr(ops._EagerTensorBase, "_numpy", counting)
+    counts = []
+    for steps in (3, 30):
+        asked.clear()
+        shared.model.fit(X, Y, batch_size=8, steps_per_epoch=steps, verbose=0)
+        assert set(asked) <= {threading.current_thread().name}
+        counts.append(len(asked))
+    assert 0 < counts[1] == counts[0] < 10
 
 
 def test_a_callback_can_stop_training(shared: Shared) -> None:

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from tests.cluster.processes import start
+from tests.extra import extra
 
 FITS = int(os.environ.get("TF_BACKUP_TEST_FITS", "14"))
 NEW = 12  # Fits of each model.
@@ -18,7 +19,7 @@ BOUNDS = {"threads": (10, 14), "fds": (4, 4), "mib": (12, 60)}
 
 def run(fits: int, updates: int) -> dict[str, Any]:
     process = start("-m", "tests.cluster.programs.many_fits", str(fits), str(updates), str(NEW))
-    out, err = process.communicate(timeout=200 + 20 * fits)
+    out, err = process.communicate(timeout=200 + fits * (20 + updates // 10))
     assert process.returncode == 0, err[-3000:]
     result: dict[str, Any] = json.loads(out.splitlines()[-1])
     return result
@@ -36,3 +37,11 @@ def test_nothing_grows_from_fit_to_fit() -> None:
                 assert same[-1] - same[1] <= of_fits, (name, what, values)
             grown = models[-1][-1] - models[0][-1]
             assert grown <= of_model * (len(models) - 1), (name, what, values)
+
+
+@extra
+def test_nothing_grows_from_update_to_update() -> None:
+    result = run(fits=3, updates=4000)
+    for name, rows in result["processes"].items():
+        values = [row["mib"] for row in rows]
+        assert values[2] - values[0] <= 6, (name, values)  # 16 where a server keeps 2 KiB of each.

@@ -7,9 +7,8 @@ breaks, and no other file.
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import tensorflow as tf
 
@@ -17,8 +16,6 @@ from tf_backup._tf.named import Name
 from tf_backup._tf.private_tensorflow import context, resource_variable_ops
 from tf_backup._tf.runtime import calls_as_written, ps_device
 from tf_backup.annotations import Tensor
-
-_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 # ---- Variables of one computation -------------------------------------------------------------
 
@@ -89,26 +86,6 @@ class LocalVariable(resource_variable_ops.BaseResourceVariable):
 
 
 # ---- State on a parameter server --------------------------------------------------------------
-
-
-def function(python: Callable[..., Any]) -> Any:
-    """Return a `tf.function` that does not warn about frequent retracing.
-
-    Each engine creates its own, and TensorFlow mistakes these for one that is traced again and
-    again. Relies on the attribute by which Keras disables the warning.
-    """
-    made = tf.function(python, autograph=False)
-    made._omit_frequent_tracing_warning = True
-    return made
-
-
-def called_eagerly(method: _Method) -> _Method:
-    """Decorate a method that adds operations to a graph, so that a call runs them.
-
-    Each object has a graph of its own, which the method's first call traces.
-    """
-    made = functools.cached_property(lambda self: function(method.__get__(self)))
-    return cast("_Method", made)
 
 
 def on_server(ps: int, function: Callable[..., Any], *args: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tf_backup._tf import client_calls
 from tf_backup._tf.private_tensorflow import handle_data_util, resource_variable_ops
 from tf_backup._tf.runtime import calls_as_written, ps_device
 from tf_backup.annotations import Tensor
@@ -98,6 +99,22 @@ class NamedVariable(resource_variable_ops.BaseResourceVariable):
     def spec(self) -> dict[str, Any]:
         """Return the JSON-serializable spec for `open_handle`."""
         return self.named.spec()
+
+    def fetch(self) -> Any:
+        """Return the value in NumPy; called eagerly."""
+        return self._fetch().numpy()
+
+    def has_value(self) -> bool:
+        """Return whether the variable has a value; called eagerly."""
+        return bool(self._exists())
+
+    @client_calls.called_eagerly
+    def _fetch(self) -> Tensor:
+        return self.read_value()
+
+    @client_calls.called_eagerly
+    def _exists(self) -> Tensor:
+        return self.exists()
 
     def exists(self) -> Tensor:
         """Return whether the variable has a value ([] bool)."""

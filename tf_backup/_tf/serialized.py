@@ -12,6 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_backup._tf import client_calls
 from tf_backup._tf.named import Boxed, Named, NamedVariable, open_handle
 from tf_backup.annotations import Tensor
 
@@ -58,7 +59,8 @@ def dump(name: str, function: Any, resources: Sequence[Resource]) -> tuple[bytes
 def load(description: bytes, graph: bytes) -> tuple[str, Callable[..., list[Tensor]]]:
     """Load a function that `dump` has serialized, and return its name and the function.
 
-    The loaded function takes the flat tensors that the traced function took, and returns a list.
+    The loaded function takes the flat tensors that the traced function took, and returns a list of
+    tensors on the device of this process.
     """
     about = json.loads(description)
     definition = tf.compat.v1.GraphDef.FromString(graph)
@@ -71,7 +73,7 @@ def load(description: bytes, graph: bytes) -> tuple[str, Callable[..., list[Tens
         results: list[Tensor] = tf.import_graph_def(
             definition, input_map=known, return_elements=about["outputs"], name=""
         )
-        return results
+        return list(client_calls.brought(results))
 
     signature = [
         tf.TensorSpec(each["shape"], tf.as_dtype(each["dtype"])) for each in about["inputs"]

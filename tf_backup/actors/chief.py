@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_backup._tf import graphs, runtime
+from tf_backup._tf import client_calls, graphs, runtime
 from tf_backup._tf.cut import Cut
 from tf_backup.annotations import Tensor
 from tf_backup.objective import Objective
@@ -69,7 +69,7 @@ class Chief:
         self._reports = reports
         self._alone = alone
         self._traced: Any = None
-        self.loop = graphs.function(self._loop)
+        self.loop = client_calls.function(self._loop)
 
     def _loop(self, step: Tensor) -> Tensor:
         """Make updates until told to stop, or until too few workers have data left.

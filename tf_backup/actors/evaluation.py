@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_backup import errors
-from tf_backup._tf import graphs, runtime
+from tf_backup._tf import client_calls, graphs, runtime
 from tf_backup._tf.named import Boxed, Name
 from tf_backup.actors import coordinator, current_run
 from tf_backup.actors.failures import GONE, worker_failed
@@ -117,8 +117,8 @@ class Evaluation:
         """Return the functions that a worker process runs, by name."""
         number = tf.TensorSpec([], tf.int64)
         batches = tf.data.IteratorSpec(element_spec)
-        of_next = graphs.function(self._next)
-        of_pieces = graphs.function(self._pieces)
+        of_next = client_calls.function(self._next)
+        of_pieces = client_calls.function(self._pieces)
         return {
             "next": of_next.get_concrete_function(number, number, number),
             "pieces": of_pieces.get_concrete_function(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tf_backup._tf import graphs
+from tf_backup._tf import client_calls, graphs
 from tf_backup.annotations import Tensor
 from tf_backup.rules import protocol
 from tf_backup.servers.accumulator import Accumulator
@@ -78,7 +78,7 @@ class Worker:
         self._accumulator = accumulator
         self._gate = gate
         self._fills = gate.policy.fill
-        self.loop = graphs.function(self._loop)
+        self.loop = client_calls.function(self._loop)
 
     def functions(self, element_spec: Any) -> dict[str, Any]:
         """Return the concrete functions that a worker process runs, by name.
@@ -87,7 +87,7 @@ class Worker:
           element_spec: spec of the batches.
         """
         number = tf.TensorSpec([], tf.int64)
-        admit = graphs.function(self._admit)
+        admit = client_calls.function(self._admit)
         batches = tf.data.IteratorSpec(element_spec)
         return {
             "admit": admit.get_concrete_function(number, number, number),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_backup._tf import graphs
+from tf_backup._tf import client_calls
 from tf_backup._tf.named import Name, NamedQueue, NamedVariable
 from tf_backup.annotations import Tensor
 from tf_backup.servers.ledger_changes import (
@@ -101,7 +101,7 @@ class ArrivalLog:
             self._dropped.assign_add((1 - fits) * count, read_value=False),
         ]
 
-    @graphs.called_eagerly
+    @client_calls.called_eagerly
     def _take(self) -> tuple[Tensor, Tensor]:
         with tf.device(DEVICE):
             return self._queue.take_many(self._queue.size())[0], self._dropped.read_value()

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_backup._tf import datasets, graphs, runtime
+from tf_backup._tf import client_calls, datasets, graphs, runtime
 from tf_backup._tf.named import Name, NamedQueue, open_handle, take
 from tf_backup.annotations import Tensor
 from tf_backup.servers.tokens import GATE_SERVER
@@ -50,8 +50,8 @@ class BatchQueue:
         self._queue = NamedQueue(GATE_SERVER, name, dtypes, None, capacity)
         self._here = tf.queue.FIFOQueue(1, dtypes)
         self._calls = runtime.Cancelable()
-        self._loop = graphs.function(self._put_all).get_concrete_function()
-        self._close = graphs.function(self._close_queue).get_concrete_function()
+        self._loop = client_calls.function(self._put_all).get_concrete_function()
+        self._close = client_calls.function(self._close_queue).get_concrete_function()
         self._thread = threading.Thread(target=self._work, name="tf_backup-queue", daemon=True)
         self._thread.start()
 
@@ -152,7 +152,7 @@ class BatchReader:
         self._calls = runtime.Cancelable()
         self._wanted = tf.queue.FIFOQueue(1, [tf.int64], [[]])
         self._got = tf.queue.FIFOQueue(1, self._dtypes)
-        loop = graphs.function(self._loop).get_concrete_function()
+        loop = client_calls.function(self._loop).get_concrete_function()
         threading.Thread(target=self._take, args=(loop,), name="batches", daemon=True).start()
 
     def dataset(self) -> Any:

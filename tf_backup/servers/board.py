@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_backup._tf import graphs
+from tf_backup._tf import client_calls, graphs
 from tf_backup._tf.named import Name, NamedLock, NamedQueue, NamedVariable
 from tf_backup.annotations import Tensor
 from tf_backup.servers.tokens import DEVICE, GATE_SERVER
@@ -95,20 +95,20 @@ class Board:
     @property
     def exists(self) -> bool:
         """Whether there has been a chief since the first server started."""
-        return bool(self._notice.exists())
+        return self._notice.has_value()
 
     def notice(self) -> dict[str, Any]:
         """Return the chief's notice."""
-        notice: dict[str, Any] = json.loads(self._notice.numpy())
+        notice: dict[str, Any] = json.loads(self._notice.fetch())
         return notice
 
     # ---- For the chief ------------------------------------------------------------------------
 
     def lease(self) -> Lease:
         """Return the chief's lease."""
-        if not self._lease.exists():
+        if not self._lease.has_value():
             return Lease(0, FREE)
-        stored = _StoredLease(*map(int, self._lease.numpy()))
+        stored = _StoredLease(*map(int, self._lease.fetch()))
         return Lease(stored.generation, stored.beats)
 
     def take(self, seen: Lease, notice: dict[str, Any]) -> int:
@@ -159,7 +159,7 @@ class Board:
 
     # ---- On the server ------------------------------------------------------------------------
 
-    @graphs.called_eagerly
+    @client_calls.called_eagerly
     def _take(self, seen: Tensor, notice: Tensor) -> Tensor:
         def anew(lease: _StoredLease) -> Tensor:
             generation = lease.generation + 1
@@ -185,7 +185,7 @@ class Board:
 
         return self._locked(body)
 
-    @graphs.called_eagerly
+    @client_calls.called_eagerly
     def _free(self, generation: Tensor) -> Tensor:
         def body() -> Tensor:
             lease = _StoredLease.of(self._lease.read_value())
@@ -196,7 +196,7 @@ class Board:
 
         return self._locked(body)
 
-    @graphs.called_eagerly
+    @client_calls.called_eagerly
     def _look(self, generation: Tensor) -> Any:
         def body() -> tuple[Tensor, Tensor, Tensor]:
             lease = _StoredLease.of(self._lease.read_value())
@@ -210,7 +210,7 @@ class Board:
 
         return self._locked(body)
 
-    @graphs.called_eagerly
+    @client_calls.called_eagerly
     def _call(self) -> Tensor:
         """Call every worker whose queue has room; the others have unread calls anyway."""
         with tf.device(DEVICE):
@@ -223,7 +223,7 @@ class Board:
             with tf.control_dependencies(done):
                 return tf.constant(True)
 
-    @graphs.called_eagerly
+    @client_calls.called_eagerly
     def _register(self, worker: Tensor) -> Tensor:
         def body() -> Tensor:
             lease = _StoredLease.of(self._lease.read_value())
@@ -240,7 +240,7 @@ class Board:
 
         return self._locked(body)
 
-    @graphs.called_eagerly
+    @client_calls.called_eagerly
     def _beat(self, me: Tensor, leaves: Tensor = False) -> Tensor:
         def body() -> Tensor:
             worker, life = me[0], me[1]
@@ -257,7 +257,7 @@ class Board:
 
         return self._locked(body)
 
-    @graphs.called_eagerly
+    @client_calls.called_eagerly
     def _await(self, me: Tensor) -> Tensor:
         def at_server(me: Tensor) -> Tensor:
             with tf.device(DEVICE):
@@ -270,7 +270,7 @@ class Board:
 
         return graphs.on_server(GATE_SERVER, at_server, me)
 
-    @graphs.called_eagerly
+    @client_calls.called_eagerly
     def _tell(self, error: Tensor) -> Tensor:
         with tf.device(DEVICE):
             room = self._errors.size() < _ERRORS // 2

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_backup._tf import graphs
+from tf_backup._tf import client_calls
 from tf_backup._tf.named import Name, NamedLock, NamedQueue, NamedVariable
 from tf_backup.annotations import Tensor
 from tf_backup.rules import pieces
@@ -86,7 +86,7 @@ class Dispenser:
 
     # ---- For the coordinator, eagerly ---------------------------------------------------------
 
-    @graphs.called_eagerly
+    @client_calls.called_eagerly
     def begin(self) -> Tensor:
         """Start an evaluation, and return its number."""
 
@@ -98,7 +98,7 @@ class Dispenser:
 
         return self._locked(body)
 
-    @graphs.called_eagerly
+    @client_calls.called_eagerly
     def close(self) -> Tensor:
         """End the evaluation, if it has not ended."""
 
@@ -109,7 +109,7 @@ class Dispenser:
 
         return self._locked(body)
 
-    @graphs.called_eagerly
+    @client_calls.called_eagerly
     def expire(self, gone: Tensor) -> Tensor:
         """Free the lanes held by the lives in `gone` ([lanes] int64; 0 for none)."""
 
@@ -121,7 +121,7 @@ class Dispenser:
 
         return self._locked(body)
 
-    @graphs.called_eagerly
+    @client_calls.called_eagerly
     def await_end(self) -> Tensor:
         """Wait until all pieces have been counted."""
         with tf.device(DEVICE):
@@ -129,12 +129,12 @@ class Dispenser:
 
     def lanes(self) -> Lanes:
         """Return the current lanes, in NumPy."""
-        return _unpack(self._lanes.numpy())
+        return _unpack(self._lanes.fetch())
 
     def sums(self) -> list[Tensor]:
         """Return the sums over all counted pieces, one per spec."""
         return self.layout.unpack_all(
-            {key: tf.constant(total.numpy()) for key, total in self._totals.items()}
+            {key: tf.constant(total.fetch()) for key, total in self._totals.items()}
         )
 
     # ---- Plumbing -----------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_backup._tf import graphs
+from tf_backup._tf import client_calls
 from tf_backup._tf.named import Name, NamedLock, NamedQueue, NamedVariable
 from tf_backup.annotations import Tensor
 from tf_backup.policy import BackupPolicy
@@ -157,7 +157,7 @@ class Gate:
 
     # ---- For the coordinator, eagerly ---------------------------------------------------------
 
-    @graphs.called_eagerly
+    @client_calls.called_eagerly
     def open_run(self, step: Tensor) -> Tensor:
         """Start a run at step t = `step`, and return its number."""
 
@@ -168,23 +168,23 @@ class Gate:
 
         return self._locked(body)
 
-    @graphs.called_eagerly
+    @client_calls.called_eagerly
     def stop(self) -> Tensor:
         """End the chief's loop, if it waits for a step to be complete."""
         with tf.device(DEVICE), tf.control_dependencies([self._events.put(self.sign(STOPPED))]):
             return tf.constant(True)
 
-    @graphs.called_eagerly
+    @client_calls.called_eagerly
     def close_run(self) -> Tensor:
         """End the run in the middle of a step, if it has not ended, after the chief's loop has."""
         return self._release(self._rules.close_run)
 
-    @graphs.called_eagerly
+    @client_calls.called_eagerly
     def settle(self) -> Tensor:
         """Count contributions that are still under way as lost."""
         return self._changed(self._rules.settle)
 
-    @graphs.called_eagerly
+    @client_calls.called_eagerly
     def expire(self, gone: Tensor) -> Tensor:
         """End the entries of workers whose lives have ended.
 
@@ -193,7 +193,7 @@ class Gate:
         """
         return self._release(self._rules.expire, gone)
 
-    @graphs.called_eagerly
+    @client_calls.called_eagerly
     def tick(self) -> Tensor:
         """Repeat the current events to the chief's loop, in case a call was interrupted.
 
@@ -210,7 +210,7 @@ class Gate:
 
         return self._locked(body)
 
-    @graphs.called_eagerly
+    @client_calls.called_eagerly
     def resize(self, wanted: Tensor) -> Tensor:
         """Change the number of gradients that make an update, and return the current step."""
 
@@ -223,14 +223,14 @@ class Gate:
 
         return self._locked(body)
 
-    @graphs.called_eagerly
+    @client_calls.called_eagerly
     def set_quota(self, quota: Tensor) -> Tensor:
         """Change how often a worker may contribute to a step; return the number of updates made."""
         return self._release(self._rules.set_quota, quota)
 
     def ledger(self) -> Ledger:
         """Return the current ledger, in NumPy."""
-        return unpacked(self._ledger.numpy())
+        return unpacked(self._ledger.fetch())
 
     # ---- Plumbing -----------------------------------------------------------------------------
 

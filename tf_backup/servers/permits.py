@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_backup._tf import graphs
+from tf_backup._tf import client_calls
 from tf_backup._tf.named import Name, NamedQueue
 from tf_backup.annotations import Tensor
 from tf_backup.servers.tokens import DEVICE, GATE_SERVER
@@ -33,13 +33,13 @@ class Permits:
         """Wait for a permit, in a graph on the gate's server, and return it ([] int64)."""
         return self._queue.take()[0]
 
-    @graphs.called_eagerly
+    @client_calls.called_eagerly
     def grant(self, permits: Tensor) -> Tensor:
         """Grant permits ([n] int64)."""
         with tf.device(DEVICE), tf.control_dependencies([self._queue.put_many(permits)]):
             return tf.constant(True)
 
-    @graphs.called_eagerly
+    @client_calls.called_eagerly
     def revoke(self) -> Tensor:
         """Take back unused permits, and return their number."""
         with tf.device(DEVICE):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_backup._tf import graphs
+from tf_backup._tf import client_calls
 from tf_backup._tf.named import Name, NamedQueue
 from tf_backup.annotations import Tensor
 from tf_backup.servers.event import ROWS, Event
@@ -95,7 +95,7 @@ class Reports:
         whole, rest = self._take()
         return [self._report(*pair) for pair in zip(whole.numpy(), rest.numpy(), strict=True)]
 
-    @graphs.called_eagerly
+    @client_calls.called_eagerly
     def _take(self) -> tuple[Tensor, Tensor]:
         with tf.device(DEVICE):
             first = self._queue.take()

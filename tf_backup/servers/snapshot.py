@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_backup._tf import graphs, runtime
+from tf_backup._tf import client_calls, runtime
 from tf_backup._tf.named import Name, NamedVariable
 from tf_backup.annotations import Tensor, Variable
 from tf_backup.servers.packing import Entry, Key, Layout, in_parts
@@ -58,7 +58,7 @@ class Snapshot:
                 done.append(self._buffers[key].assign(packed, read_value=False))
         return done
 
-    @graphs.called_eagerly
+    @client_calls.called_eagerly
     def publish(self) -> None:
         """Copy all variables into the buffers."""
         for ps in self.layout.servers:
