@@ -541,6 +541,10 @@ SIMILAR = (
     "shared",
     "no gradient",
     "mixed_bfloat16",
+    "tables read whole",
+    "assigns to a table",
+    "compute_loss",
+    "mask",
 )
 
 

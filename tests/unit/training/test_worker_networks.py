@@ -38,7 +38,12 @@ def connect(address: str) -> socket.socket:
 
 
 def forwarders() -> list[psutil.Process]:
-    return [each for each in psutil.Process().children() if str(FORWARDER) in each.cmdline()]
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # One that an earlier test has ended.
+            if str(FORWARDER) in child.cmdline():
+                found.append(child)
+    return found
 
 
 def ended(pid: int) -> bool:
