@@ -6,6 +6,7 @@ import contextlib
 import logging
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
@@ -32,6 +33,7 @@ class Terminated(KeyboardInterrupt):
 _signals: list[type[KeyboardInterrupt]] = []  # Exceptions of the signals so far.
 
 _CALLERS = {"keras", "models", "scripts", "tf_backup", "__main__"}  # Callers of TensorFlow.
+_reporting = threading.Event()  # Set within `reporting_errors`.
 _AGAIN_S = 0.05  # Time between two looks at whether a signal's exception has to be raised.
 _WITHIN_S = 1.0  # Longest time that it is put off because TensorFlow is running.
 
@@ -40,11 +42,11 @@ def at_signals() -> None:
     """Make SIGTERM raise `Terminated` from here on, and Ctrl-C `KeyboardInterrupt`.
 
     They are raised after TensorFlow's own code, not inside it, unless that takes longer than a
-    second: its C++ calls Python, and prints or replaces exceptions raised there. Until one arrives
-    at `reporting_errors`, an alarm looks whether it is still on its way, and raises it again if it
-    was lost: Python ignores it in destructors, and libraries drop it, as `hasattr` does in C (one
-    of fifty interrupts had no effect, during imports). Any other error after a signal counts as the
-    signal's: one of twenty interrupts had ended as if a flag were wrong.
+    second: its C++ calls Python, and prints or replaces exceptions raised there. Python ignores an
+    exception in a destructor, and libraries drop some: one of fifty interrupts, during imports, had
+    no effect. So within `reporting_errors`, an alarm raises a lost one again.
+    Any other error after a signal counts as the signal's: one of twenty interrupts had ended as if
+    a flag were wrong.
     """
 
     def tell(kind: type[KeyboardInterrupt]) -> Any:
@@ -61,7 +63,8 @@ def at_signals() -> None:
     before = sys.unraisablehook
 
     def unraisable(seen: Any) -> None:
-        if not (_signals and issubclass(seen.exc_type, KeyboardInterrupt)):  # The alarm repeats it.
+        repeated = _signals and _reporting.is_set()
+        if not (repeated and issubclass(seen.exc_type, KeyboardInterrupt)):
             before(seen)
 
     sys.unraisablehook = unraisable
@@ -70,7 +73,8 @@ def at_signals() -> None:
 def _raise(frame: FrameType | None, deadline: float) -> None:
     """Raise the first signal's exception, or put it off while TensorFlow is running.
 
-    Either way, an alarm comes here again unless the exception is on its way.
+    Within `reporting_errors`, set an alarm that calls this again, unless the exception is being
+    handled by then.
 
     Args:
       frame: what is running.
@@ -79,19 +83,20 @@ def _raise(frame: FrameType | None, deadline: float) -> None:
 
     def again(signum: int, frame: FrameType | None) -> None:
         del signum
-        if _is_on_its_way():
+        if _is_being_handled():
             signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
         else:
             _raise(frame, deadline if puts_off else time.monotonic() + _WITHIN_S)
 
-    puts_off = _within_tensorflow(frame) and time.monotonic() < deadline
-    signal.signal(signal.SIGALRM, again)
-    signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+    puts_off = _reporting.is_set() and _within_tensorflow(frame) and time.monotonic() < deadline
+    if _reporting.is_set():
+        signal.signal(signal.SIGALRM, again)
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
     if not puts_off:
         raise _signals[0]
 
 
-def _is_on_its_way() -> bool:
+def _is_being_handled() -> bool:
     """Return whether a signal's exception is being handled, for instance by a `finally`."""
     error = sys.exc_info()[1]
     while error is not None and not isinstance(error, KeyboardInterrupt):
@@ -99,8 +104,8 @@ def _is_on_its_way() -> bool:
     return error is not None
 
 
-def _has_arrived() -> None:
-    """Let a signal's exception not be raised again."""
+def _stop_alarm() -> None:
+    """Do not raise a signal's exception again."""
     signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
@@ -158,10 +163,11 @@ def reporting_errors(
       again: called with the error and its message if the cluster is lost; starts the command
         again, or returns.
     """
+    _reporting.set()
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
-        _has_arrived()
+        _stop_alarm()
         kind = _signals[0] if _signals else type(error)
         if issubclass(kind, Terminated):
             end(f"Told to end.{go_on}", TERMINATED)
@@ -173,7 +179,8 @@ def reporting_errors(
             again(error, said)
         end(said, code)
     finally:
-        _has_arrived()  # Too late to end anything else.
+        _reporting.clear()
+        _stop_alarm()
 
 
 def _message(error: BaseException, go_on: str, command: str) -> str:

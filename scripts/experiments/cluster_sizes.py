@@ -22,7 +22,6 @@ Agreement, stated before the run:
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -157,7 +156,7 @@ def draw(figure: Any, rows: Sequence[Row]) -> None:
             label = f"{percent} % backups"
             axes.errorbar(sizes, [t.mean for t in times], deviations, marker="o", label=label)
         sizes = sorted({row["workers"] for row in rows})
-        axes.plot(sizes, list(map(functools.partial(largest_s, name), sizes)), "k:", label="theory")
+        axes.plot(sizes, [largest_s(name, size) for size in sizes], "k:", label="theory")
         axes.set(title=name, xlabel="workers N + b", xscale="log", yscale="log")
         axes.label_outer()
     figure.axes[0].set(ylabel="time per update (s)")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tf_backup.cluster import worker_routes
+from tf_backup.errors import ClusterError
 
 FORWARDER = Path(__file__).with_name("forwarder.py")
+_START_S = 60.0  # For Python to start, on a busy machine.
 
 
 class WorkerNetworks:
@@ -43,7 +46,14 @@ class WorkerNetworks:
         )
         self._processes[worker] = process
         assert process.stdout is not None
-        return [f"127.0.0.1:{port}" for port in json.loads(process.stdout.readline())]
+        ready = select.select([process.stdout], [], [], _START_S)[0]
+        answer = process.stdout.readline() if ready else b""
+        if not answer:
+            raise ClusterError(
+                f"The forwarder of worker {worker} ended, or did not start within {_START_S:g} s. "
+                "Try without --cuttable_network."
+            )
+        return [f"127.0.0.1:{port}" for port in json.loads(answer)]
 
     def _end(self, worker: int) -> None:
         process = self._processes.pop(worker, None)
@@ -54,7 +64,7 @@ class WorkerNetworks:
 
 @contextlib.contextmanager
 def forwarded(wanted: bool) -> Iterator[None]:
-    """Let the workers of local clusters use such networks within this context, if wanted."""
+    """Let the workers of local clusters use `WorkerNetworks` within this context, if wanted."""
     with contextlib.ExitStack() as stack:
         if wanted:
             networks = stack.enter_context(contextlib.closing(WorkerNetworks()))

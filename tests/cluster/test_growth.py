@@ -6,6 +6,8 @@ import json
 import os
 from typing import Any
 
+import pytest
+
 from tests.cluster.processes import start
 from tests.extra import extra
 
@@ -40,8 +42,9 @@ def test_nothing_grows_from_fit_to_fit() -> None:
 
 
 @extra
+@pytest.mark.timeout(900)
 def test_nothing_grows_from_update_to_update() -> None:
-    result = run(fits=3, updates=4000)
+    result = run(fits=3, updates=2000)
     for name, rows in result["processes"].items():
         values = [row["mib"] for row in rows]
-        assert values[2] - values[0] <= 6, (name, values)  # 16 where a server keeps 2 KiB of each.
+        assert values[2] - values[0] <= 4, (name, values)  # 8 where a server keeps 2 KiB of each.

@@ -119,7 +119,6 @@ def at_signals() -> Iterator[None]:
     hook = sys.unraisablehook
     exits.at_signals()
     yield
-    exits._has_arrived()
     exits._signals.clear()
     sys.unraisablehook = hook
     for number, handler in zip(numbers, before, strict=True):
@@ -182,6 +181,14 @@ def test_a_signal_is_raised_only_once_while_its_exception_is_on_its_way(at_signa
             raise ValueError("of the signal") from error
     time.sleep(5 * exits._AGAIN_S)
     assert steps == ["except", "context"]
+
+
+def test_a_signal_after_the_errors_have_been_reported_is_raised_once(at_signals: None) -> None:
+    with terminated():
+        signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    time.sleep(5 * exits._AGAIN_S)
 
 
 def test_a_second_signal_does_not_wait_for_what_the_first_one_runs(at_signals: None) -> None:

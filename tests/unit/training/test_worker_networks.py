@@ -10,12 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
+from scripts.training import worker_networks
 from scripts.training.worker_networks import FORWARDER, WorkerNetworks, forwarded
 from tf_backup.cluster import worker_routes
+from tf_backup.errors import ClusterError
 
 pytestmark = pytest.mark.slow
 
@@ -108,6 +111,14 @@ def test_a_worker_that_starts_again_keeps_its_network_and_other_servers_get_a_ne
         found.route(2, ["localhost:2"])
         assert len(forwarders()) == 2
     assert not forwarders()
+
+
+def test_a_forwarder_that_does_not_start_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(worker_networks, "FORWARDER", tmp_path / "missing.py")
+    with networks() as found, pytest.raises(ClusterError, match="The forwarder of worker 4 ended"):
+        found.route(4, ["localhost:1"])
 
 
 def test_routes_are_those_of_the_context() -> None:
