@@ -67,7 +67,7 @@ flags.DEFINE_list(
     f"Actions of random faults: some of {','.join(ACTIONS)}.",
 )
 flags.DEFINE_list("random_jobs", ["worker"], f"Tasks of random faults: some of {','.join(JOBS)}.")
-flags.DEFINE_integer("seed", 0, "Of random faults, initial weights and shuffles.", lower_bound=0)
+flags.DEFINE_integer("seed", 0, "Seed of random faults, initial weights and shuffles.", lower_bound=0)
 flags.DEFINE_enum(
     "model", "small_cnn", ["small_cnn", "char_lstm", "word_lstm"], "Model; its data is built in."
 )
@@ -101,7 +101,7 @@ flags.DEFINE_float(
     "max_pause_s",
     None,
     "Longest time between two updates; twice that is allowed with a validation in between. "
-    "Default: --worker_timeout_s, and 3 s for a step. While the chief or a ps is frozen, this time "
+    "Default: --worker_timeout_s plus 3 s for a step. While the chief or a ps is frozen, this time "
     "stands still.",
 )
 flags.DEFINE_float(
@@ -110,7 +110,7 @@ flags.DEFINE_float(
 flags.DEFINE_float(
     "min_speed",
     None,
-    "Least updates per second, as a part of those without faults. Default: 0.7 with random faults "
+    "Minimum updates per second, relative to those without faults. Default: 0.7 with random faults "
     "of workers, of which at most b are disturbed at a time; otherwise 0.",
 )
 flags.DEFINE_float(

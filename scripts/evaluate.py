@@ -43,14 +43,14 @@ flags.DEFINE_string(
 flags.DEFINE_enum(
     "on_corrupt", "fail", ["fail", "skip"], "What to do with a record that cannot be decoded."
 )
-flags.DEFINE_integer("step", None, "Evaluate the checkpoint after so many updates.")
+flags.DEFINE_integer("step", None, "Evaluate the checkpoint after this many updates.")
 flags.DEFINE_bool("watch", False, "Evaluate every new checkpoint, until that of the last update.")
 flags.DEFINE_float("poll_seconds", 10.0, "How often to look for a new checkpoint.")
 flags.DEFINE_integer(
     "generate",
     0,
-    "Let the model draw so many images into LOG_DIR/samples-STEP.png, or write so many characters "
-    "or words.",
+    "Let the model draw this many images into LOG_DIR/samples-STEP.png, or write this many "
+    "characters or words.",
 )
 
 log = logging.getLogger("evaluate")

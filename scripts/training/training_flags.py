@@ -16,7 +16,7 @@ flags.DEFINE_enum(
     "ps: synchronous SGD with backup workers on parameter servers, on a local cluster or, with "
     "TF_CONFIG, as this task of a job. ps_async: the same cluster of N + b workers, but every "
     "gradient is an update of its own, however old. one_device: the plain optimizer in this "
-    "process. multi_worker_mirrored: refused, Keras 3 cannot.",
+    "process. multi_worker_mirrored: refused, because Keras 3 does not support it.",
 )
 flags.DEFINE_string("model", "small_cnn", f"Model to train: {', '.join(presets.MODELS)}.")
 flags.DEFINE_string("recipe", "small", f"Settings: {' or '.join(presets.RECIPES)}.")
@@ -38,16 +38,16 @@ flags.DEFINE_integer("backups", None, "b: workers beyond N that nobody waits for
 flags.DEFINE_integer(
     "max_staleness",
     None,
-    "Use gradients that are up to so many updates old. Default: 0 with ps, no bound with ps_async.",
+    "Use gradients up to this many updates old. Default: 0 with ps, no bound with ps_async.",
 )
 flags.DEFINE_integer("ps_tasks", None, "Parameter servers of the local cluster.")
 flags.DEFINE_integer("batch_size", None, "Examples in one worker's batch.")
 flags.DEFINE_float("epochs", None, "Passes over the data; an update uses N batches.")
 flags.DEFINE_integer("updates", None, "Updates to make, instead of --epochs.")
 flags.DEFINE_integer("updates_per_epoch", None, "Updates between validations; default: a pass.")
-flags.DEFINE_float("learning_rate", None, "Learning rate at first; taken as it is, not times N.")
+flags.DEFINE_float("learning_rate", None, "Initial learning rate; not multiplied by N.")
 flags.DEFINE_float("ema", None, "Decay of the average of the weights that is evaluated; 0: none.")
-flags.DEFINE_integer("seed", 0, "Of initial weights, shuffles and dropout.")
+flags.DEFINE_integer("seed", 0, "Seed of initial weights, shuffles and dropout.")
 flags.DEFINE_string(  # Replaces absl's flag of this name, which does nothing here.
     "log_dir",
     None,

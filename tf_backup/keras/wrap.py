@@ -67,7 +67,7 @@ def wrap(
         `WorkersLost` after `stall_timeout_s`. "shrink": make updates of as many gradients as
         workers are alive, at least one, and of N again as soon as there are N. Each change is
         logged. The learning rate stays as it is: an update is the mean of its gradients, so it is
-        as long as before and noisier. An epoch has the same number of updates, of fewer batches.
+        as large as before, and noisier. An epoch has the same number of updates, of fewer batches.
         "fill": let workers contribute more than once to an update, each time with their next batch,
         so that it still has N gradients. An update then takes longer, and the learning rate and the
         number of batches in an epoch need no change. For synchronous training only, like "shrink".
