@@ -67,7 +67,9 @@ flags.DEFINE_list(
     f"Actions of random faults: some of {','.join(ACTIONS)}.",
 )
 flags.DEFINE_list("random_jobs", ["worker"], f"Tasks of random faults: some of {','.join(JOBS)}.")
-flags.DEFINE_integer("seed", 0, "Seed of random faults, initial weights and shuffles.", lower_bound=0)
+flags.DEFINE_integer(
+    "seed", 0, "Seed of random faults, initial weights and shuffles.", lower_bound=0
+)
 flags.DEFINE_enum(
     "model", "small_cnn", ["small_cnn", "char_lstm", "word_lstm"], "Model; its data is built in."
 )

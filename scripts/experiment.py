@@ -52,7 +52,9 @@ flags.DEFINE_string(
     "Where tensorflow-datasets keeps its data; default: ~/tensorflow_datasets.",
 )
 flags.DEFINE_bool(
-    "replace", False, "Redo results of another version or of other settings, instead of refusing them."
+    "replace",
+    False,
+    "Redo results of another version or of other settings, instead of refusing them.",
 )
 flags.DEFINE_bool("list", False, "Print the names of all experiments and what they are, and end.")
 flags.DEFINE_integer("intra_op", 1, "Threads for one operation of TensorFlow.", lower_bound=1)

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tf_backup import errors
 from tf_backup._tf import runtime
-from tf_backup.actors.failures import GONE
+from tf_backup.actors.failures import GONE, worker_failed
 from tf_backup.network import status
 from tf_backup.network.parameter_servers import Servers
 from tf_backup.rules.members import Members
@@ -64,6 +64,7 @@ class Coordinator:
         self._superseded: str | None = None
         self._errors: list[dict[str, Any]] = []
         self._jobs = 0
+        self._repeating = 0  # Number of calls that are in `repeating_signals`.
         self._closed = threading.Event()
         with self.tracing():
             self._board = Board(len(addresses["worker"]))
@@ -93,6 +94,15 @@ class Coordinator:
     def worker_errors(self) -> list[dict[str, Any]]:
         """Return the errors that workers have reported in the current job."""
         return [error for error in self._errors if error["job"] == self._jobs]
+
+    def check_workers(self) -> None:
+        """Raise the first error that a worker has reported in the current job.
+
+        Raises:
+          WorkerFailed: with the error's cause.
+        """
+        for error in self.worker_errors():
+            raise worker_failed(error)
 
     def dismiss(self, patience_s: float) -> list[int]:
         """Tell the workers that training is done, and return those that have not confirmed it."""
@@ -125,6 +135,23 @@ class Coordinator:
                 f"Another chief has taken over: {self._superseded}. Only one may train on these "
                 "parameter servers at a time."
             ) from cause
+
+    @contextlib.contextmanager
+    def repeating_signals(self) -> Iterator[None]:
+        """Let `check` raise lost exceptions of signals that come in this context, and no others.
+
+        A script may have handled what came before. What comes in this context ends it, so the
+        signal is not repeated during the cleanup after it.
+        """
+        if not self._repeating:
+            self.servers.forget_signal()
+        self._repeating += 1
+        try:
+            yield
+        finally:
+            self._repeating -= 1
+            if not self._repeating:
+                self.servers.forget_signal()
 
     def remedy(self, tasks: str) -> str:
         """Return what helps when tasks are lost; `tasks` is "it" or "them"."""

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import deque
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tf_backup import errors
 from tf_backup._tf import runtime
 from tf_backup._tf.named import Boxed, Name
 from tf_backup.actors import coordinator, current_run
@@ -21,7 +21,7 @@ from tf_backup.actors.engine_counts import EngineCounts
 from tf_backup.actors.failures import worker_failed
 from tf_backup.actors.replicas_chooser import ReplicasChooser
 from tf_backup.actors.run import Run
-from tf_backup.actors.supervisor import Supervisor
+from tf_backup.actors.supervisor import FAILED_S, LAST_BATCH_TIMEOUT_S, Supervisor
 from tf_backup.actors.timeline_reader import Listeners, TimelineReader
 from tf_backup.actors.worker import Worker
 from tf_backup.network.watch import Watch
@@ -109,6 +109,7 @@ class Engine:
         self._made = 0  # Updates in this run,
         self._began = self._gate.ledger()  # and the ledger when it began.
         self._run: Run | None = None
+        self._unread: deque[Report] = deque()  # Of a run that was ended before `step` returned them
         chooser = ReplicasChooser(policy) if policy.auto else None
         self._timeline = TimelineReader(self._gate.log, listeners, chooser)
         self._supervisor = Supervisor(self._gate, self._coordinator, self._timeline, chooser)
@@ -116,8 +117,8 @@ class Engine:
 
     @property
     def active(self) -> bool:
-        """Whether a run is in progress: workers compute, or wait for the next step."""
-        return self._run is not None
+        """Whether `step` can be called: a run is in progress, or has left updates to return."""
+        return self._run is not None or bool(self._unread)
 
     @property
     def living_workers(self) -> int:
@@ -137,7 +138,7 @@ class Engine:
         never sets the count back: an optimizer that accumulates gradients, or that has skipped
         gradients that were not finite, counts fewer updates.
         """
-        if self._run is not None:
+        if self.active:
             raise RuntimeError("A run is on already.")
         current_run.begin(self._strategy, self.end)
         with self._coordinator.told_plainly():
@@ -170,6 +171,8 @@ class Engine:
         Raises:
           ParameterServerLost, WorkersLost, WorkerFailed: if training fails. No update is made then.
         """
+        if self._unread:
+            return self._returned(self._unread.popleft())
         assert self._run is not None
         with self._coordinator.told_plainly():
             self._coordinator.check()
@@ -179,12 +182,11 @@ class Engine:
             if report is None:
                 return None
             self._granted -= 1
-            self._made += 1
-            self._step = report.step + 1
             if self._last and not self._granted:
-                self._run.wait(self._coordinator.check)
+                if not self._run.wait(self._coordinator.check):
+                    self._gate.close_run()  # Else the workers would wait for the end of the step.
                 self._over()
-            return report.results
+            return self._returned(report)
 
     def settle(self) -> None:
         """Wait until no update is in progress, so that variables on the servers do not change.
@@ -194,8 +196,9 @@ class Engine:
         if self._run is None:
             return
         with self._coordinator.told_plainly():
-            self._granted -= int(self._permits.revoke())
-            self._last = False
+            if revoked := int(self._permits.revoke()):
+                self._granted -= revoked
+                self._last = False  # The permit for the last update was among them.
             while self._run.reports < self._granted and self._run.goes_on:
                 self._coordinator.check()
                 time.sleep(_SETTLE_POLL_S)
@@ -210,6 +213,7 @@ class Engine:
             self._permits.grant(tf.constant([HALT], tf.int64))
             self._gate.stop()
             run.wait(self._coordinator.check)
+            self._unread.extend(run.unread())
             self._gate.close_run()
 
     def close(self, failed: bool = False) -> None:
@@ -222,8 +226,9 @@ class Engine:
           WorkerFailed: for `on_nonfinite="raise"`, if a worker has reported such a gradient.
         """
         self.end()
+        self._unread.clear()
         with self._coordinator.told_plainly():
-            self._supervisor.await_last_batches()
+            self._supervisor.await_last_batches(FAILED_S if failed else LAST_BATCH_TIMEOUT_S)
             reported = self._coordinator.worker_errors()
             self._gate.settle()
             self._timeline.read()
@@ -241,9 +246,17 @@ class Engine:
 
     def abandon(self) -> None:
         """End training after the cluster is lost, without calling it."""
+        self._unread.clear()
+        self._counts.close(None if self._run is None else self._run.ledger)
         if self._run is not None:
             self._run.abandon()
             self._over()
+
+    def _returned(self, report: Report) -> Any:
+        """Note that an update is returned, and return its results."""
+        self._made += 1
+        self._step = report.step + 1
+        return report.results
 
     def _over(self) -> None:
         """Mark the run as ended in this process."""
@@ -271,7 +284,7 @@ class Engine:
         self._watch.restart()
         while True:
             report = self._run.next_report(_POLL_S)
-            self._check_workers()
+            self._coordinator.check_workers()  # The others may make updates without one.
             if report is not None and report.step >= 0:
                 return report
             self._coordinator.check()
@@ -279,11 +292,6 @@ class Engine:
                 if not self._made:
                     self._supervisor.check_ended(self._began, self._gate.ledger())
                 return None
-
-    def _check_workers(self) -> None:
-        """Raise what a worker has reported, also while the others make updates without it."""
-        for error in self._coordinator.worker_errors():
-            raise worker_failed(error)
 
     def _look_around(self) -> bool:
         """Raise errors and log delays while a step takes long.
@@ -307,10 +315,5 @@ class Engine:
         if self._watch.time_to_report():
             self._supervisor.explain(self._step, self._watch.seconds, ledger)
         if self._watch.short_s > self._stall_timeout_s:
-            raise errors.WorkersLost(
-                f"Step {self._step} needs {self.policy.least_workers} workers, but only "
-                f"{members.living} of {self.policy.workers} have been alive for "
-                f"{self._watch.short_s:.0f} s. Missing: {self._supervisor.names(members.missing)}. "
-                + self._coordinator.remedy("them")
-            )
+            raise self._supervisor.workers_lost(self._step, self._watch.short_s)
         return False

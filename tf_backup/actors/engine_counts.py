@@ -33,6 +33,8 @@ class EngineCounts:
         self._waiting = 0  # and those whose reports are noted and not counted yet.
         self._noted: deque[tuple[Any, Any]] = deque()  # Places and staleness of a report.
         self._change = threading.Condition()
+        self._known = protocol.new_ledger(policy.workers, policy.replicas)
+        self._closed = False
 
     def note(self, report: Report) -> None:
         """Record an update that has been made, or is just being made."""
@@ -42,13 +44,21 @@ class EngineCounts:
                 self._waiting += len(report.places)
                 self._change.notify_all()
 
+    def close(self, ledger: protocol.Ledger | None) -> None:
+        """Let `read` use the ledger that was read last, or this one: the servers are lost."""
+        self._closed = True
+        if ledger is not None:
+            self._known = ledger
+
     def read(self) -> Contributions:
         """Return the counts. Any thread may call this."""
         with self._change:
-            ledger = self._ledger()
-            accepted = int(ledger.accepted.sum())
+            if not self._closed:
+                self._known = self._ledger()
+            accepted = int(self._known.accepted.sum())
             self._change.wait_for(
-                lambda: self._counted + self._waiting >= accepted, _REPORT_TIMEOUT_S
+                lambda: self._counted + self._waiting >= accepted,
+                0.0 if self._closed else _REPORT_TIMEOUT_S,
             )
             while self._counted < accepted and self._noted:
                 places, staleness = self._noted.popleft()
@@ -56,4 +66,4 @@ class EngineCounts:
                     self._staleness[int(place)][int(age)] += 1
                 self._counted += len(places)
                 self._waiting -= len(places)
-            return Contributions.from_ledger(ledger, self._staleness)
+            return Contributions.from_ledger(self._known, self._staleness)

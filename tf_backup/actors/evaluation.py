@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import uuid
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from tf_backup import errors
 from tf_backup._tf import client_calls, graphs, runtime
 from tf_backup._tf.named import Boxed, Name
 from tf_backup.actors import coordinator, current_run
-from tf_backup.actors.failures import GONE, worker_failed
+from tf_backup.actors.failures import GONE
 from tf_backup.annotations import Tensor
 from tf_backup.network.watch import Watch
 from tf_backup.objective import Measurement
@@ -99,17 +100,23 @@ class Evaluation:
                 )
             except GONE:
                 raise
-            except Exception:
-                self._dispenser.close()
+            except BaseException:  # After an interrupt, too, the workers must not go on with it.
+                with contextlib.suppress(tf.errors.OpError):
+                    self._dispenser.close()
+                    self._over()
                 raise
             finally:
                 calls.cancel()
             sums = tf.nest.pack_sequence_as(
                 self._measurement.compute.structured_outputs, self._dispenser.sums()
             )
-            self._coordinator.announce(None)
-            self._program.forget_data()
+            self._over()
         return self._measurement.results(sums)
+
+    def _over(self) -> None:
+        """Tell the workers that there is nothing to do, and delete the data from the servers."""
+        self._coordinator.announce(None)
+        self._program.forget_data()
 
     # ---- For workers --------------------------------------------------------------------------
 
@@ -206,8 +213,7 @@ class Evaluation:
 
     def _look_around(self, watch: Watch) -> None:
         """Raise errors, free the lanes of lost workers, and log delays."""
-        for error in self._coordinator.worker_errors():
-            raise worker_failed(error)
+        self._coordinator.check_workers()
         members, lanes = self._coordinator.members, self._dispenser.lanes()
         lives = set(members.lives)
         gone = np.where(np.isin(lanes.holder, list(lives)), 0, lanes.holder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -78,12 +79,23 @@ class Run:
                 raise self._error from None
             return None
 
-    def wait(self, check: Callable[[], None], timeout_s: float = _END_TIMEOUT_S) -> None:
+    def unread(self) -> list[Report]:
+        """Return the reports of updates that wait to be returned, after the loop has ended."""
+        found = []
+        with contextlib.suppress(queue.Empty):
+            while (report := self._reports.get_nowait()).step >= 0:
+                found.append(report)
+        return found
+
+    def wait(self, check: Callable[[], None], timeout_s: float = _END_TIMEOUT_S) -> bool:
         """Wait until the loop has ended and its reports have been read.
 
         Args:
           check: function that is called repeatedly; it may raise an error to stop waiting.
           timeout_s: time after which the loop is canceled.
+
+        Returns:
+          Whether the loop has ended by itself.
         """
         deadline = time.monotonic() + timeout_s
         loop, reports, supervisor = self._threads
@@ -97,6 +109,7 @@ class Run:
         while supervisor.is_alive():
             supervisor.join(_POLL_S)
             check()
+        return self._error is None and time.monotonic() <= deadline
 
     def abandon(self) -> None:
         """Cancel the threads' calls, and give them a moment to end."""

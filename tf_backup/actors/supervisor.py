@@ -13,7 +13,7 @@ import tensorflow as tf
 from tf_backup.actors.coordinator import Coordinator
 from tf_backup.actors.replicas_chooser import ReplicasChooser
 from tf_backup.actors.timeline_reader import TimelineReader
-from tf_backup.errors import NonFiniteGradients
+from tf_backup.errors import NonFiniteGradients, WorkersLost
 from tf_backup.rules import protocol, shortage
 from tf_backup.rules.protocol import Ledger
 from tf_backup.servers.gate import Gate
@@ -21,7 +21,8 @@ from tf_backup.servers.gate_rules import unpacked
 
 log = logging.getLogger(__name__)
 
-LAST_BATCH_TIMEOUT_S = 30.0  # How long the end of training waits for workers' last batches.
+LAST_BATCH_TIMEOUT_S = 30.0  # How long the end of training waits for workers' last batches,
+FAILED_S = 1.0  # and how long after an error or an interrupt.
 _POLL_S = 0.02
 _NONFINITE_IN_A_STEP = 10  # After so many in one step, a worker is not expected to recover.
 _RETURN_S = 30.0  # How long a missing worker may take to come back, if an update needs it.
@@ -122,9 +123,9 @@ class Supervisor:
                 int(ledger.wanted),
             )
 
-    def await_last_batches(self) -> None:
-        """Wait until no responsive worker computes any more, at most `LAST_BATCH_TIMEOUT_S`."""
-        deadline = time.monotonic() + LAST_BATCH_TIMEOUT_S
+    def await_last_batches(self, timeout_s: float) -> None:
+        """Wait until no responsive worker computes any more, for a limited time."""
+        deadline = time.monotonic() + timeout_s
         while True:
             ledger = self.look_after()
             busy = ledger.status == protocol.COMPUTING
@@ -137,7 +138,7 @@ class Supervisor:
                     "Worker(s) %s have not finished their last batch within %.0f s. Training goes "
                     "on without waiting for them; their last contributions count as lost.",
                     ", ".join(map(str, sorted(away))),
-                    LAST_BATCH_TIMEOUT_S,
+                    timeout_s,
                 )
                 return
             time.sleep(_POLL_S)
@@ -213,6 +214,15 @@ class Supervisor:
         if missing:
             parts.append(f"missing: {self.names(missing)}")
         log.warning("Step %d takes %.0f s: %s.", step, seconds, "; ".join(parts))
+
+    def workers_lost(self, step: int, seconds: float) -> WorkersLost:
+        """Return the error for a step for which there have been too few workers for `seconds`."""
+        policy, members = self._gate.policy, self._coordinator.members
+        return WorkersLost(
+            f"Step {step} needs {policy.least_workers} workers, but only {members.living} of "
+            f"{policy.workers} have been alive for {seconds:.0f} s. Missing: "
+            f"{self.names(members.missing)}. {self._coordinator.remedy('them')}"
+        )
 
     def names(self, workers: Iterable[int]) -> str:
         """Return the names of workers, with their addresses."""

@@ -79,12 +79,13 @@ def _fit(original: Any, hooks: Hooks) -> Any:
         if strategy_of(self) is None:
             return original(self, *args, **kwargs)
         failed = True
-        with runtime.outside_strategy(), coordinator.of(strategy_of(self)).told_plainly():
+        of_strategy = coordinator.of(strategy_of(self))
+        with runtime.outside_strategy(), of_strategy.told_plainly():
             try:
-                history = original(self, *args, **kwargs)
+                with of_strategy.repeating_signals():
+                    history = original(self, *args, **kwargs)
                 failed = False
             finally:
-                coordinator.of(strategy_of(self)).servers.forget_signal()
                 hooks.end_fit(self, failed)
         return history
 
@@ -99,7 +100,13 @@ def _outside(original: Any, context: Callable[[], Any] = contextlib.nullcontext)
         strategy = strategy_of(self)
         if strategy is None:
             return original(self, *args, **kwargs)
-        with runtime.outside_strategy(), coordinator.of(strategy).told_plainly(), context():
+        of_strategy = coordinator.of(strategy)
+        with (
+            runtime.outside_strategy(),
+            of_strategy.told_plainly(),
+            of_strategy.repeating_signals(),
+            context(),
+        ):
             return original(self, *args, **kwargs)
 
     return method

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tf_backup import errors
 from tf_backup._tf import runtime
+from tf_backup.actors import coordinator
 from tf_backup.actors.engine import Engine
 from tf_backup.annotations import Tensor
 from tf_backup.checks import checked_int
@@ -91,7 +92,7 @@ def minimize(
     with runtime.outside_strategy():
         batches = WorkerData(data, wrapped.policy.workers)
         engine = _engine(strategy, loss, model, optimizer, wrapped, batches.element_spec)
-    return _updates(engine, wrapped, batches, updates)
+    return _updates(coordinator.of(strategy), engine, wrapped, batches, updates)
 
 
 def _engine(
@@ -130,6 +131,7 @@ def _engine(
 
 
 def _updates(
+    of_strategy: coordinator.Coordinator,
     engine: Engine,
     wrapped: SyncReplicasWithBackup,
     batches: WorkerData,
@@ -140,19 +142,20 @@ def _updates(
     try:
         with runtime.outside_strategy():
             pipelines = batches.start()
-        for index in range(updates):
-            with runtime.outside_strategy():
-                if not engine.active:  # At first, and after another run.
-                    engine.begin(pipelines, step=int(wrapped.iterations))
-                loss = engine.step(last=index + 1 == updates)
-            if loss is None:
-                warnings.warn(
-                    f"The data ended after {index} of {updates} updates: fewer than N workers "
-                    "have any left. Let the data sets .repeat().",
-                    stacklevel=2,
-                )
-                break
-            yield Update(int(wrapped.iterations), float(loss))
+        with of_strategy.repeating_signals():
+            for index in range(updates):
+                with runtime.outside_strategy():
+                    if not engine.active:  # At first, and after another run.
+                        engine.begin(pipelines, step=int(wrapped.iterations))
+                    loss = engine.step(last=index + 1 == updates)
+                if loss is None:
+                    warnings.warn(
+                        f"The data ended after {index} of {updates} updates: fewer than N workers "
+                        "have any left. Let the data sets .repeat().",
+                        stacklevel=2,
+                    )
+                    break
+                yield Update(int(wrapped.iterations), float(loss))
         failed = False
     except GeneratorExit:
         failed = False
@@ -165,7 +168,7 @@ def _updates(
 def _close(engine: Engine, wrapped: SyncReplicasWithBackup, failed: bool) -> None:
     """End training; if it has failed already, ignore errors of the cluster."""
     try:
-        engine.close()
+        engine.close(failed)
         _ = wrapped.contributions  # Read while the engine exists.
     except (errors.TfBackupError, tf.errors.OpError):
         engine.abandon()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
+import math
 import os
 import select
 import signal
@@ -30,6 +31,7 @@ _ANSWER_S = 2.0  # Deadline of a status request. A missed deadline alone is not 
 _CUT_S = 0.2  # Interval between shutdowns of connections, since TensorFlow reconnects.
 _HURRY_S = 0.3  # Deadline of a status request after a signal asked this process to end.
 _SIGNAL_GRACE_S = 1.0  # Time for a signal's exception to take effect.
+_NOTICE_S = 0.2  # Time for the thread that waits for signals to hear of one.
 _REPORT_S = 10.0  # A server that is silent for longer is logged.
 
 
@@ -57,6 +59,7 @@ class Servers:
         self._closed = False
         self._interrupted = 0.0  # Until then, calls to unresponsive servers fail.
         self._signal: tuple[int, float] | None = None  # The last signal, and its time.
+        self._forgotten = -math.inf  # Signals until then are not repeated.
         self._signals: int | None = None
         if watch_signals and threading.current_thread() is threading.main_thread():
             self._signals = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
@@ -116,7 +119,9 @@ class Servers:
         """
         if self._signal is None or time.monotonic() - self._signal[1] < _SIGNAL_GRACE_S:
             return
-        number, self._signal = self._signal[0], None
+        (number, came), self._signal = self._signal, None
+        if came < self._forgotten + _NOTICE_S:
+            return
         handler: Any = signal.getsignal(number)
         if callable(handler) and (
             handler is signal.default_int_handler or getattr(handler, "raises", False)
@@ -124,8 +129,8 @@ class Servers:
             handler(number, None)
 
     def forget_signal(self) -> None:
-        """Record that the last signal has taken effect."""
-        self._signal = None
+        """Record that the signals so far have taken effect, or were another's to handle."""
+        self._signal, self._forgotten = None, time.monotonic()
 
     def interrupt(self, seconds: float = 5.0) -> None:
         """Make calls that wait for an unresponsive server fail, for the next `seconds`."""

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tf_backup._tf import runtime
 from tf_backup._tf.named import Name
 from tf_backup.actors import agent, coordinator
-from tf_backup.actors.failures import gist
+from tf_backup.actors.failures import gist, worker_failed
 from tf_backup.objective import Objective, Results, traced
 
 SPEC = tf.TensorSpec([], tf.float32)
@@ -46,7 +46,7 @@ class Cluster:
             ever=[True] * workers,
         )
         self.errors: list[dict[str, Any]] = []
-        self.jobs: list[dict[str, Any]] = []
+        self.jobs: list[dict[str, Any] | None] = []
         self.strategy = Strategy()
         self._programs: dict[tuple[int, str], Any] = {}
         self._threads: list[threading.Thread] = []
@@ -55,9 +55,9 @@ class Cluster:
 
     def announce(self, job: dict[str, Any] | None) -> None:
         """Let every worker do a job, in a thread each."""
+        self.jobs.append(job)
         if job is None:
             return
-        self.jobs.append(job)
         for worker, life in enumerate(self.members.lives):
             if life:
                 thread = threading.Thread(target=self._work, args=(worker, life, job), daemon=True)
@@ -73,7 +73,7 @@ class Cluster:
     def tracing(self) -> Any:
         return contextlib.nullcontext()
 
-    told_plainly = tracing
+    told_plainly = repeating_signals = tracing
 
     def check(self) -> None:
         pass
@@ -84,6 +84,10 @@ class Cluster:
 
     def worker_errors(self) -> list[dict[str, Any]]:
         return self.errors
+
+    def check_workers(self) -> None:
+        for error in self.errors:
+            raise worker_failed(error)
 
     def _work(self, worker: int, life: int, job: dict[str, Any]) -> None:
         key = worker, job["program"]["attributes"]["shared_name"]

@@ -28,8 +28,14 @@ class Servers:
 
     lost: str | None = None
 
+    def __init__(self) -> None:
+        self.forgotten = 0
+
     def repeat_signal(self) -> None:
         pass
+
+    def forget_signal(self) -> None:
+        self.forgotten += 1
 
     def look(self) -> None:
         pass
@@ -145,6 +151,17 @@ def test_no_call_outlives_a_lost_server(chiefs: Chiefs, local: bool) -> None:
     said = rf"does not answer\.{remedy} If this script saves checkpoints, it goes on from the"
     with pytest.raises(ParameterServerLost, match=said):
         chief.call(threading.Event().wait)
+
+
+def test_signals_are_forgotten_before_and_after_the_outermost_call(chiefs: Chiefs) -> None:
+    chief: Any = chiefs.start()
+    with pytest.raises(KeyboardInterrupt), chief.repeating_signals():
+        assert chief.servers.forgotten == 1
+        with chief.repeating_signals():
+            pass
+        assert chief.servers.forgotten == 1
+        raise KeyboardInterrupt
+    assert chief.servers.forgotten == 2
 
 
 def test_tensorflows_errors_are_told_plainly(chiefs: Chiefs) -> None:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.cluster.processes import wait_until
 from tests.unit.actors.one_process import SPEC, Cluster, descent
 from tf_backup._tf.named import Name
+from tf_backup.actors import current_run
 from tf_backup.actors.engine import Engine
 from tf_backup.errors import WorkerFailed
 from tf_backup.policy import BackupPolicy
@@ -83,6 +85,60 @@ def test_settling_stops_updates_that_are_ahead(training: Training) -> None:
     training.cluster.join()
     engine.close()
     assert engine.contributions().total.lost == 0
+
+
+def test_settling_after_the_last_update_leaves_it_the_last(training: Training) -> None:
+    engine = training.engine
+    engine.begin(numbers(1, 1, repeat=True), step=0)
+    results = [training.step(ahead=3, last=True)]
+    wait_until(lambda: float(training.weight) == 97)
+    engine.settle()
+    results += [training.step(ahead=2 - made, last=True) for made in range(2)]
+    assert results == [[100, 2], [99, 4], [98, 6]]
+    assert not engine.active
+    training.cluster.join()
+
+
+def test_updates_of_a_run_that_was_ended_are_returned(training: Training) -> None:
+    engine = training.engine
+    engine.begin(numbers(1, 1, repeat=True), step=0)
+    results = [training.step(ahead=3, last=True)]
+    wait_until(lambda: float(training.weight) == 97)
+    engine.settle()
+    current_run.interrupt(training.cluster.strategy)  # As an evaluation does.
+    assert engine.active
+    results += [training.step(ahead=2 - made, last=True) for made in range(2)]
+    assert results == [[100, 2], [99, 4], [98, 6]]
+    assert not engine.active
+    training.cluster.join()
+    engine.begin(numbers(1, 1, repeat=True), step=3)
+    assert training.step(last=True) == [97, 8]
+    training.cluster.join()
+    engine.close()
+    assert engine.contributions().total.accepted == 8
+
+
+def test_a_new_training_does_not_return_what_the_last_one_left(training: Training) -> None:
+    engine = training.engine
+    engine.begin(numbers(1, 1, repeat=True), step=0)
+    training.step(ahead=3, last=True)
+    wait_until(lambda: float(training.weight) == 97)
+    engine.close(failed=True)
+    assert not engine.active
+    training.cluster.join()
+
+
+def test_counts_of_a_lost_cluster_are_the_last_known(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = training.engine
+    engine.begin(numbers(1, 1, repeat=True), step=0)
+    training.step(last=True)
+    training.cluster.join()
+    assert engine.contributions().total.accepted == 2
+    monkeypatch.setattr(engine._counts, "_ledger", None)  # Nobody asks the gate again.
+    engine.abandon()
+    assert engine.contributions().total.accepted == 2
 
 
 def test_what_a_worker_reports_ends_training(

@@ -68,3 +68,22 @@ def test_it_does_not_wait_for_workers_for_ever(cluster: Cluster) -> None:
     cluster.members.lives[:], cluster.members.living = [0, 0], 0
     with pytest.raises(WorkersLost, match="No worker has been alive"):
         mean.of(1, 2)
+
+
+def test_an_interrupt_ends_it_for_the_workers_too(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mean = Mean(cluster)
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "call", interrupted)
+        patch.setattr(cluster, "announce", cluster.jobs.append)  # No worker begins.
+        with pytest.raises(KeyboardInterrupt):
+            mean.of(*range(10))
+    assert not mean.evaluation._dispenser.lanes().open
+    assert [job is None for job in cluster.jobs] == [False, True]
+    assert mean.of(1, 2, 3) == (12, 3)
+    cluster.join()

@@ -131,3 +131,18 @@ def test_an_abandoned_run_raises_nothing(loop: Loop) -> None:
     loop.run.wait(lambda: None, TIMEOUT_S)
     assert loop.run.next_report(0.05) is not None
     assert loop.run.next_report(0.05) is None
+
+
+def test_what_nobody_has_read_is_there_after_the_end(loop: Loop) -> None:
+    for step in range(3):
+        loop.make(step)
+    assert loop.run.next_report(TIMEOUT_S) == report(0)
+    loop.end()
+    assert loop.run.wait(lambda: None, TIMEOUT_S)
+    assert [each.step for each in loop.run.unread()] == [1, 2]
+    assert loop.run.unread() == []
+
+
+def test_a_loop_that_fails_has_not_ended_by_itself(loop: Loop) -> None:
+    loop.end(RuntimeError("lost"))
+    assert not loop.run.wait(lambda: None, TIMEOUT_S)

@@ -164,8 +164,8 @@ def test_the_end_waits_for_those_who_still_compute(
     clock: SimpleNamespace, logged: pytest.LogCaptureFixture
 ) -> None:
     cluster = Cluster()
-    cluster.supervisor.await_last_batches()
-    assert clock.now == pytest.approx(1000 + module.LAST_BATCH_TIMEOUT_S, abs=1)
+    cluster.supervisor.await_last_batches(30.0)
+    assert clock.now == pytest.approx(1030, abs=1)
     assert "Worker(s) 0, 1, 2 have not finished" in logged.messages[-1]
 
 
@@ -174,7 +174,7 @@ def test_the_end_does_not_wait_for_the_silent_and_the_failed(clock: SimpleNamesp
     cluster.ledger = cluster.with_counts(status=[COMPUTING, COMPUTING, DELIVERED])
     cluster.members.silent = [0]
     cluster.reported = [{"worker": 1}]
-    cluster.supervisor.await_last_batches()
+    cluster.supervisor.await_last_batches(30.0)
     assert clock.now == 1000
 
 
