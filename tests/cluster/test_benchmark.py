@@ -12,7 +12,7 @@ import pytest
 
 from scripts.benchmarks import rows
 from tests.cluster.processes import MARK, marked, start_fresh, wait_until
-from tests.extra import extra, with_extra
+from tests.extra import extra
 
 SCRIPT = "scripts/benchmark.py"
 
@@ -64,7 +64,8 @@ def test_all_programs_run(systems: list[str], tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("number", with_extra([signal.SIGINT, signal.SIGKILL], signal.SIGKILL))
+@extra
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_outlives_it(number: signal.Signals) -> None:
     mark = uuid.uuid4().hex
     process = start_fresh(SCRIPT, "--smoke", "--systems=tf_backup", "--workers=2", **{MARK: mark})

@@ -19,7 +19,7 @@ import pytest
 import tensorflow as tf
 
 import tf_backup
-from tests.extra import with_extra
+from tests.extra import extra, with_extra
 
 pytestmark = pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
 
@@ -391,6 +391,7 @@ def test_tensorboard(sides: Sides, tmp_path: Path) -> None:
             )
 
 
+@extra
 def test_tensorboard_profiles_the_chief(strategy: Any, tmp_path: Path) -> None:
     """It waits for all pending work, and the workers' loops are always pending."""
     with strategy.scope():

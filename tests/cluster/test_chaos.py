@@ -12,18 +12,23 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.processes import MARK, marked, start_fresh, wait_until
-from tests.extra import extra
+from tests.extra import extra, with_extra
 
 SCRIPT = "scripts/chaos.py"
 SMALL = ["--replicas=1", "--backups=1", "--step_s=0.02"]
 
 
-def test_training_goes_on_after_faults_of_workers_and_of_the_chief(tmp_path: Path) -> None:
+CHIEF = "kill chief at step 90"
+
+
+@pytest.mark.parametrize("chief", with_extra([False, True], True), ids=["workers", "chief"])
+def test_training_goes_on_after_faults(tmp_path: Path, chief: bool) -> None:
     table, mark = tmp_path / "faults.csv", uuid.uuid4().hex
     flags = [*SMALL, "--replicas=2", "--nobaseline", "--updates=160", "--checkpoint_s=0.5"]
     flags += [f"--log_dir={tmp_path / 'logs'}", f"--csv={table}", "--seed=3"]
     flags += ["--fault=kill worker 1 at step 20", "--fault=freeze worker 0 from step 40 to step 60"]
-    flags += ["--fault=slow ps 0 by 2 from step 70 to step 80", "--fault=kill chief at step 90"]
+    flags += ["--fault=slow ps 0 by 2 from step 70 to step 80"]
+    flags += [f"--fault={CHIEF}"] if chief else []
     process = start_fresh(SCRIPT, *flags, **{MARK: mark})
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err[-3000:] + out
@@ -31,18 +36,20 @@ def test_training_goes_on_after_faults_of_workers_and_of_the_chief(tmp_path: Pat
 
     with table.open(newline="") as file:
         rows = {row["fault"]: row for row in csv.DictReader(file)}
-    kinds = ["kill worker", "freeze worker", "slow ps", "kill chief", "no fault", "all"]
-    assert list(rows) == kinds
-    assert [row["injected"] for row in rows.values()] == ["1", "1", "1", "1", "0", "4"]
+    kinds = ["kill worker", "freeze worker", "slow ps", *["kill chief"][: int(chief)]]
+    assert list(rows) == [*kinds, "no fault", "all"]
+    faults, starts = str(3 + chief), str(1 + chief)
+    assert [row["injected"] for row in rows.values()] == [*"1" * len(kinds), "0", faults]
     for row in rows.values():
         assert row["survived"] == row["injected"]
-        assert (row["starts"], row["updates"], row["seed"]) == ("2", "160", "3")
-        assert "kill chief at step 90" in row["command"]
+        assert (row["starts"], row["updates"], row["seed"]) == (starts, "160", "3")
+        assert "slow ps 0 by 2 from step 70" in row["command"]
         counts = [int(row[name]) for name in ("accepted", "late", "stale", "duplicate", "lost")]
         assert int(row["computed"]) == sum(counts) + int(row["nonfinite"])
     assert rows["kill worker"]["updates_lost"] == "0"
-    assert rows["kill chief"]["updates_lost"] == rows["all"]["updates_lost"]
-    assert "4 |        4 |" in out and "Gradients since the last start: " in out
+    last = rows[kinds[-1]]  # Only a fault of the chief costs updates.
+    assert last["updates_lost"] == rows["all"]["updates_lost"]
+    assert f"{faults} |        {faults} |" in out and "Gradients since the last start: " in out
     told = re.findall(r"^step (\d+), \d+ s: (.*)$", err, re.MULTILINE)
     moments = [int(step) for step, _ in told]
     assert moments == sorted(moments)
@@ -50,7 +57,7 @@ def test_training_goes_on_after_faults_of_workers_and_of_the_chief(tmp_path: Pat
         "kill worker 1",
         "freeze worker 0",
         "slow ps 0 by 2",
-        "kill chief",
+        *["kill chief"][: int(chief)],
     ]
 
 

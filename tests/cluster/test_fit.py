@@ -18,6 +18,7 @@ from tensorflow.python.framework import ops
 
 import tf_backup
 from tests.cluster.shared import Shared
+from tests.extra import extra, with_extra
 from tf_backup._tf import client_calls, graphs, serialized
 from tf_backup.servers.board import Board
 
@@ -89,7 +90,7 @@ def updates(model: Any) -> int:
     return int(model.optimizer.iterations)
 
 
-@pytest.mark.parametrize("build", [sequential, Subclassed])
+@pytest.mark.parametrize("build", with_extra([sequential, Subclassed], Subclassed))
 def test_models_that_are_not_built_train_from_arrays(strategy: Any, build: Any) -> None:
     model = compiled(strategy, build)
     losses = model.fit(X, Y, batch_size=8, epochs=8, verbose=0).history["loss"]
@@ -349,6 +350,7 @@ def test_batch_norm_moves_by_the_mean_of_the_workers(strategy: Any) -> None:
     assert model.layers[0].moving_mean.numpy() == pytest.approx([0.5 * (2.0 + 6.0) / 2])
 
 
+@extra  # `test_models.py` has a model of mixed precision.
 def test_mixed_precision_trains(strategy: Any) -> None:
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:
@@ -528,15 +530,17 @@ def with_an_assertion(strategy: Any) -> Any:
     return compiled(strategy, build), tf.data.Dataset.from_tensors((X, Y))
 
 
+FAILURES = [
+    (with_an_assertion, "too small"),
+    (without_class, "Received a label value of 8 which is outside the valid range"),
+    (without_row, "embeddings has 3 rows, and none for these ids:] [1"),
+    (with_a_bad_element, "no such file"),
+    (with_a_bad_number, 'Infinity or NaN in output 0 of graph op "Log"'),
+]
+
+
 @pytest.mark.parametrize(
-    ("make", "cause"),
-    [
-        (with_an_assertion, "too small"),
-        (without_class, "Received a label value of 8 which is outside the valid range"),
-        (without_row, "embeddings has 3 rows, and none for these ids:] [1"),
-        (with_a_bad_element, "no such file"),
-        (with_a_bad_number, 'Infinity or NaN in output 0 of graph op "Log"'),
-    ],
+    ("make", "cause"), with_extra(FAILURES, FAILURES[0], FAILURES[1], FAILURES[4])
 )
 def test_what_fails_in_a_worker_is_said_with_its_cause(
     strategy: Any, capfd: pytest.CaptureFixture[str], make: Any, cause: str

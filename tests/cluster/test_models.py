@@ -545,6 +545,11 @@ SIMILAR = (
     "assigns to a table",
     "compute_loss",
     "mask",
+    "sample_weight",
+    "attention",
+    "frozen",
+    "batch norm",
+    "add_loss",
 )
 
 

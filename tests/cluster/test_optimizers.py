@@ -94,6 +94,9 @@ SIMILAR = [
     (TWO_SERVERS, "rmsprop", "dense"),
     (TWO_SERVERS, "ema", "dense"),
     (TWO_SERVERS, "clipnorm", "dense"),
+    (TWO_SERVERS, "adagrad_schedule", "table"),
+    (TWO_SERVERS, "ema_overwrite", "dense"),
+    (TWO_SERVERS, "adam_weight_decay", "dense"),
 ]
 
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 import tf_backup
 from tests.cluster.processes import wait_until
 from tests.cluster.shared import Shared
+from tests.extra import with_extra
 
 pytestmark = pytest.mark.parametrize("cluster", [(3, 1)], indirect=True)
 
@@ -129,7 +130,7 @@ def shared(made: Shared) -> Shared:
 
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")  # If the length is unknown.
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", with_extra(KINDS, "sparse PyDataset", "from_generator"))
 def test_it_trains_to_the_numbers_of_one_device(shared: Shared, kind: str) -> None:
     make, steps = KINDS[kind]
     twin = on_one_device()

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 import tf_backup
-from tests.extra import extra
+from tests.extra import extra, with_extra
 
 pytestmark = pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
 
@@ -141,7 +141,10 @@ DATA: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", DATA)
+SIMILAR = ("arrays with weights", "one batch", "as many batches as workers", "steps of arrays")
+
+
+@pytest.mark.parametrize("name", with_extra(DATA, *SIMILAR))
 def test_evaluate_gives_one_devices_results(model: Any, name: str) -> None:
     other = twin(model)
     ours = model.evaluate(**DATA[name](), verbose=0, return_dict=True)
@@ -260,7 +263,7 @@ def pair(cluster: tf_backup.LocalCluster) -> tuple[Any, Any]:
     return on_strategy(cluster.strategy(), simple), compiled(simple(), sgd())
 
 
-@pytest.mark.parametrize("name", VALIDATION)
+@pytest.mark.parametrize("name", with_extra(VALIDATION, "validation_batch_size", "validation_data"))
 def test_validation_in_fit_is_one_devices(pair: tuple[Any, Any], name: str) -> None:
     """With N = 1, both make the same updates; they go on from test to test."""
     histories = [

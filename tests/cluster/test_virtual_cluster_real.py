@@ -105,7 +105,7 @@ def train_virtually(
     return virtual, model
 
 
-@pytest.mark.parametrize("name", with_extra(CASES, "asynchronous"))
+@pytest.mark.parametrize("name", with_extra(CASES, "asynchronous", "bounded staleness"))
 def test_same_arrivals_same_result(strategy: Any, tmp_path: Path, name: str) -> None:
     policy, events, updates = CASES[name]
     with strategy.scope():
