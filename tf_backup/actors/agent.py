@@ -32,7 +32,8 @@ from tf_backup.worker_data import open_pipeline
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.2
-_SERVER_TIMEOUT_S = 30.0  # How long a server may be silent before this process restarts.
+# How long a server may be silent, or heartbeats may fail, before this process restarts.
+_SERVER_TIMEOUT_S = 30.0
 _SPARE_POLL_S = 1.0  # How often a spare worker asks whether a place is free.
 
 # Errors of calls to a server that is gone, or that has forgotten this client.
@@ -110,15 +111,23 @@ class Agent:
             log.info("worker %d was given up, and begins again.", self._index)
 
     def _heart(self, life: _Life) -> None:
-        """Send heartbeats, and end this life once the board no longer lists it."""
+        """Send heartbeats, and end this life once the board no longer lists it.
+
+        A failed heartbeat is followed by the next: a reset connection, for instance, costs one. If
+        they go on failing although the servers answer, this process restarts.
+        """
+        failed = 0  # In a row. A time would include that of a frozen process.
         while not life.over.wait(HEARTBEAT_S):
             try:
                 if not self._board.beat(self._index, life.number):
                     life.end()
                     return
-            except tf.errors.OpError:
-                self._check()
-                return
+                failed = 0
+            except tf.errors.OpError as error:
+                failed += 1
+                if failed * HEARTBEAT_S > _SERVER_TIMEOUT_S:
+                    log.info("worker %d: heartbeats fail: %s", self._index, gist(error))
+                    start_anew()
             self._check()
 
     def _check(self) -> None:

@@ -91,6 +91,58 @@ def test_a_life_that_was_given_up_is_followed_by_another(chief: Chief) -> None:
     assert taken > first
 
 
+def failing_beats(monkeypatch: pytest.MonkeyPatch, first: int, last: float) -> list[int]:
+    """Let the heartbeats from `first` to `last` fail; return a list that grows with each one."""
+    sent: list[int] = []
+    beat = Board.beat
+
+    def beat_or_fail(self: Board, worker: int, life: int) -> bool:
+        sent.append(life)
+        if first <= len(sent) <= last:
+            raise tf.errors.UnavailableError(None, None, "Connection reset by peer")
+        return beat(self, worker, life)
+
+    monkeypatch.setattr(Board, "beat", beat_or_fail)
+    return sent
+
+
+def test_heartbeats_go_on_after_some_have_failed(
+    chief: Chief, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a reset connection a worker sent no heartbeats any more, and was expelled for ever."""
+    chief.take()
+    sent = failing_beats(monkeypatch, first=2, last=3)
+    work = in_thread(Agent(ADDRESSES, 1).work)
+    wait_until(lambda: chief.board.look(1).beats[1] >= 2, timeout_s=20)
+    life = chief.board.look(1).lives[1]
+    assert set(sent) == {life}  # It is still the first one.
+    chief.write(dismissed=True)
+    with pytest.raises(Dismissed):
+        work.result(TIMEOUT_S)
+
+
+def test_a_worker_starts_anew_if_all_its_heartbeats_fail(
+    chief: Chief, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chief.take()
+    sent = failing_beats(monkeypatch, first=2, last=float("inf"))
+    anew, seen = threading.Event(), threading.Event()
+
+    def start_anew() -> None:
+        anew.set()
+        seen.wait(TIMEOUT_S)  # The real one does not return.
+
+    monkeypatch.setattr(module, "_SERVER_TIMEOUT_S", 0.2)  # Four heartbeats.
+    monkeypatch.setattr(module, "start_anew", start_anew)
+    work = in_thread(Agent(ADDRESSES, 1).work)
+    assert anew.wait(20)
+    assert len(sent) == 6
+    seen.set()
+    chief.write(dismissed=True)
+    with pytest.raises(Dismissed):
+        work.result(TIMEOUT_S)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
