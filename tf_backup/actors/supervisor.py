@@ -65,11 +65,7 @@ class Supervisor:
     def look_after(self) -> Ledger:
         """End the entries of lost workers, log changes, read the timeline; return the ledger."""
         ledger = unpacked(self._gate.tick().numpy())
-        lives = self._coordinator.members.lives
-        gone = [
-            int(life) if life > 0 and lives[int(holder)] != life else 0
-            for holder, life in zip(ledger.holder, ledger.life, strict=True)
-        ]
+        gone = self._ended(ledger)
         if any(gone):
             self._gate.expire(tf.constant(gone, tf.int64))
         self._tell_of_deaths()
@@ -77,6 +73,20 @@ class Supervisor:
         self.report_nonfinite(ledger)
         self._timeline.read()
         return ledger
+
+    def _ended(self, ledger: Ledger) -> list[int]:
+        """Return the life of each place's holder if it has ended, else 0.
+
+        A worker that registers may get a place before the chief sees its new life on the board. It
+        would lose the place, and its gradient, if it were compared with the life before.
+        """
+        members = self._coordinator.members
+        newest = members.newest
+        lives = members.lives
+        return [
+            int(life) if 0 < life <= newest and lives[int(holder)] != life else 0
+            for holder, life in zip(ledger.holder, ledger.life, strict=True)
+        ]
 
     def _adapt(self, ledger: Ledger) -> None:
         """Change what an update is made of with the number of workers, if the policy allows it."""

@@ -36,6 +36,7 @@ class Members:
         self._lives = np.zeros([workers], np.int64)
         self._beats = np.zeros([workers], np.int64)
         self._seen = np.full([workers], -np.inf)
+        self._newest = 0
         self._looked = clock()
 
     def update(self, lives: Numbers, beats: Numbers) -> None:
@@ -45,6 +46,16 @@ class Members:
         blind = now - self._now()
         self._seen = np.where(moved, now, self._seen + blind)
         self._lives, self._beats, self._looked = np.array(lives), np.array(beats), now
+        self._newest = max(self._newest, int(np.max(lives)))
+
+    @property
+    def newest(self) -> int:
+        """The largest number of a life that the chief has seen; 0: none.
+
+        Numbers of lives grow, so a life with a larger one has begun since. If another thread calls
+        `update`, read this before `lives`, which then has every life up to this number.
+        """
+        return self._newest
 
     @property
     def lives(self) -> list[int]:

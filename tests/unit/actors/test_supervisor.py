@@ -30,7 +30,7 @@ class Cluster:
         self.calls: list[tuple[str, Any]] = []
         self.reported: list[dict[str, Any]] = []
         self.now = 1000.0
-        self.members = SimpleNamespace(silent=[], ever=[True] * WORKERS)
+        self.members = SimpleNamespace(silent=[], ever=[True] * WORKERS, newest=100 + WORKERS)
         self.alive(0, 1, 2)
         self.ledger = protocol.new_ledger(WORKERS, policy.replicas)._replace(
             open=np.int64(1),
@@ -100,7 +100,7 @@ def test_nothing_is_done_while_all_are_there(logged: pytest.LogCaptureFixture) -
 def test_lost_and_restarted_workers_lose_their_places(logged: pytest.LogCaptureFixture) -> None:
     cluster = Cluster()
     cluster.alive(0, 2)
-    cluster.members.lives[2] = 999
+    cluster.members.lives[2] = cluster.members.newest = 999
     cluster.supervisor.look_after()
     assert cluster.calls == [("expire", [0, 102, 103])]
     assert logged.messages == ["Lost worker 1 (host1:80). 2 workers are left; an update takes 2."]
@@ -109,6 +109,22 @@ def test_lost_and_restarted_workers_lose_their_places(logged: pytest.LogCaptureF
     cluster.alive(0, 1, 2)
     cluster.supervisor.look_after()
     assert logged.messages[1:] == ["Worker 1 (host1:80) is back."]
+
+
+@pytest.mark.parametrize("before", [0, 103])
+def test_a_life_that_the_chief_has_yet_to_see_keeps_its_place(before: int) -> None:
+    """A restarted worker was expelled if it got a place between two looks at the board."""
+    cluster = Cluster()
+    cluster.ledger = cluster.with_counts(life=[101, 102, 104])
+    cluster.members.lives[2] = before
+    cluster.supervisor.look_after()
+    assert cluster.calls == []
+    cluster.members.lives[2] = cluster.members.newest = 104
+    cluster.supervisor.look_after()
+    assert cluster.calls == []
+    cluster.members.lives[2] = 0
+    cluster.supervisor.look_after()
+    assert cluster.calls == [("expire", [0, 0, 104])]
 
 
 def test_who_has_never_come_is_not_lost(logged: pytest.LogCaptureFixture) -> None:

@@ -72,6 +72,20 @@ def test_who_comes_back_lives_again():
     assert workers.members.lives == [8, 0, 0]
 
 
+def test_the_newest_life_is_remembered_whatever_becomes_of_it():
+    workers = Workers(10.0)
+    assert workers.members.newest == 0
+    workers.lives[:] = [5, 7, 6]
+    workers.look(0, 1, 2)
+    assert workers.members.newest == 7
+    workers.lives[1] = -1  # It has left.
+    workers.look()
+    assert workers.members.newest == 7
+    workers.lives[2] = 8
+    workers.look()
+    assert workers.members.newest == 8
+
+
 def test_who_is_silent_for_a_while_is_told_apart_from_who_is_missing():
     workers = Workers(30.0)
     workers.lives[:2] = [5, 6]
