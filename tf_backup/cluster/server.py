@@ -32,6 +32,7 @@ _CHIEF_POLL_S = 30.0
 _WRONG = 2  # Exit status of a worker that does not match its cluster.
 _ANSWER_S = 1.0  # For the answer to reach the chief that has dismissed this task.
 _DISMISSED, _REFUSED, _FAILED = 0, 101, 102  # Distinct from signals, which use the same socket.
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)  # They tell this process to exit.
 
 
 def serve(
@@ -173,10 +174,10 @@ def _listen() -> tuple[socket.socket, socket.socket]:
         threading.Timer(_ANSWER_S, tell.send, [bytes([_DISMISSED])]).start()
 
     signal.set_wakeup_fd(tell.fileno())
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _SIGNALS:
         signal.signal(number, lambda *_: None)
     # They are blocked in a process that has restarted itself.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGINT])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     runtime.at_dismissal(dismissed)
     return ends, tell
 
@@ -185,10 +186,25 @@ def _wait(ends: socket.socket, chief: str, timeout_s: float | None) -> int | Non
     """Wait for a reason to exit, and return it; None after `timeout_s` without a chief."""
     seen = time.monotonic()
     while True:
-        ready, _, _ = select.select([ends], [], [], min(_CHIEF_POLL_S, timeout_s or _CHIEF_POLL_S))
-        if ready:
-            return ends.recv(1)[0]
+        end = _receive(ends, min(_CHIEF_POLL_S, timeout_s or _CHIEF_POLL_S))
+        if end is not None:
+            return end
         if timeout_s is None or accepts(chief):
             seen = time.monotonic()
         elif time.monotonic() - seen >= timeout_s:
             return None
+
+
+def _receive(ends: socket.socket, timeout_s: float) -> int | None:
+    """Return the next reason to exit; None if there is none for `timeout_s`.
+
+    Python also sends the numbers of other signals that the user's script has a handler for.
+    """
+    deadline = time.monotonic() + timeout_s
+    while (left_s := deadline - time.monotonic()) > 0:
+        ready, _, _ = select.select([ends], [], [], left_s)
+        if ready:
+            end = ends.recv(1)[0]
+            if end in (*_SIGNALS, _DISMISSED, _REFUSED, _FAILED):
+                return end
+    return None
