@@ -228,8 +228,8 @@ class Saving(keras.callbacks.Callback):
     """Callback that saves after every epoch's last update, at intervals, and on interruption.
 
     Place it before callbacks that exchange weights for validation: from the last update of an
-    epoch, which it saves, to the next one, the weights may not be the trained ones. A full disk
-    costs a checkpoint, not the training run.
+    epoch, which it saves, to the end of validation, the weights may not be the trained ones. A full
+    disk costs a checkpoint, not the training run.
 
     Args:
       checkpoints: checkpoints to add to.
@@ -247,6 +247,7 @@ class Saving(keras.callbacks.Callback):
         self._checkpoints = checkpoints
         self._every_s = every_s
         self._saved, self._saved_at = start, time.monotonic()
+        self._validating = False
         self.error: OSError | None = None
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -256,11 +257,32 @@ class Saving(keras.callbacks.Callback):
         if ends or time.monotonic() - self._saved_at > self._every_s:
             self._save()
 
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Note that the weights may be exchanged from now on."""
+        del logs
+        self._validating = True
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Note that the weights are the trained ones: all callbacks have seen `on_test_end`."""
+        del epoch, logs
+        self._validating = False
+
     def interrupted(self) -> None:
-        """Save the current state after `fit` has been cut off, unless it is saved already."""
-        begun = self.model is not None
-        if begun and int(self.model.optimizer.iterations) != self._saved:
-            self._save()
+        """Save the current state after `fit` has been cut off, unless it is saved already.
+
+        Nothing is saved during validation, when weights and their averages may be exchanged. The
+        trained weights have then been saved already, unless there was no room.
+        """
+        if self.model is None or int(self.model.optimizer.iterations) == self._saved:
+            return
+        if self._validating:
+            log.warning(
+                "Cut off during validation: no checkpoint is saved, and the newest is that after "
+                "%d updates.",
+                max(self._checkpoints.steps(), default=0),
+            )
+            return
+        self._save()
 
     def _save(self) -> None:
         _settle(self.model.optimizer)

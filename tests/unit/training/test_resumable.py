@@ -228,6 +228,39 @@ def test_a_full_or_read_only_disk_costs_a_checkpoint_and_not_the_training(
     assert [row["updates"] for row in rows(tmp_path)] == ["4", "8", "10"]
 
 
+def fails_once() -> Callable[[str, int], None]:
+    """Return a replacement for what reserves room on the disk, which at first finds none."""
+    calls: list[str] = []
+
+    def reserve(path: str, size: int) -> None:
+        del size
+        calls.append(path)
+        if len(calls) == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    return reserve
+
+
+@pytest.mark.parametrize(
+    ("hook", "saved"), [("on_test_batch_end", []), ("on_test_end", []), ("on_epoch_end", [4])]
+)
+def test_averages_that_are_being_validated_are_not_saved_as_weights(
+    tmp_path: Path,
+    whole: Callable[[Recipe], Run],
+    monkeypatch: pytest.MonkeyPatch,
+    hook: str,
+    saved: list[int],
+) -> None:
+    """They were, if the disk was full at the end of the epoch, and training was interrupted."""
+    monkeypatch.setattr(checkpoints, "_reserve", fails_once())
+    with pytest.raises(KeyboardInterrupt):
+        train(run_of(plan(), tmp_path), Interrupt(hook, 4))
+    assert resumable.checkpoints_of(str(tmp_path)).steps() == saved
+    again = run_of(plan(), tmp_path)
+    train(again)
+    check_same(again, whole(AVERAGED), exact=False)
+
+
 def test_saves_from_time_to_time_in_an_epoch(tmp_path: Path) -> None:
     run = run_of(plan(), tmp_path, every_s=0.0)
     with pytest.raises(KeyboardInterrupt):
