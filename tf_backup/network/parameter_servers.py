@@ -3,7 +3,8 @@
 TensorFlow's calls have no deadline. A call to a server that is frozen or disconnected would never
 return, and Python would handle no signals meanwhile. So a thread for each server asks for its
 status. If the server has not answered for `timeout_s`, the thread shuts down the connections to it,
-and every call that waits for it fails at once.
+and every call that waits for it fails at once. Time in which this process is frozen
+itself does not count.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ _HURRY_S = 0.3  # Deadline of a status request after a signal asked this process
 _SIGNAL_GRACE_S = 1.0  # Time for a signal's exception to take effect.
 _NOTICE_S = 0.2  # Time for the thread that waits for signals to hear of one.
 _REPORT_S = 10.0  # A server that is silent for longer is logged.
+_ROUND_S = 5.0  # Longer than a request and the pause before it, unless this process is frozen.
 
 
 class Servers:
@@ -140,37 +142,38 @@ class Servers:
 
     def _watch(self, index: int) -> None:
         """Ask one server for its status again and again, and report when it does not answer."""
-        heard = reported = time.monotonic()
+        silence = Silence(min(_ROUND_S, self.timeout_s))  # One round alone is never a loss.
+        reported_s = 0.0
         address = self.addresses[index]
         while not self._closed:
             hurry = time.monotonic() < self._interrupted
             status = self._channels[index].ask(_HURRY_S if hurry else _ANSWER_S)
-            now = time.monotonic()
             if status is not None:
                 if index in self._lost or self._restarted(index, status):
                     self._connections[index].cut()
                     time.sleep(_CUT_S)
                     continue
-                heard = reported = now
+                silence.end()
+                reported_s = 0.0
                 self._pause(POLL_S)
                 continue
-            if now - heard > self.timeout_s:
+            silent_s = silence.go_on()
+            if silent_s > self.timeout_s:
                 self._lost.setdefault(
                     index,
-                    f"Parameter server {index} ({address}) has not answered for "
-                    f"{now - heard:.0f} s: it is gone, or frozen, and its part of the parameters "
-                    "with it.",
+                    f"Parameter server {index} ({address}) has not answered for {silent_s:.0f} s: "
+                    "it is gone, or frozen, and its part of the parameters with it.",
                 )
-            elif now - reported > _REPORT_S:
+            elif silent_s - reported_s > _REPORT_S:
                 log.warning(
                     "Parameter server %d (%s) has not answered for %.0f s; it counts as lost after "
                     "%.0f s.",
                     index,
                     address,
-                    now - heard,
+                    silent_s,
                     self.timeout_s,
                 )
-                reported = now
+                reported_s = silent_s
             if index in self._lost or hurry:
                 self._connections[index].cut()
             self._pause(_CUT_S)
@@ -205,6 +208,33 @@ class Servers:
             for number in set(numbers) & {signal.SIGINT, signal.SIGTERM}:
                 self.interrupt()
                 self._signal = number, time.monotonic()
+
+
+class Silence:
+    """Time for which a server has been silent, as far as this process was there to hear it.
+
+    A process that was frozen finds that its request has failed, long after the last answer. That
+    says nothing about the server, so only part of a long round counts. It is not left out, since
+    rounds are long on a busy machine, too.
+
+    Args:
+      round_s: how much of the time between two calls counts at most, in seconds.
+    """
+
+    def __init__(self, round_s: float) -> None:
+        self._round_s = round_s
+        self.end()
+
+    def end(self) -> None:
+        """Record an answer."""
+        self._silent_s, self._looked = 0.0, time.monotonic()
+
+    def go_on(self) -> float:
+        """Record that a request has failed, and return the time of silence in seconds."""
+        now = time.monotonic()
+        self._silent_s += min(now - self._looked, self._round_s)
+        self._looked = now
+        return self._silent_s
 
 
 class Connections:
