@@ -250,6 +250,26 @@ def test_hooks_run_once_per_update_beside_backup_workers(strategy: Any) -> None:
     assert iterations == list(range(1, 11))
 
 
+def test_a_hook_that_runs_behind_may_settle_and_evaluate(sides: Sides) -> None:
+    """Updates that have been made ahead of it stay the epoch's own, and each is seen."""
+    model = sides.ours
+    seen: list[int] = []
+
+    class Behind(keras.callbacks.Callback):  # type: ignore[misc]
+        runs_behind = True
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            seen.append(batch)
+            model.optimizer.settle()
+            if batch == 1:
+                model.evaluate(*VALIDATION, verbose=0)
+
+    losses = model.fit(train(), epochs=3, verbose=0, callbacks=[Behind()]).history["loss"]
+    assert seen == 3 * list(range(STEPS))
+    assert int(model.optimizer.iterations) == 3 * STEPS
+    assert all(losses)
+
+
 # ---- Keras' callbacks -------------------------------------------------------------------------
 
 
