@@ -215,8 +215,9 @@ class Evaluation:
         """Raise errors, free the lanes of lost workers, and log delays."""
         self._coordinator.check_workers()
         members, lanes = self._coordinator.members, self._dispenser.lanes()
-        lives = set(members.lives)
-        gone = np.where(np.isin(lanes.holder, list(lives)), 0, lanes.holder)
+        newest = members.newest  # A life with a larger number has begun since.
+        here = np.isin(lanes.holder, list(set(members.lives))) | (lanes.holder > newest)
+        gone = np.where(here, 0, lanes.holder)
         if np.any(gone):
             self._dispenser.expire(tf.constant(gone, tf.int64))
         if members.living:

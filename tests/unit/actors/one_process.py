@@ -40,6 +40,7 @@ class Cluster:
         self.addresses = {"worker": [f"host{worker}:80" for worker in range(workers)]}
         self.members = SimpleNamespace(
             lives=[worker + 1 for worker in range(workers)],
+            newest=workers,
             living=workers,
             missing=[],
             silent=[],

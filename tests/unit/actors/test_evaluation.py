@@ -12,6 +12,7 @@ from tests.unit.actors.one_process import SPEC, Cluster
 from tf_backup._tf.named import Name
 from tf_backup.actors.evaluation import Evaluation
 from tf_backup.errors import WorkerFailed, WorkersLost
+from tf_backup.network.watch import Watch
 from tf_backup.objective import Measurement, traced
 from tf_backup.worker_data import WorkerData
 
@@ -68,6 +69,19 @@ def test_it_does_not_wait_for_workers_for_ever(cluster: Cluster) -> None:
     cluster.members.lives[:], cluster.members.living = [0, 0], 0
     with pytest.raises(WorkersLost, match="No worker has been alive"):
         mean.of(1, 2)
+
+
+def test_a_life_that_has_just_begun_keeps_its_lane(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mean = Mean(cluster)
+    dispenser, freed = mean.evaluation._dispenser, []
+    lanes = dispenser.lanes()._replace(holder=np.array([3, 1]))
+    monkeypatch.setattr(dispenser, "lanes", lambda: lanes)
+    monkeypatch.setattr(dispenser, "expire", lambda gone: freed.append(gone.numpy().tolist()))
+    cluster.members.lives[:] = [0, 2]  # The chief has not heard of life 3; life 1 has ended.
+    mean.evaluation._look_around(Watch())
+    assert freed == [[0, 1]]
 
 
 def test_an_interrupt_ends_it_for_the_workers_too(
