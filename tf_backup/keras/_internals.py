@@ -35,8 +35,8 @@ def strategy_of_optimizer(optimizer: Any) -> Any:
     return optimizer._distribution_strategy
 
 
-def has_own_step(model: Model, name: str) -> bool:
-    """Return whether the model overrides the method `name`: `train_step` or `test_step`."""
+def has_own(model: Model, name: str) -> bool:
+    """Return whether the model overrides a method of Keras, such as `train_step`."""
     return getattr(type(model), name) is not getattr(trainer.TensorFlowTrainer, name)
 
 
@@ -84,7 +84,7 @@ def build(model: Model, element_spec: Any) -> None:
         except (RuntimeError, ValueError):  # Since Keras 3.14, a ValueError is not converted.
             # Keras calls the model, which a custom train_step may never do.
             parts = model._flatten_layers(include_self=False)
-            own = has_own_step(model, "train_step") and model.trainable_variables
+            own = has_own(model, "train_step") and model.trainable_variables
             if not own or not all(part.built for part in parts):
                 raise
             model.built = True
@@ -217,6 +217,6 @@ def forward(model: Model, batch: Any, training: bool) -> Pass:
     return Pass(x, y, y_pred, sample_weight, loss)
 
 
-def metrics(model: Model, done: Pass) -> None:
-    """Update a model's metrics as Keras' `train_step` or `test_step` does."""
-    model.compute_metrics(done.x, done.y, done.y_pred, sample_weight=done.sample_weight)
+def metrics(model: Model, done: Pass) -> Any:
+    """Update a model's metrics as Keras' `train_step` or `test_step` does; return its logs."""
+    return model.compute_metrics(done.x, done.y, done.y_pred, sample_weight=done.sample_weight)

@@ -15,7 +15,7 @@ import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -127,16 +127,21 @@ def applying(optimizer: Any, apply: Callable[..., None], other: BaseException) -
             yield
 
 
+class Noted(NamedTuple):
+    """A result of a metric: a tensor or a dict of them."""
+
+    value: Any  # what `result` returned, or one value of a dict; kept so that its id stays unique
+    current: Callable[[], Any]  # computes it from the metric's current state
+
+
 @contextlib.contextmanager
-def results_noted(model: Model) -> Iterator[dict[int, Callable[[], Any]]]:
+def results_noted(model: Model) -> Iterator[dict[int, Noted]]:
     """Record the results that a model's metrics return in this thread.
 
     Yields:
-      Dict from the id of a tensor or dict that a metric's `result` returned to a function that
-      computes its current value.
+      Dict from the id of each result to the result.
     """
-    noted: dict[int, Callable[[], Any]] = {}
-    kept: list[Any] = []  # Results, kept alive so that their ids stay unique.
+    noted: dict[int, Noted] = {}
     thread: int | None = threading.get_ident()
 
     def noting(current: Callable[[], Any]) -> Callable[[], Any]:
@@ -144,11 +149,10 @@ def results_noted(model: Model) -> Iterator[dict[int, Callable[[], Any]]]:
             value = current()
             if threading.get_ident() != thread:
                 return value
-            kept.append(value)
-            noted[id(value)] = current
+            noted[id(value)] = Noted(value, current)
             if isinstance(value, dict):
                 for name, single in value.items():
-                    noted[id(single)] = functools.partial(_item, current, name)
+                    noted[id(single)] = Noted(single, functools.partial(_item, current, name))
             return value
 
         return result

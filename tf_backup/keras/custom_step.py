@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -19,6 +19,7 @@ from tf_backup._tf import graphs, runtime
 from tf_backup.annotations import Model, Tensor
 from tf_backup.keras import _internals, _tracing
 from tf_backup.keras.model_objective import change, dense, warn_of_changes
+from tf_backup.keras.step_logs import StepLogs, StepSums
 from tf_backup.keras.variables import KerasVariables, mixed, tensors_of
 from tf_backup.objective import Measurement, Objective, Results
 
@@ -43,33 +44,12 @@ _NOT_APPLIED = (
 )
 
 
-class Logs(NamedTuple):
-    """Logs of a step: by name, a function for a metric's result, or an index into the reports."""
-
-    names: dict[str, Callable[[], Any] | int]
-
-    def results(self, reports: Sequence[Tensor]) -> dict[str, Any]:
-        """Return the logs: the current results of metrics, and the given reports."""
-        return {
-            name: reports[value] if isinstance(value, int) else value()
-            for name, value in self.names.items()
-        }
-
-
-class StepSums(NamedTuple):
-    """What a step adds up over the batches of an evaluation."""
-
-    sums: list[Tensor]  # one per sum variable
-    reports: list[Tensor]  # scalars that the step returned
-    batches: Tensor  # number of batches
-
-
 def step_objective(model: Model, element_spec: Any) -> Objective:
     """Return the objective of a model with its own `train_step`.
 
     The gradients that the step applies are averaged over N workers and then applied once. In the
     logs that it returns, results of the model's metrics are exact over the accepted batches, and
-    other scalars are the mean of N.
+    other scalars are the mean of N; see `StepLogs`.
 
     Args:
       model: compiled and built.
@@ -81,7 +61,7 @@ def step_objective(model: Model, element_spec: Any) -> Objective:
     variables = KerasVariables(model, model.optimizer)
     variables.tables = []
     variables.settings = _internals.settings(model.optimizer)
-    logs = Logs({})
+    logs = StepLogs()
 
     def compute(values: Sequence[Tensor], seed: Tensor, batch: Any) -> Results:
         with runtime.outside_strategy(), _local(variables, values, seed) as local:
@@ -109,7 +89,7 @@ def step_measurement(model: Model, element_spec: Any) -> Measurement:
     """Return the measurement of a model with its own `test_step`, for `evaluate`.
 
     In the logs that the step returns, results of the model's metrics are exact over all batches,
-    and other scalars are the mean over batches.
+    and other scalars are the mean over batches; see `StepLogs`.
 
     Args:
       model: compiled and built.
@@ -117,7 +97,7 @@ def step_measurement(model: Model, element_spec: Any) -> Measurement:
     """
     variables = KerasVariables(model, None)
     variables.tables = []
-    logs = Logs({})
+    logs = StepLogs()
 
     def compute(values: Sequence[Tensor], seed: Tensor, batch: Any) -> StepSums:
         del seed
@@ -129,7 +109,7 @@ def step_measurement(model: Model, element_spec: Any) -> Measurement:
 
     def results(totals: StepSums) -> Any:
         variables.add(totals.sums)
-        return logs.results([report / totals.batches for report in totals.reports])
+        return logs.mean_results(totals)
 
     computed = variables.traced(compute, element_spec, jit_compile=False)
     return Measurement(tensors_of(variables.read), computed, results, tensors_of(variables.tables))
@@ -201,31 +181,11 @@ def _recorded(
         yield applied
 
 
-def _run(model: Model, step: Any, batch: Any, logs: Logs) -> list[Tensor]:
-    """Run a step of the model; return the scalars that it returned, without metric results."""
-    with _tracing.results_noted(model) as metrics:
+def _run(model: Model, step: Any, batch: Any, logs: StepLogs) -> list[Tensor]:
+    """Run a step of the model; return the reports among what it returned."""
+    with _tracing.results_noted(model) as noted:
         returned = step(batch)
-    name = f"{type(model).__name__}.{step.__name__}"
-    if not isinstance(returned, dict):
-        raise TypeError(
-            f"{name} returned {type(returned).__name__}; it must return a dict of metric results "
-            "and scalars."
-        )
-    reports: list[Tensor] = []
-    logs.names.clear()
-    for key, value in returned.items():
-        if id(value) in metrics:
-            logs.names[key] = metrics[id(value)]
-            continue
-        scalar = tf.convert_to_tensor(value)
-        if scalar.shape.rank != 0:
-            raise TypeError(
-                f"{name} returned {key!r} of shape {scalar.shape}; what it returns must be "
-                "scalars or results of the model's metrics."
-            )
-        logs.names[key] = len(reports)
-        reports.append(tf.cast(scalar, tf.float32))
-    return reports
+    return logs.trace(returned, noted, f"{type(model).__name__}.{step.__name__}")
 
 
 def _moved(local: _Local, variable: Any) -> Tensor | None:

@@ -94,7 +94,7 @@ class TrainFunction:
         spec = feed.data.element_spec
         if self.engine is None or spec != self._spec:
             assert self._wrapped is not None
-            own = _internals.has_own_step(self._model, "train_step")
+            own = _internals.has_own(self._model, "train_step")
             objective = (step_objective if own else keras_objective)(self._model, spec)
             engine = Engine(
                 feed.strategy,
@@ -149,7 +149,7 @@ class TestFunction:
         """Return the evaluation for batches of the feed's spec."""
         spec = feed.data.element_spec
         if self._evaluation is None or spec != self._spec:
-            own = _internals.has_own_step(self._model, "test_step")
+            own = _internals.has_own(self._model, "test_step")
             measurement = (step_measurement if own else keras_measurement)(self._model, spec)
             wrapped = find(self._model.optimizer)
             timeout = wrapped.stall_timeout_s if wrapped else DEFAULT_STALL_TIMEOUT_S

@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from tf_backup._tf import runtime
 from tf_backup.annotations import Model, Tensor
-from tf_backup.keras import _internals
+from tf_backup.keras import _internals, _tracing
+from tf_backup.keras.step_logs import StepLogs, StepSums
 from tf_backup.keras.variables import KerasVariables, tensors_of
 from tf_backup.objective import Measurement, Objective, Results
 from tf_backup.servers.tables import Lookups
@@ -33,14 +34,14 @@ def keras_objective(model: Model, element_spec: Any) -> Objective:
       model: the model whose loss is minimised.
       element_spec: spec of the batches.
     """
+    logs = _logs(model)
 
     def loss(batch: Any) -> tuple[Tensor, Callable[[], Any]]:
         done = _internals.forward(model, batch, training=True)
-        return done.loss, lambda: _internals.metrics(model, done)
+        return done.loss, lambda: _update_metrics(model, variables, done, logs)
 
     def results(reports: Sequence[Tensor]) -> Any:
-        del reports
-        return model.get_metrics_result()
+        return logs.results(reports) if logs else model.get_metrics_result()
 
     variables = KerasVariables(model, model.optimizer)
     jit_compile = bool(model.jit_compile)
@@ -82,22 +83,46 @@ def keras_measurement(model: Model, element_spec: Any) -> Measurement:
       element_spec: spec of the batches.
     """
     variables = KerasVariables(model, None)
+    logs = _logs(model)
 
-    def compute(values: Sequence[Tensor], seed: Tensor, batch: Any) -> list[Tensor]:
+    def compute(values: Sequence[Tensor], seed: Tensor, batch: Any) -> StepSums:
         del seed
         with runtime.outside_strategy():
             scope = variables.scope(values, seed=None)
             with scope, variables.lookup(Lookups()):
-                _internals.metrics(model, _internals.forward(model, batch, training=False))
+                done = _internals.forward(model, batch, training=False)
+                reports = _update_metrics(model, variables, done, logs)
             warn_of_changes([v for v in variables.changing if id(v) in scope.assigned])
-            return [scope.get_current_value(v) for v in variables.sums]
+            sums = [scope.get_current_value(v) for v in variables.sums]
+        return StepSums(sums, reports, tf.constant(1.0))
 
-    def results(sums: Sequence[Tensor]) -> Any:
-        variables.add(sums)
-        return model.get_metrics_result()
+    def results(totals: StepSums) -> Any:
+        variables.add(totals.sums)
+        return logs.mean_results(totals) if logs else model.get_metrics_result()
 
     computed = variables.traced(compute, element_spec, jit_compile=False)
     return Measurement(tensors_of(variables.read), computed, results, tensors_of(variables.tables))
+
+
+def _logs(model: Model) -> StepLogs | None:
+    """Return empty logs if the model's own `compute_metrics` says what to log, else None.
+
+    Without one, Keras logs `get_metrics_result()`, which the chief computes itself.
+    """
+    return StepLogs() if _internals.has_own(model, "compute_metrics") else None
+
+
+def _update_metrics(
+    model: Model, variables: KerasVariables, done: _internals.Pass, logs: StepLogs | None
+) -> list[Tensor]:
+    """Update a model's metrics for a batch; return the reports among its logs."""
+    if logs is None:
+        _internals.metrics(model, done)
+        return []
+    with _tracing.results_noted(model) as noted:
+        returned = _internals.metrics(model, done)
+    step = f"{type(model).__name__}.compute_metrics"
+    return logs.trace(returned, noted, step, variables.starts)
 
 
 def _gradients(

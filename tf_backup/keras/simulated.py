@@ -70,7 +70,7 @@ def virtual_cluster(
     workers = WorkerData(data, policy.workers, seed=seed)
     _internals.build(model, workers.element_spec)
     model.reset_metrics()
-    own = _internals.has_own_step(model, "train_step")
+    own = _internals.has_own(model, "train_step")
     objective = (step_objective if own else keras_objective)(model, workers.element_spec)
     if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
         on_nonfinite = "keep"  # Gradients overflow now and then by design.

@@ -46,6 +46,7 @@ class KerasVariables:
         ]
         self.settings: list[Any] = []  # Of the optimizer; a computation may read them.
         self.kept: list[Any] = []  # Objects that must outlive the traced computation.
+        self.starts: list[Tensor] = []  # Initial values of the sums in the last scope.
         self._whole: list[Any] = []  # Tables that the last trace read whole.
 
     @property
@@ -85,7 +86,8 @@ class KerasVariables:
           seed: [2] int64, mixed into the state of every seed generator; None for no mixing.
         """
         mapping = list(zip(self.read, values, strict=True))
-        mapping += [(v, tf.zeros(v.shape, v.dtype)) for v in self.sums]
+        self.starts = [tf.zeros(v.shape, v.dtype) for v in self.sums]
+        mapping += zip(self.sums, self.starts, strict=True)
         mapping += [(v, mixed(start, seed, v.dtype)) for v, start in self.seeds]
         scope = _internals.ValuesScope(mapping, self.tables)
         self._whole = scope.whole

@@ -334,6 +334,39 @@ def test_results_are_metrics_as_they_are_and_the_means_of_reports():
     assert {name: float(value) for name, value in logs.items()} == {"error": 2.5, "twice": 7.0}
 
 
+class Derived(Own):
+    """Computes one number from a metric's result, and another from the result and a batch."""
+
+    def derived(self, logs: Any) -> Any:
+        logs["exp"] = tf.exp(logs["error"])
+        logs["mixed"] = logs["error"] + logs.pop("twice")
+        return logs
+
+    def train_step(self, data: Any) -> Any:
+        return self.derived(super().train_step(data))
+
+    def test_step(self, data: Any) -> Any:
+        return self.derived(super().test_step(data))
+
+
+def test_what_a_step_computes_from_results_alone_is_computed_again():
+    model = built(Derived())
+    objective = step_objective(model, SPEC)
+    (mixed,) = run(objective).reports
+    np.testing.assert_allclose(mixed, 3 * squared(model), rtol=1e-5)
+    model.error.update_state([1.0, 4.0])
+    logs = {name: float(value) for name, value in objective.results([tf.constant(7.0)]).items()}
+    assert logs == {"error": 2.5, "exp": pytest.approx(np.exp(2.5)), "mixed": 7.0}
+
+
+def test_what_a_test_step_computes_from_results_alone_is_computed_again():
+    measurement = step_measurement(built(Derived()), SPEC)
+    parts = [run(measurement, batch=(X[:1], Y[:1])), run(measurement, batch=(X[1:], Y[1:]))]
+    logs = measurement.results(tf.nest.map_structure(lambda *each: tf.add_n(each), *parts))
+    np.testing.assert_allclose(logs["exp"], np.exp(logs["error"]), rtol=1e-5)
+    assert float(logs["mixed"]) == pytest.approx(np.mean([part.reports[0] for part in parts]))
+
+
 def test_updates_equal_keras_own():
     """With one worker, an update equals a `train_step` on one device."""
     ours, theirs = normalised(), normalised()

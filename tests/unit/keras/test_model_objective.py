@@ -532,14 +532,14 @@ def test_evaluation_sums_equal_keras_own(stack: Callable[[], list[Any]], batch: 
     model = build(stack())
     measurement = keras_measurement(model, spec_of(batch))
     before = snapshot(model.variables)
-    sums = run(measurement, values_of(measurement), batch)
+    totals = run(measurement, values_of(measurement), batch)
     for old, new in zip(before, snapshot(model.variables), strict=True):
         np.testing.assert_array_equal(old, new)
     other = build(stack())
     wanted = other.test_on_batch(*batch, return_dict=True)
-    assert_close(sums, snapshot(other.metrics_variables))
-    assert any(np.any(total) for total in sums)
-    logs = measurement.results(sums)
+    assert_close(totals.sums, snapshot(other.metrics_variables))
+    assert any(np.any(total) for total in totals.sums)
+    logs = measurement.results(totals)
     assert sorted(logs) == sorted(wanted)
     assert_close([logs[name] for name in wanted], list(wanted.values()))
 
@@ -547,19 +547,19 @@ def test_evaluation_sums_equal_keras_own(stack: Callable[[], list[Any]], batch: 
 def test_evaluation_adds_to_what_the_metrics_have():
     model = build(plain())
     measurement = keras_measurement(model, SPEC)
-    sums = run(measurement, values_of(measurement))
-    once = measurement.results(sums)
-    assert_close(list(measurement.results(sums).values()), list(once.values()))
-    assert_close(snapshot(model.metrics_variables), [2 * total for total in sums])
+    totals = run(measurement, values_of(measurement))
+    once = measurement.results(totals)
+    assert_close(list(measurement.results(totals).values()), list(once.values()))
+    assert_close(snapshot(model.metrics_variables), [2 * total for total in totals.sums])
 
 
 def test_evaluation_computes_with_the_values_that_it_is_given():
     model = build(normalised())
     measurement = keras_measurement(model, SPEC)
-    sums = run(measurement, [value + 0.5 for value in values_of(measurement)])
+    sums = run(measurement, [value + 0.5 for value in values_of(measurement)]).sums
     for weight in model.weights:
         weight.assign(weight + 0.5)
-    assert_close(sums, run(measurement, values_of(measurement)))
+    assert_close(sums, run(measurement, values_of(measurement)).sums)
 
 
 def test_evaluation_needs_no_optimizer():
@@ -587,6 +587,151 @@ def test_evaluation_of_a_model_that_lists_its_metrics():
     measurement = keras_measurement(listed(), SPEC)
     logs = measurement.results(run(measurement, values_of(measurement)))
     assert sorted(logs) == sorted(listed().test_on_batch(X, Y, return_dict=True))
+
+
+# ---- Logs of the model's own compute_metrics --------------------------------------------------
+
+
+class Reporting(keras.Sequential):  # type: ignore[misc]
+    """Changes what Keras reports: adds to it, renames one result and drops another."""
+
+    def __init__(self) -> None:
+        super().__init__([keras.Input([4]), *plain()])
+        self.positive = keras.metrics.Mean(name="positive")
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        logs = super().compute_metrics(x, y, y_pred, sample_weight)
+        self.positive.update_state(keras.ops.cast(y_pred > 0.0, "float32"))
+        logs["positive"] = self.positive.result()  # As in Keras' example.
+        logs["perplexity"] = keras.ops.exp(logs["loss"])
+        logs["right"] = logs.pop("accuracy")
+        logs["both"] = keras.ops.stack([logs["right"], logs.pop("cross")])
+        logs["first"] = y_pred[0, 0]
+        return logs
+
+
+def reporting(kind: Callable[[], Model] = Reporting, **options: Any) -> Model:
+    model = kind()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    cross = keras.metrics.SparseCategoricalCrossentropy(name="cross", from_logits=True)
+    model.compile(keras.optimizers.SGD(0.0), loss, metrics=["accuracy", cross], **options)
+    return start(model, (X, Y))
+
+
+PARTS = [(X[:1], Y[:1]), (X[1:], Y[1:])]  # Of different size, so that no mean of means is right.
+
+
+def in_parts() -> tf.data.Dataset:
+    first, second = (tf.data.Dataset.from_tensors(part) for part in PARTS)
+    return first.concatenate(second)
+
+
+def assert_logs(logs: dict[str, Any], wanted: dict[str, Any], firsts: Sequence[Any]) -> None:
+    """Check for the logs of one device, but the mean of what depends on the batch."""
+    wanted = {**wanted, "first": np.mean([float(first) for first in firsts])}
+    assert sorted(logs) == sorted(wanted)
+    assert_close([logs[name] for name in sorted(wanted)], [wanted[name] for name in sorted(wanted)])
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_training_logs_what_compute_metrics_returns(jit_compile: bool):
+    model, plain = reporting(jit_compile=jit_compile), reporting()
+    objective = keras_objective(model, SPEC)
+    each = [run(objective, values_of(objective), part) for part in PARTS]
+    for results in each:
+        for variable, total in zip(objective.sums, results.sums, strict=True):
+            variable.assign_add(total)
+    plain.fit(in_parts(), shuffle=False, verbose=0)
+    wanted = {name: value for name, (value,) in plain.history.history.items()}
+    assert_close(snapshot(model.metrics_variables), snapshot(plain.metrics_variables))
+    (mean,) = np.mean([results.reports for results in each], axis=0)
+    firsts = [plain(x)[0, 0] for x, _ in PARTS]
+    assert {"perplexity", "right", "both"} < {*wanted}
+    assert_logs(tf.function(objective.results)([tf.constant(mean)]), wanted, firsts)
+    assert_logs(objective.results([tf.constant(mean)]), wanted, firsts)
+
+
+def test_evaluation_logs_what_compute_metrics_returns():
+    model, plain = reporting(), reporting()
+    measurement = keras_measurement(model, SPEC)
+    each = [run(measurement, values_of(measurement), part) for part in PARTS]
+    logs = measurement.results(tf.nest.map_structure(lambda *parts: tf.add_n(parts), *each))
+    wanted = plain.evaluate(in_parts(), verbose=0, return_dict=True)
+    assert_logs(logs, wanted, [plain(x)[0, 0] for x, _ in PARTS])
+
+
+def test_what_compute_metrics_reads_from_a_metrics_variable_is_of_one_batch():
+    class Counting(keras.Sequential):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__([keras.Input([4]), *plain()])
+            self.batches = keras.metrics.Mean(name="batches")
+
+        def compute_metrics(self, *args: Any, **kwargs: Any) -> Any:
+            logs = super().compute_metrics(*args, **kwargs)
+            self.batches.update_state(1.0)
+            return {"each": logs["loss"] / self.batches.count}
+
+    measurement = keras_measurement(reporting(Counting), SPEC)
+    each = [run(measurement, values_of(measurement), part) for part in PARTS]
+    logs = measurement.results(tf.nest.map_structure(lambda *parts: tf.add_n(parts), *each))
+    losses = [reporting(Counting).compute_loss(y=y, y_pred=reporting()(x)) for x, y in PARTS]
+    np.testing.assert_allclose(logs["each"], np.mean(losses), rtol=1e-5)
+
+
+def test_compute_metrics_that_leaves_the_logs_as_they_are():
+    class Same(keras.Sequential):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__([keras.Input([4]), *plain()])
+
+        def compute_metrics(self, *args: Any, **kwargs: Any) -> Any:
+            return super().compute_metrics(*args, **kwargs)
+
+    measurement = keras_measurement(reporting(Same), SPEC)
+    totals = run(measurement, values_of(measurement))
+    assert totals.reports == []
+    wanted = reporting(Same).test_on_batch(X, Y, return_dict=True)
+    logs = measurement.results(totals)
+    assert sorted(logs) == sorted(wanted)
+    assert_close([logs[name] for name in wanted], list(wanted.values()))
+
+
+def test_what_get_metrics_result_adds_is_logged_too():
+    class Derived(keras.Sequential):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__([keras.Input([4]), *plain()])
+
+        def get_metrics_result(self) -> Any:
+            logs = super().get_metrics_result()
+            return {**logs, "perplexity": keras.ops.exp(logs["loss"])}
+
+    measurement = keras_measurement(reporting(Derived), SPEC)
+    logs = measurement.results(run(measurement, values_of(measurement)))
+    np.testing.assert_allclose(logs["perplexity"], np.exp(logs["loss"]), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda y_pred: None, "Wrong.compute_metrics returned NoneType; it must return a dict"),
+        (
+            lambda y_pred: {"all": y_pred[0]},
+            r"returned 'all' of shape \(3,\); what it",
+        ),
+    ],
+    ids=["nothing", "vector"],
+)
+@pytest.mark.parametrize("make", [keras_objective, keras_measurement])
+def test_what_compute_metrics_must_not_return(make: Any, returned: Any, message: str):
+    class Wrong(keras.Sequential):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__([keras.Input([4]), *plain()])
+
+        def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+            super().compute_metrics(x, y, y_pred, sample_weight)
+            return returned(y_pred)
+
+    with pytest.raises(TypeError, match=message):
+        make(reporting(Wrong), SPEC)
 
 
 # ---- Tables -----------------------------------------------------------------------------------
@@ -758,7 +903,8 @@ def test_evaluation_looks_tables_up():
     assert len(measurement.read) == 2
     other = texts(embedding())
     other.test_on_batch(*TEXTS)
-    assert_close(run(measurement, values_of(measurement), TEXTS), snapshot(other.metrics_variables))
+    totals = run(measurement, values_of(measurement), TEXTS)
+    assert_close(totals.sums, snapshot(other.metrics_variables))
 
 
 @pytest.mark.usefixtures("servers")

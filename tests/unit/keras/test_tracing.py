@@ -249,7 +249,7 @@ def test_results_of_this_thread_are_noted() -> None:
         assert noted == {}
         result = model.mean.result()
     model.mean.update_state(5.0)
-    assert float(noted[id(result)]()) == 4.0
+    assert float(noted[id(result)].current()) == 4.0
     assert "result" not in vars(model.mean)
 
 
@@ -262,7 +262,7 @@ def test_a_result_of_the_object_is_there_again() -> None:
     object.__setattr__(model.mean, "result", mine)
     with _tracing.results_noted(model) as noted:
         result = model.mean.result()
-        assert (result, noted[id(result)]()) == (7.0, 7.0)
+        assert (result, noted[id(result)].current()) == (7.0, 7.0)
     assert vars(model.mean)["result"] is mine
 
 
@@ -275,7 +275,7 @@ def test_notes_inside_others() -> None:
         other = model.mean.result()
         assert id(other) not in inner
     count = len(outer)
-    assert float(inner[id(result)]()) == float(outer[id(other)]()) == 3.0
+    assert float(inner[id(result)].current()) == float(outer[id(other)].current()) == 3.0
     assert len(outer) == count  # Nothing is noted, and kept, from now on.
     assert "result" not in vars(model.mean)
 
