@@ -93,6 +93,10 @@ class WorkerData:
     `flat_map` then has the same order in every pass.) Given a function, each worker reads the
     data set that the function returns for it, once.
 
+    Elements are read in order even if the data set allows another one (`deterministic=False`):
+    every worker skips the elements of the others, and in an evaluation (`repeat=False`) a worker
+    goes on where another one has stopped. Training reads a function's data sets as they are.
+
     Args:
       source: a `tf.data.Dataset` of batches, or a function from `tf.distribute.InputContext`
         to one.
@@ -140,6 +144,8 @@ class WorkerData:
                     f"but of {self.element_spec} for worker 0; they must be the same."
                 )
         self._graphs = [_serialized(dataset) for dataset in sources]
+        if not self._own or not repeat:
+            self._graphs = [datasets.in_order(graph) for graph in self._graphs]
         self._check_caches()
         self._random = np.random.default_rng(seed)
         self._passes = 0  # Number of times that the pipelines have been started.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -130,6 +131,93 @@ def test_pipelines_that_are_started_again_have_another_number():
 def test_the_name_of_a_python_operation_is_data_like_any_other():
     text = tf.data.Dataset.from_tensor_slices([b"PyFunc", b"EagerPyFunc"])
     assert pipelines(WorkerData(text, workers=1, repeat=False)) == [[b"PyFunc", b"EagerPyFunc"]]
+
+
+# ---- Data sets that allow another order -------------------------------------------------------
+
+
+def slowly(x: Any) -> Any:
+    """Return x; every third element takes so long that others overtake it where they may."""
+    turns = tf.where(x % 3 == 0, tf.constant(1_000, tf.int64), tf.constant(0, tf.int64))
+    return x + tf.while_loop(lambda left: left > 0, lambda left: (left - 1,), [turns])[0]
+
+
+def mapped(order: bool | None) -> tf.data.Dataset:
+    return tf.data.Dataset.range(6).map(slowly, num_parallel_calls=4, deterministic=order)
+
+
+def by_options(dataset: tf.data.Dataset, order: bool) -> tf.data.Dataset:
+    options = tf.data.Options()
+    options.deterministic = order
+    return dataset.with_options(options)
+
+
+def interleaved(order: bool) -> tf.data.Dataset:
+    """Read parts of the data as `tfds.load(shuffle_files=True)` reads files."""
+
+    def part(x: Any) -> tf.data.Dataset:
+        return tf.data.Dataset.from_tensors(x).repeat(2).map(slowly)
+
+    parts = tf.data.Dataset.range(6).shuffle(6, seed=1, reshuffle_each_iteration=False)
+    return parts.interleave(part, 6, num_parallel_calls=tf.data.AUTOTUNE, deterministic=order)
+
+
+UNORDERED: dict[str, Callable[[bool], tf.data.Dataset]] = {
+    "map": mapped,
+    "options": lambda order: by_options(mapped(None), order),
+    "interleave": interleaved,
+    "map inside": lambda order: tf.data.Dataset.range(2).flat_map(lambda _: mapped(order)),
+    "options around": lambda order: by_options(
+        tf.data.Dataset.range(2).flat_map(lambda _: mapped(None)), order
+    ),
+}
+
+
+def elements(dataset: tf.data.Dataset) -> list[int]:
+    return [int(element) for element in dataset]
+
+
+@pytest.mark.parametrize("make", UNORDERED.values(), ids=UNORDERED.keys())
+def test_what_allows_another_order_is_read_in_order(make: Any):
+    wanted = elements(make(True))
+    assert any(elements(make(False)) != wanted for _ in range(20))
+    data = WorkerData(make(False), workers=2, repeat=False)
+    assert pipelines(data) == [wanted[0::2], wanted[1::2]]
+    parts = [[int(element) for (element,) in part] for part in opened(data, skip=2)]
+    assert parts == [wanted[4::2], wanted[5::2]]
+
+
+def test_a_functions_data_set_is_read_in_order_where_another_worker_may_go_on():
+    wanted = elements(mapped(True))
+    assert pipelines(WorkerData(lambda _: mapped(False), 1, repeat=False)) == [wanted]
+    data = WorkerData(lambda _: mapped(False), 1)
+    assert any(pipelines(data) != [wanted] for _ in range(20))
+
+
+def sloppy(order: bool) -> Any:
+    """Return operations of all kinds that may produce elements out of order."""
+    data = tf.data.Dataset.range(4).batch(2, num_parallel_calls=2, deterministic=order)
+    data = data.unbatch().apply(
+        tf.data.experimental.parallel_interleave(
+            tf.data.Dataset.range, cycle_length=2, sloppy=not order
+        )
+    )
+    examples = data.map(lambda x: tf.fill([1], ""))
+    parse = tf.data.experimental.parse_example_dataset
+    features = {"a": tf.io.FixedLenFeature([], tf.int64, 0)}
+    return by_options(examples.apply(parse(features, 2, deterministic=order)), order)
+
+
+@pytest.mark.filterwarnings("ignore")  # Of the operations that are deprecated.
+def test_every_kind_of_operation_is_told():
+    graphs = [
+        datasets.in_order(datasets.dataset_to_graph(sloppy(order))) for order in (False, True)
+    ]
+    one, other = (tf.compat.v1.GraphDef.FromString(graph.numpy()).node for graph in graphs)
+    assert [(n.op, n.attr["deterministic"].s) for n in one] == [
+        (n.op, n.attr["deterministic"].s) for n in other
+    ]
+    assert {n.attr["deterministic"].s for n in one} == {b"", b"true"}
 
 
 # ---- A function -------------------------------------------------------------------------------

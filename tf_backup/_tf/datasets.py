@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_backup._tf.private_tensorflow import (
+    dataset_options_pb2,
     map_op,
     nested_structure_coder,
     struct_pb2,
@@ -61,6 +62,30 @@ def _bodies(graph: Tensor) -> list[tuple[Any, str]]:
     definition = tf.compat.v1.GraphDef.FromString(graph.numpy())
     functions = [(each.node_def, ":output:0") for each in definition.library.function]
     return [(definition.node, ""), *functions]
+
+
+def in_order(graph: Tensor) -> Tensor:
+    """Return a dataset graph in which no operation may produce elements out of order.
+
+    Relies on the attributes `deterministic` and `sloppy` of dataset operations, and on the
+    attribute in which `OptionsDataset` has the options. Operations without a choice of their own
+    follow the options.
+
+    Args:
+      graph: dataset that `dataset_to_graph` has written.
+    """
+    definition = tf.compat.v1.GraphDef.FromString(graph.numpy())
+    bodies = [definition.node, *(each.node_def for each in definition.library.function)]
+    for node in [node for nodes in bodies for node in nodes if "Dataset" in node.op]:
+        if "deterministic" in node.attr and node.attr["deterministic"].s == b"false":
+            node.attr["deterministic"].s = b"true"
+        if "sloppy" in node.attr:
+            node.attr["sloppy"].b = False
+        if node.op == "OptionsDataset":
+            options = dataset_options_pb2.Options.FromString(node.attr["serialized_options"].s)
+            options.deterministic = True
+            node.attr["serialized_options"].s = options.SerializeToString()
+    return tf.constant(definition.SerializeToString())
 
 
 # Index of the first of the two seeds among the inputs of dataset operations.

@@ -22,6 +22,7 @@ _NAMES = {
         "QueueEnqueueManyV2 QueueEnqueueV2 QueueSizeV2 ReadVariableOp SleepDataset VarHandleOp "
         "VarIsInitializedOp"
     ),
+    "tensorflow.core.framework.dataset_options_pb2": "Options",
     "tensorflow.core.protobuf.config_pb2": "ConfigProto",
     "tensorflow.core.protobuf.struct_pb2": "StructuredValue",
     "tensorflow.python.data.ops.iterator_ops:OwnedIterator": "_iterator_resource",
@@ -55,6 +56,7 @@ _NAMES = {
 }
 
 try:
+    from tensorflow.core.framework import dataset_options_pb2
     from tensorflow.core.protobuf import config_pb2, struct_pb2
     from tensorflow.python.data.ops import map_op
     from tensorflow.python.data.util import structure
@@ -72,6 +74,7 @@ __all__ = [
     "cancellation",
     "config_pb2",
     "context",
+    "dataset_options_pb2",
     "handle_data_util",
     "map_op",
     "nested_structure_coder",
