@@ -95,7 +95,8 @@ class WorkerData:
 
     Elements are read in order even if the data set allows another one (`deterministic=False`):
     every worker skips the elements of the others, and in an evaluation (`repeat=False`) a worker
-    goes on where another one has stopped. Training reads a function's data sets as they are.
+    goes on where another one has stopped. Training reads a function's data sets as they are, and
+    evaluation in one order, however often they are opened.
 
     Args:
       source: a `tf.data.Dataset` of batches, or a function from `tf.distribute.InputContext`
@@ -144,7 +145,8 @@ class WorkerData:
                     f"but of {self.element_spec} for worker 0; they must be the same."
                 )
         self._graphs = [_serialized(dataset) for dataset in sources]
-        if not self._own or not repeat:
+        self._same_order = not self._own or not repeat  # Whenever the pipelines are opened.
+        if self._same_order:
             self._graphs = [datasets.in_order(graph) for graph in self._graphs]
         self._check_caches()
         self._random = np.random.default_rng(seed)
@@ -172,13 +174,13 @@ class WorkerData:
     def start(self) -> Pipelines:
         """Return the pipelines, started from the beginning."""
         graphs, shards = self._graphs, 1
-        if not self._own:
+        if self._same_order:
             seed = int(self._random.integers(2**40))
-            graphs = [datasets.seeded(graphs[0], seed, self._passes)]
+            graphs = [datasets.seeded(graph, seed, self._passes) for graph in graphs]
             self._passes += 1
-            # Empty shards cannot repeat, so all workers read all of a data set that is too short.
-            if not self.endless or (self.batches or 0) >= self.workers:
-                shards = self.workers
+        # Empty shards cannot repeat, so all workers read all of a data set that is too short.
+        if not self._own and (not self.endless or (self.batches or 0) >= self.workers):
+            shards = self.workers
         return Pipelines(
             graphs=[graph.numpy() for graph in graphs],
             spec=datasets.flat_spec(self.element_spec),

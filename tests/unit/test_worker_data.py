@@ -194,6 +194,17 @@ def test_a_functions_data_set_is_read_in_order_where_another_worker_may_go_on():
     assert any(pipelines(data) != [wanted] for _ in range(20))
 
 
+def test_a_functions_shuffle_has_one_order_where_another_worker_may_go_on():
+    data = WorkerData(lambda _: tf.data.Dataset.range(20).shuffle(20), 1, repeat=False)
+    begun = data.start()
+    whole, rest = (
+        [int(element) for (element,) in open_pipeline(begun.describe(), begun.graphs[0], 0, skip)]
+        for skip in (0, 5)
+    )
+    assert whole[5:] == rest
+    assert sorted(whole) == [*range(20)] != whole
+
+
 def sloppy(order: bool) -> Any:
     """Return operations of all kinds that may produce elements out of order."""
     data = tf.data.Dataset.range(4).batch(2, num_parallel_calls=2, deterministic=order)
