@@ -16,7 +16,9 @@ from tf_backup.servers.reports import Report
 _TICK_S = 0.5  # How often `look_after` is called.
 _POLL_S = 0.05
 _REST_S = 0.05  # Pause between reads of reports that nobody waits for, because each read is a call.
-_END_TIMEOUT_S = 10.0  # How long calls may take to end by themselves, once told to.
+# How long calls may take to end by themselves, once told to. A canceled update may be half made, so
+# this is longer than a server may be silent: if one is lost, or a signal comes, they fail before.
+_END_TIMEOUT_S = 60.0
 
 
 class Run:
