@@ -16,7 +16,7 @@ from tests.unit.models.test_networks import TASKS, Task, compiled, examples
 pytestmark = pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
 
 
-FIRST = ("pixelcnn", "language_model of characters")
+FIRST = ("language_model of characters",)
 
 
 @pytest.mark.parametrize("name", with_extra(TASKS, *(set(TASKS) - set(FIRST))))

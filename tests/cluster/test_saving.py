@@ -15,6 +15,7 @@ import tensorflow as tf
 import tf_backup
 from tests.cluster.processes import start, wait_until
 from tests.cluster.shared import Shared
+from tests.extra import extra
 
 pytestmark = pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
 
@@ -174,6 +175,7 @@ def end(process: Any) -> None:
         process.communicate(timeout=60)
 
 
+@extra  # So do `test_train_script.py` and `test_restarts.py`, from checkpoints of train.py.
 def test_training_that_was_killed_goes_on_as_if_it_had_not_been(
     strategy: Any, tmp_path: Path
 ) -> None:

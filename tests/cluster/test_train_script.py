@@ -208,7 +208,7 @@ def test_all_recipes_are_listed() -> None:
 
 def test_told_to_end_it_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     logs, path = tmp_path / "logs", tmp_path / "summary.json"
-    flags = ["--replicas=1", "--backups=1", "--updates=150", "--updates_per_epoch=30", "--ema=0.9"]
+    flags = ["--replicas=1", "--backups=1", "--updates=75", "--updates_per_epoch=15", "--ema=0.9"]
     flags += [f"--log_dir={logs}", f"--summary_json={path}"]
     # Slow enough to get the signal before the end.
     process = start(SCRIPT, *flags, "--delay=0:0.1", "--delay=1:0.1")
@@ -225,14 +225,14 @@ def test_told_to_end_it_saves_and_the_same_command_goes_on(tmp_path: Path) -> No
     _, err = finish(start(SCRIPT, *flags))
     summary = json.loads(path.read_text())
     made = summary["updates_of_this_run"]
-    assert f"Goes on after {150 - made} of 150 updates." in err
-    assert 0 < made <= 120
-    assert summary["updates"] == 150
+    assert f"Goes on after {75 - made} of 75 updates." in err
+    assert 0 < made <= 60
+    assert summary["updates"] == 75
     assert summary["contributions"]["accepted"] == made
     with (logs / "history.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["0", "1", "2", "3", "4"]
-    assert [row["updates"] for row in rows] == ["30", "60", "90", "120", "150"]
+    assert [row["updates"] for row in rows] == ["15", "30", "45", "60", "75"]
     assert float(rows[-1]["val_accuracy"]) == summary["validation"]["accuracy"]
 
 
