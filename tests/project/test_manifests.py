@@ -31,6 +31,8 @@ from tests.manifests import (
 from tests.unit import prepared_data
 from tf_backup.cluster import pod as pod_module
 
+pytestmark = pytest.mark.slow  # Computes for seconds.
+
 VERSIONS = ["1.29", "1.32", "1.36"]
 CUSTOM = {"JobSet", "TFJob"}
 

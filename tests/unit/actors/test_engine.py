@@ -17,6 +17,8 @@ from tf_backup.errors import WorkerFailed
 from tf_backup.policy import BackupPolicy
 from tf_backup.worker_data import Pipelines, WorkerData
 
+pytestmark = pytest.mark.slow  # Computes for seconds.
+
 
 class Training:
     """An engine with N = 2 and b = 0 on a weight, from which each update subtracts a mean."""

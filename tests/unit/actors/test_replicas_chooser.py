@@ -12,6 +12,8 @@ from tf_backup.actors.replicas_chooser import ReplicasChooser
 from tf_backup.policy import BackupPolicy
 from tf_backup.timeline import schema
 
+pytestmark = pytest.mark.slow  # Computes for seconds.
+
 WORKERS = 6
 
 

@@ -30,6 +30,8 @@ from tf_backup.policy import BackupPolicy
 from tf_backup.simulation.delays import Durations, Exponential, Pareto
 from tf_backup.simulation.virtual_gate import NoWork, VirtualGate
 
+pytestmark = pytest.mark.slow  # Computes for seconds.
+
 RESULTS = Path(__file__).parents[3] / "results"
 PROBLEM = Problem(Subset("digits", 200, 100, ()), 4, 4)
 

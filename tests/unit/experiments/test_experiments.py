@@ -27,6 +27,8 @@ from scripts.training import presets
 from scripts.training.plans import Plan
 from tests.extra import with_extra
 
+pytestmark = pytest.mark.slow  # Computes for seconds.
+
 ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "results"
 ENVIRONMENT = {**dict.fromkeys(result_file.VERSION, "1"), "commit": "12e4567", "cores": 2}

@@ -15,6 +15,8 @@ from tf_backup.keras.custom_step import step_measurement, step_objective
 from tf_backup.keras.optimizer import SyncReplicasWithBackup
 from tf_backup.objective import Measurement, Objective
 
+pytestmark = pytest.mark.slow  # Computes for seconds.
+
 RNG = np.random.default_rng(5)
 X = RNG.normal(size=[6, 4]).astype(np.float32)
 Y = RNG.normal(size=[6, 2]).astype(np.float32)

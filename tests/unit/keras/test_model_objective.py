@@ -16,6 +16,8 @@ from tf_backup.keras.optimizer import SyncReplicasWithBackup
 from tf_backup.keras.variables import KerasVariables
 from tf_backup.objective import Measurement, Objective, Results, traced
 
+pytestmark = pytest.mark.slow  # Computes for seconds.
+
 RNG = np.random.default_rng(5)
 X = RNG.normal(size=[6, 4]).astype(np.float32)
 Y = np.array([0, 2, 1, 1, 0, 2])

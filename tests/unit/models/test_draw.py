@@ -10,6 +10,8 @@ import pytest
 from models import draw
 from models.attention import Attention
 
+pytestmark = pytest.mark.slow  # Computes for seconds.
+
 RNG = np.random.default_rng(0)
 SIZES = {"glimpses": 4, "units": 12, "latent": 3, "seed": 1}
 IMAGES = (RNG.uniform(size=[6, 9, 8, 1]) > 0.5).astype(np.float32)

@@ -14,6 +14,8 @@ import tensorflow as tf
 from models import draw, inception_v3, language_model, mnist_cnn, pixelcnn, small_cnn
 from tf_backup.keras.model_objective import keras_objective
 
+pytestmark = pytest.mark.slow  # Computes for seconds.
+
 RNG = np.random.default_rng(3)
 LABELS = np.arange(8) % 2
 # One class is bright above, the other below, so that there is something to learn.

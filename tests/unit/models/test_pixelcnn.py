@@ -11,6 +11,8 @@ import tensorflow as tf
 from models import pixelcnn
 from scripts.training import picture
 
+pytestmark = pytest.mark.slow  # Computes for seconds.
+
 RNG = np.random.default_rng(0)
 
 

@@ -35,6 +35,8 @@ from tf_backup.rules.protocol import (
 )
 from tf_backup.servers.gate_rules import TENSORS
 
+pytestmark = pytest.mark.slow  # Computes for seconds.
+
 SCHEDULES, BLOCKS, EVENTS = 1000, 10, 60
 SLOTS = tuple(name for name in protocol.VECTORS if not name.startswith("extra_"))
 BOUNDS = (0, 1, 2, 5, ANY_STALENESS)

@@ -10,6 +10,8 @@ import pytest
 
 from scripts.experiments import catalogue
 
+pytestmark = pytest.mark.slow  # Computes for seconds.
+
 ROOT = Path(__file__).parents[3]
 
 

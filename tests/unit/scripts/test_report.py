@@ -24,6 +24,8 @@ from tf_backup.errors import RecordsError
 from tf_backup.timeline import parquet
 from tf_backup.timeline.schema import ACCEPTED, CONTRIBUTION, UPDATE, Settings, Timeline
 
+pytestmark = pytest.mark.slow  # Computes for seconds.
+
 ROOT = pathlib.Path(__file__).parents[3]
 NASTY = "</title><script>alert('$x$ & \"')</script>"
 SECTIONS = [

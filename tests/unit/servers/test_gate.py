@@ -17,6 +17,8 @@ from tf_backup.rules.protocol import COMPUTING, EXPELLED, STOP
 from tf_backup.servers.gate import STOPPED, Gate
 from tf_backup.servers.ledger_changes import Times
 
+pytestmark = pytest.mark.slow  # Computes for seconds.
+
 N, B = 2, 1
 
 

@@ -23,6 +23,8 @@ from tf_backup.simulation.timing import simulate
 from tf_backup.simulation.virtual_cluster import VirtualCluster
 from tf_backup.simulation.virtual_gate import NoWork, VirtualGate, simulated_timeline
 
+pytestmark = pytest.mark.slow  # Computes for seconds.
+
 layers = keras.layers
 SAMPLES, FEATURES, BATCH = 48, 4, 4
 X = np.random.default_rng(1).normal(size=[SAMPLES, FEATURES]).astype(np.float32)

@@ -17,6 +17,8 @@ from tf_backup.timeline import parquet
 from tf_backup.timeline.parquet import Writer, read, sessions
 from tf_backup.timeline.schema import CONTRIBUTION, UPDATE, Rows, Settings, Timeline
 
+pytestmark = pytest.mark.slow  # Computes for seconds.
+
 SETTINGS = Settings(3, 1, batch_size=32, model="net", session="a", versions={"keras": "3"})
 KINDS = ("contributions", "updates")
 

@@ -25,6 +25,8 @@ from scripts.training.plans import Plan
 from scripts.training.recipe import LinearAtEnd, Recipe
 from scripts.training.resumable import Run
 
+pytestmark = pytest.mark.slow  # Computes for seconds.
+
 EPOCH, UPDATES = 4, 10
 RECIPE = Recipe(
     "tiny", "Adam", 0.05, batch_size=8, replicas=1, backups=0, updates=UPDATES,

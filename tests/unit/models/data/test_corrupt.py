@@ -8,6 +8,8 @@ import tensorflow as tf
 from models.data import loading
 from tests.unit.prepared_data import GARBAGE, corrupted, flat, numbered, numbers, write
 
+pytestmark = pytest.mark.slow  # Computes for seconds.
+
 EXAMPLES = 150
 BAD = (0, 70, 71, 149)
 

@@ -14,6 +14,8 @@ from models import language_model, pixelcnn
 from models.data import loading
 from tests.unit.prepared_data import flat
 
+pytestmark = pytest.mark.slow  # Computes for seconds.
+
 EMBEDDED = ("digits", "topics")
 
 

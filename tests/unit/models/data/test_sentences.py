@@ -15,6 +15,8 @@ from models.data import loading, sentences
 from models.data.vocabulary import Vocabulary
 from tests.unit.prepared_data import write
 
+pytestmark = pytest.mark.slow  # Computes for seconds.
+
 SENTENCES = [f"{'the cat' if n % 2 else 'a dog'} sat on {n} mats ." for n in range(30)]
 
 
