@@ -17,6 +17,8 @@ from tf_backup.actors.agent import Agent, Dismissed
 from tf_backup.servers import board
 from tf_backup.servers.board import FREE, LEFT, Board, Lease
 
+pytestmark = pytest.mark.slow  # Computes for seconds.
+
 ADDRESSES = {"chief": ["c:1"], "worker": ["a:1", "b:1"], "ps": ["server:1"]}
 TIMEOUT_S = 60
 

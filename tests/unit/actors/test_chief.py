@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import tensorflow as tf
 
 from tests.unit.actors.one_process import TIMEOUT_S, descent
@@ -19,6 +20,8 @@ from tf_backup.servers.gate import Gate
 from tf_backup.servers.permits import GO, HALT, LAST, Permits
 from tf_backup.servers.reports import Reports, structure_of
 from tf_backup.servers.snapshot import Snapshot
+
+pytestmark = pytest.mark.slow  # Computes for seconds.
 
 N = 2
 

@@ -20,6 +20,8 @@ from tf_backup.network import status
 from tf_backup.servers import board
 from tf_backup.servers.board import Board
 
+pytestmark = pytest.mark.slow  # Computes for seconds.
+
 ADDRESSES = {"chief": ["me:1"], "worker": ["a:1", "b:1"], "ps": ["server:1"]}
 
 

@@ -16,6 +16,8 @@ from tf_backup.network.watch import Watch
 from tf_backup.objective import Measurement, traced
 from tf_backup.worker_data import WorkerData
 
+pytestmark = pytest.mark.slow  # Computes for seconds.
+
 
 class Mean:
     """An evaluation of a weight times the mean of numbers, on two workers."""

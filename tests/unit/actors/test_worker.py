@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from tests.unit.actors.one_process import SPEC, TIMEOUT_S, descent
@@ -20,6 +21,8 @@ from tf_backup.servers.event import ROW
 from tf_backup.servers.gate import Gate
 from tf_backup.servers.ledger_changes import Times
 from tf_backup.servers.snapshot import Snapshot
+
+pytestmark = pytest.mark.slow  # Computes for seconds.
 
 LIFE = 7
 

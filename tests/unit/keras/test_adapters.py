@@ -12,6 +12,8 @@ import tensorflow as tf
 from tests.unit.arrays import KINDS, SAMPLES, SIZE, numbered, source
 from tf_backup.keras.feed import Feed
 
+pytestmark = pytest.mark.slow  # Computes for seconds.
+
 
 def dense(part: Any) -> np.ndarray[Any, Any]:
     if isinstance(part, tf.RaggedTensor):

@@ -9,6 +9,8 @@ from tf_backup._tf.named import Name
 from tf_backup.servers import board
 from tf_backup.servers.board import FREE, LEFT, NEVER, Board, Lease
 
+pytestmark = pytest.mark.slow  # Computes for seconds.
+
 WORKERS = 3
 
 

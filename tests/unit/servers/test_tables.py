@@ -14,6 +14,8 @@ from tf_backup._tf import graphs, runtime
 from tf_backup.servers import tables
 from tf_backup.servers.tables import Lookups
 
+pytestmark = pytest.mark.slow  # Computes for seconds.
+
 Tensor = Any
 
 ROWS, WIDTH = 5, 2
