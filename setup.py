@@ -23,6 +23,8 @@ EXTRAS_REQUIRE = {
         "absl-py>=1.4",
         "psutil>=5.9",
         "scikit-learn>=1.5",
+        # TensorFlow 2.20 brings it, 2.21 does not.
+        "tensorboard>=2.20",
         "tensorflow-datasets>=4.9.9",
         # tensorflow-datasets imports it and does not ask for it.
         "importlib_resources>=6",
@@ -57,6 +59,7 @@ EXTRAS_REQUIRE = {
         "PyYAML>=6",
         "ruff>=0.9",
         "scikit-learn>=1.5",
+        "tensorboard>=2.20",
         "tensorflow-datasets>=4.9.9",
     ],
 }
