@@ -36,6 +36,7 @@ EXTRAS_REQUIRE = {
         "absl-py>=1.4",
         "matplotlib>=3.10",
         "pyarrow>=15",
+        "tensorboard>=2.20",
     ],
     "metrics": [
         "prometheus_client>=0.20",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib.util
 import logging
 import os
 import pathlib
@@ -52,6 +53,7 @@ class StragglerMonitor(keras.callbacks.Callback):
 
     Raises:
       TypeError, ValueError: if an argument is out of range.
+      ModuleNotFoundError: if `log_dir` is given, and pyarrow or tensorboard is not installed.
     """
 
     runs_behind = True  # It reads the timeline, in which updates have their numbers.
@@ -67,6 +69,8 @@ class StragglerMonitor(keras.callbacks.Callback):
             raise ValueError(f"every_s is {every_s!r}; it must be a number of seconds above 0.")
         if batch_size is not None:
             batch_size = checked_int("batch_size", batch_size)
+        if log_dir is not None:
+            _check_installed()
         self.window: Window | None = None
         self._log_dir = None if log_dir is None else pathlib.Path(log_dir)
         self._every_s = every_s
@@ -175,4 +179,20 @@ class StragglerMonitor(keras.callbacks.Callback):
             model=self.model.name,
             session=f"{now}-{uuid.uuid4().hex[:8]}",
             versions=versions,
+        )
+
+
+def _check_installed() -> None:
+    """Check that the packages are there that write the files in `log_dir`.
+
+    Raises:
+      ModuleNotFoundError: if one is missing. TensorFlow 2.21 brings no TensorBoard.
+    """
+    names = ("pyarrow", "tensorboard")
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModuleNotFoundError(
+            f"StragglerMonitor needs {' and '.join(missing)} to write to log_dir. Run pip install "
+            "'tf_backup[report]', or pass log_dir=None.",
+            name=missing[0],
         )
