@@ -216,7 +216,7 @@ class Evaluation:
         self._coordinator.check_workers()
         members, lanes = self._coordinator.members, self._dispenser.lanes()
         newest = members.newest  # A life with a larger number has begun since.
-        here = np.isin(lanes.holder, list(set(members.lives))) | (lanes.holder > newest)
+        here = np.isin(lanes.holder, members.lives) | (lanes.holder > newest)
         gone = np.where(here, 0, lanes.holder)
         if np.any(gone):
             self._dispenser.expire(tf.constant(gone, tf.int64))

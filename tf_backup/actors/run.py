@@ -17,7 +17,7 @@ _TICK_S = 0.5  # How often `look_after` is called.
 _POLL_S = 0.05
 _REST_S = 0.05  # Pause between reads of reports that nobody waits for, because each read is a call.
 # How long calls may take to end by themselves, once told to. A canceled update may be half made, so
-# this is longer than a server may be silent: if one is lost, or a signal comes, they fail before.
+# this is longer than a server may be silent by default: its loss, or a signal, makes them fail.
 _END_TIMEOUT_S = 60.0
 
 

@@ -3,8 +3,8 @@
 TensorFlow's calls have no deadline. A call to a server that is frozen or disconnected would never
 return, and Python would handle no signals meanwhile. So a thread for each server asks for its
 status. If the server has not answered for `timeout_s`, the thread shuts down the connections to it,
-and every call that waits for it fails at once. Time in which this process is frozen
-itself does not count.
+and every call that waits for it fails at once. Time in which this process itself is frozen does not
+count.
 """
 
 from __future__ import annotations
