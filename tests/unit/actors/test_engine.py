@@ -35,6 +35,13 @@ class Training:
         results = self.engine.step(**options)
         return results and [float(results["weight before"]), float(results["seen"])]
 
+    def make_three(self) -> list[float] | None:
+        """Let a run make its three updates, and return the result of the first."""
+        self.engine.begin(numbers(1, 1, repeat=True), step=0)
+        result = self.step(ahead=3, last=True)
+        wait_until(lambda: float(self.weight) == 97)
+        return result
+
 
 def numbers(*values: float, repeat: bool = False) -> Pipelines:
     """Return data of which worker i gets every second number, from number i on."""
@@ -91,9 +98,7 @@ def test_settling_stops_updates_that_are_ahead(training: Training) -> None:
 
 def test_settling_after_the_last_update_leaves_it_the_last(training: Training) -> None:
     engine = training.engine
-    engine.begin(numbers(1, 1, repeat=True), step=0)
-    results = [training.step(ahead=3, last=True)]
-    wait_until(lambda: float(training.weight) == 97)
+    results = [training.make_three()]
     engine.settle()
     results += [training.step(ahead=2 - made, last=True) for made in range(2)]
     assert results == [[100, 2], [99, 4], [98, 6]]
@@ -103,9 +108,7 @@ def test_settling_after_the_last_update_leaves_it_the_last(training: Training) -
 
 def test_updates_of_a_run_that_was_ended_are_returned(training: Training) -> None:
     engine = training.engine
-    engine.begin(numbers(1, 1, repeat=True), step=0)
-    results = [training.step(ahead=3, last=True)]
-    wait_until(lambda: float(training.weight) == 97)
+    results = [training.make_three()]
     engine.settle()
     current_run.interrupt(training.cluster.strategy)  # As an evaluation does.
     assert engine.active
@@ -122,9 +125,7 @@ def test_updates_of_a_run_that_was_ended_are_returned(training: Training) -> Non
 
 def test_a_new_training_does_not_return_what_the_last_one_left(training: Training) -> None:
     engine = training.engine
-    engine.begin(numbers(1, 1, repeat=True), step=0)
-    training.step(ahead=3, last=True)
-    wait_until(lambda: float(training.weight) == 97)
+    training.make_three()
     engine.close(failed=True)
     assert not engine.active
     training.cluster.join()
