@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import re
@@ -38,6 +39,10 @@ class Pod:
 
 
 @functools.cache
+def _objects(directory: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(_text(directory)))
+
+
 def _text(directory: Path) -> str:
     for command in (["kubectl", "kustomize"], ["kustomize", "build"]):
         if shutil.which(command[0]):
@@ -49,7 +54,7 @@ def _text(directory: Path) -> str:
 
 def build(overlay: str, k8s: Path = K8S) -> list[dict[str, Any]]:
     """Returns the objects of an overlay."""
-    return list(yaml.safe_load_all(_text(k8s / "overlays" / overlay)))
+    return copy.deepcopy(_objects(k8s / "overlays" / overlay))
 
 
 def of_kind(objects: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:

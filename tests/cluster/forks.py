@@ -1,8 +1,8 @@
 """Programs as forks of one process that has imported TensorFlow and Keras.
 
 The import takes seconds of a core, and the tests start a hundred programs. A fork imports the
-project's own modules itself. Use `processes.start_fresh` to test what a program does while it
-imports TensorFlow.
+project's own modules itself. The fork server of a fork's local cluster is a fork, too. Use
+`processes.start_fresh` to test what a program does while it imports TensorFlow.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
+_FORK_SERVER = ["-m", "tf_backup.cluster.fork_server"]  # And the number of its lifeline.
 
 
 class Program:
@@ -179,6 +180,69 @@ def _become(order: dict[str, Any], outputs: Sequence[int]) -> None:
     sys.path[:0] = [order["cwd"], *order["env"]["PYTHONPATH"].split(os.pathsep)]
 
 
+class _Spare:
+    """Fork of a program at its beginning, which becomes the fork server of its local cluster.
+
+    The program's second one, and those of programs that are not forks, import TensorFlow.
+    """
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        self._pid = os.fork()
+        if not self._pid:
+            self._socket.close()
+            _become_fork_server(theirs)
+        theirs.close()
+        self._popen = subprocess.Popen
+
+    def popen(self, args: Sequence[str], **options: Any) -> Any:
+        """Stand in for `subprocess.Popen`."""
+        if list(args[1:-1]) != _FORK_SERVER:
+            return self._popen(args, **options)
+        subprocess.Popen = self._popen  # type: ignore[misc]
+        (reads, stdin), (stdout, writes) = os.pipe(), os.pipe()
+        fds = [reads, writes, options["stderr"].fileno(), int(args[-1])]
+        order = json.dumps(dict(options["env"])).encode()
+        socket.send_fds(self._socket, [len(order).to_bytes(4, "big")], fds)
+        self._socket.sendall(order)
+        self._socket.close()
+        os.close(reads)
+        os.close(writes)
+        process: Any = Program(self._pid, args, None, None)
+        process.stdin, process.stdout = os.fdopen(stdin, "wb"), os.fdopen(stdout, "rb")
+        return process
+
+
+def _become_fork_server(order: socket.socket) -> NoReturn:
+    """Wait for an order, and turn this fork into the fork server of a cluster."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program.
+    size, fds, _, _ = socket.recv_fds(order, 4, 4)
+    if not size:  # The program has ended without a local cluster.
+        os._exit(0)
+    environment = json.loads(order.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL))
+    order.close()
+    os.setsid()
+    for target, source in enumerate(fds[:3]):
+        os.dup2(source, target)
+        os.close(source)
+    os.environ.clear()
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.orig_argv = [sys.executable, *_FORK_SERVER, str(fds[3])]
+    _show_command(sys.orig_argv[1:])
+    sys.exit(_run(sys.orig_argv[1:]))
+
+
+def _show_command(command: Sequence[str]) -> None:
+    """Make a command the one that `ps` shows of this process, instead of what it is a fork of."""
+    with open("/proc/self/stat") as file:
+        begin, end = map(int, file.read().rpartition(")")[2].split()[45:47])
+    text = b"".join(word.encode() + b"\0" for word in ("python", *command))
+    assert len(text) <= end - begin
+    ctypes.memset(begin, 0, end - begin)
+    ctypes.memmove(begin, text, len(text))
+
+
 def _run(command: list[str]) -> None:
     """Run the command as Python would."""
     import runpy
@@ -197,6 +261,7 @@ def _run(command: list[str]) -> None:
 
 def _main() -> NoReturn:
     _serve(socket.socket(fileno=int(sys.argv[1])))
+    subprocess.Popen = _Spare().popen  # type: ignore[assignment, misc]
     _run(sys.orig_argv[1:])
     sys.exit(0)
 

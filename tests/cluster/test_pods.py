@@ -14,7 +14,9 @@ from tests.cluster.processes import wait_until
 
 # By default, a silent task is waited for for half a minute.
 SOON = "--worker_timeout_s=8\n--server_timeout_s=10\n"
-ENDLESS = f"--updates=100000\n--checkpoint_minutes=0.02\n{SOON}"
+# So slow that those who wait for something have the processor.
+SLOWLY = "".join(f"--delay={worker}:0.1\n" for worker in range(3))
+ENDLESS = f"--updates=100000\n--checkpoint_minutes=0.05\n{SLOWLY}{SOON}"
 ALL = ("worker-0", "worker-1", "backup-0", "ps-0")
 
 

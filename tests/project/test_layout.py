@@ -1,6 +1,7 @@
 """Layout of the files, read as text; nothing here loads TensorFlow."""
 
 import ast
+import functools
 import graphlib
 import importlib.metadata
 import pathlib
@@ -55,6 +56,7 @@ LEAVES = {
 }
 
 
+@functools.cache
 def parse(path: pathlib.Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
@@ -91,6 +93,7 @@ def imports(tree: ast.AST) -> Iterator[str]:
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
+@functools.cache
 def own_imports(module: str) -> set[str]:
     """Return the modules of the project that a module imports."""
     found = set()
@@ -105,17 +108,18 @@ def own_imports(module: str) -> set[str]:
     return found
 
 
+@functools.cache
+def dotted_names(module: str) -> set[str]:
+    """Return what a module imports, and what it mentions as `a.b.c`."""
+    tree = parse(MODULES[module])
+    mentioned = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    return mentioned | {*imports(tree)}
+
+
 def uses(matches: str) -> set[str]:
     """Return our modules that import, or mention as `a.b.c`, something that matches a pattern."""
     pattern = re.compile(matches)
-    found = set()
-    for module in OURS:
-        tree = parse(MODULES[module])
-        names = [*imports(tree)]
-        names += [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
-        if any(pattern.match(name) for name in names):
-            found.add(module)
-    return found
+    return {module for module in OURS if any(map(pattern.match, dotted_names(module)))}
 
 
 # --- What a user sees
@@ -305,6 +309,7 @@ def test_only_doors_use_private_attributes(module: str) -> None:
     assert private_names(module) <= (TRACKABLE if name == "optimizer" else set())
 
 
+@functools.cache
 def checked_names() -> set[str]:
     """Return the names that are checked when private modules are imported."""
     found: set[str] = set()
