@@ -228,7 +228,7 @@ EXPERIMENT = Experiment(
     name="figure9",
     title="Test loss of PixelCNN by virtual time: mean over seeds",
     settings={
-        TINY: Pixels(Subset("digits", 200, 50, ()), (2, 4), 12.0, 3),
+        TINY: Pixels(Subset("digits", 200, 50, ()), (3,), 12.0, 3),
         SMALL: Pixels(Subset("digits", 1400, 300, ()), (8, 16), 900.0, 15),
     },
     seeds=(1, 2, 3),

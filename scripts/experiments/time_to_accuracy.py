@@ -249,7 +249,7 @@ EXPERIMENT = Experiment(
     name="time_to_accuracy",
     title="Time of 8 workers to a test error of 10 %: mean and standard deviation over seeds",
     settings={
-        TINY: Race(Problem(Subset("digits", 400, 300, ()), 8, 8), 3, 1, 0.05, (0.5,), 0.5, 12, 60),
+        TINY: Race(Problem(Subset("digits", 400, 300, ()), 8, 8), 3, 1, 0.05, (0.5,), 0.5, 12, 24),
         SMALL: Race(
             Problem(Subset("mnist", 10_000, 2000, ()), 32, 16),
             8,
