@@ -1,8 +1,15 @@
-"""Order of the tests."""
+"""Order of the tests, and what they and the programs that they start have in common."""
 
 from __future__ import annotations
 
+import os
+import sys
+
 import pytest
+
+# The programs that tests start import the same modules a hundred times: compile them once.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

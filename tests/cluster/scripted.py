@@ -116,6 +116,11 @@ def ledger(model: Any) -> Any:
     return model.train_function.engine._gate.ledger()
 
 
+def all_entered(books: Any) -> bool:
+    """Return whether a run has begun, and all workers are in it."""
+    return bool(books.open) and bool(np.all(books.status != protocol.ABSENT))
+
+
 class Script(threading.Thread):
     """Releases batches in order, each once the gate has the one before; then ends the data.
 
@@ -147,7 +152,7 @@ class Script(threading.Thread):
     def run(self) -> None:
         try:
             # A worker that entered later would not be at the step that the script means.
-            wait_until(lambda: np.all(ledger(self._model).status != protocol.ABSENT))
+            wait_until(lambda: all_entered(ledger(self._model)))
             for index, event in enumerate(self._events):
                 if callable(event):
                     self._said = f"event {index}: {event}"

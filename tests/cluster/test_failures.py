@@ -42,6 +42,7 @@ def test_a_restarted_parameter_server_is_said_within_a_minute() -> None:
     assert result["seconds"] < 60
 
 
+@extra  # test_faults has a frozen worker that is needed.
 def test_too_few_workers_are_named_after_a_deadline() -> None:
     result = run("lose_workers")
     assert result["error"] == "WorkersLost"

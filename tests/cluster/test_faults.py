@@ -157,9 +157,10 @@ def test_a_frozen_worker_that_is_needed_is_named_and_waited_for() -> None:
     assert "worker 1 (localhost:" in result["message"]
 
 
-# One that is killed and has the gate: see test_pods and test_restarts.
+# Those that are killed: see test_pods, test_restarts and test_failures.
 @pytest.mark.parametrize(
-    ("what", "index"), with_extra([("kill", 1), ("freeze", 0), ("freeze", 1)], ("freeze", 1))
+    ("what", "index"),
+    with_extra([("kill", 1), ("freeze", 0), ("freeze", 1)], ("kill", 1), ("freeze", 1)),
 )
 def test_a_parameter_server_that_is_gone_or_frozen_ends_training(what: str, index: int) -> None:
     result, _ = run(workers=2, ps=2, replicas=1, faults=[[20, what, "ps", index]])
@@ -171,6 +172,7 @@ def test_a_parameter_server_that_is_gone_or_frozen_ends_training(what: str, inde
 FAULTS = int(os.environ.get("TF_BACKUP_TEST_FAULTS", "5"))
 
 
+@extra  # The same faults at other moments.
 def test_random_faults_cost_no_more_than_a_lease() -> None:
     """TF_BACKUP_TEST_FAULTS=60, for example, makes it longer."""
     rng = np.random.default_rng(4)

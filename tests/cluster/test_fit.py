@@ -402,6 +402,7 @@ def test_integer_state_beside_parameters(strategy: Any) -> None:
     assert [int(each) for each in model.layers[0].calls] == [6, 6]
 
 
+@extra  # test_callbacks has steps_per_execution, too.
 def test_steps_per_execution_makes_no_update_too_many(strategy: Any) -> None:
     model = compiled(strategy, steps_per_execution=4)
     model.fit(X, Y, batch_size=8, epochs=2, steps_per_epoch=6, verbose=0)

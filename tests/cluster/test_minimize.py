@@ -13,7 +13,7 @@ import tensorflow as tf
 
 import tf_backup
 
-pytestmark = pytest.mark.parametrize("cluster", [(4, 2)], indirect=True)
+pytestmark = pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
 
 UPDATES = 4
 BATCH = 3

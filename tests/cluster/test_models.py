@@ -532,6 +532,8 @@ KINDS["metrics"] = Kind(
 
 # Much of these is also in other kinds.
 SIMILAR = (
+    "subclassed",
+    "dropout",
     "add_loss alone",
     "recurrent",
     "Lambda",

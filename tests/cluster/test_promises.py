@@ -13,8 +13,21 @@ import tensorflow as tf
 
 import tf_backup
 from tests.cluster.scripted import Script, ScriptedData, two_server_model, weights
+from tests.cluster.shared import Shared
 
 pytestmark = pytest.mark.parametrize("cluster", [(4, 2)], indirect=True)
+
+
+@pytest.fixture(scope="module")
+def made(cluster: tf_backup.LocalCluster) -> Shared:
+    return Shared(cluster.strategy(), two_server_model(cluster.strategy(), 1.0, 2, backups=2))
+
+
+@pytest.fixture
+def shared(made: Shared) -> Shared:
+    """A model with N = 2, b = 2 and a learning rate of 1."""
+    made.set_back()
+    return made
 
 
 def fit(model: Any, data: ScriptedData, events: list[tuple[int, float]], updates: int) -> None:
@@ -26,42 +39,41 @@ def moves(before: list[Any], after: list[Any]) -> list[float]:
     return [float(a[0, 0] - b[0, 0]) for a, b in zip(before, after, strict=True)]
 
 
-def test_first_n_make_the_update_on_both_servers(strategy: Any, tmp_path: Path) -> None:
-    model = two_server_model(strategy, 1.0, replicas=2, backups=2)
+def test_first_n_make_the_update_on_both_servers(shared: Shared, tmp_path: Path) -> None:
+    model = shared.model
     assert len({v.value.device for v in model.trainable_variables}) == 2
     before = weights(model)
     fit(model, ScriptedData(tmp_path), [(3, 1.0), (1, 3.0)], updates=1)
     assert moves(before, weights(model)) == pytest.approx([2.0, 2.0])
-    accepted = [record.accepted for record in model.optimizer.contributions.workers]
-    assert accepted == [0, 1, 0, 1]
+    assert [record["accepted"] for record in shared.counts()] == [0, 1, 0, 1]
 
 
-def test_late_and_stale_are_counted_and_move_nothing(strategy: Any, tmp_path: Path) -> None:
-    model = two_server_model(strategy, 1.0, replicas=2, backups=2)
+def test_late_and_stale_are_counted_and_move_nothing(shared: Shared, tmp_path: Path) -> None:
+    model = shared.model
     before = weights(model)
     # Worker 0 is third in step 0: late, or stale if the update was quicker. Worker 2 delivers its
     # gradient of step 0 when step 1 has started: stale. Its next one is accepted.
     events = [(3, 1.0), (1, 3.0), (0, 1e6), (3, 10.0), (2, 1e6), (2, 30.0)]
     fit(model, ScriptedData(tmp_path), events, updates=2)
     assert moves(before, weights(model)) == pytest.approx([22.0, 22.0])
-    accounts = model.optimizer.contributions
-    assert [record.accepted for record in accounts.workers] == [0, 1, 1, 2]
-    assert accounts.workers[2].stale == 1
-    assert accounts.workers[0].late + accounts.workers[0].stale == 1
-    total = accounts.total
-    assert total.computed == total.accepted + total.late + total.stale
-    assert int(model.optimizer.iterations) == 2
+    workers = shared.counts()
+    assert [record["accepted"] for record in workers] == [0, 1, 1, 2]
+    assert workers[2]["stale"] == 1
+    assert workers[0]["late"] + workers[0]["stale"] == 1
+    total = shared.total()
+    assert total["computed"] == total["accepted"] + total["late"] + total["stale"]
+    assert shared.updates == 2
 
 
-def test_one_worker_never_contributes_twice_to_a_step(strategy: Any, tmp_path: Path) -> None:
-    model = two_server_model(strategy, 1.0, replicas=2, backups=2)
+def test_one_worker_never_contributes_twice_to_a_step(shared: Shared, tmp_path: Path) -> None:
+    model = shared.model
     data = ScriptedData(tmp_path)
     for value in (1.0, 5.0, 7.0):
         data.release(0, value)  # All at once: the worker may not fill step 0 alone.
     before = weights(model)
     fit(model, data, [(2, 3.0), (2, 15.0)], updates=2)
     assert moves(before, weights(model)) == pytest.approx([12.0, 12.0])
-    assert [record.accepted for record in model.optimizer.contributions.workers] == [2, 0, 2, 0]
+    assert [record["accepted"] for record in shared.counts()] == [2, 0, 2, 0]
 
 
 def delayed(seconds: list[float]) -> Any:
@@ -88,8 +100,9 @@ def test_without_backups_updates_wait_for_everyone(strategy: Any) -> None:
     assert [r.accepted for r in model.optimizer.contributions.workers] == [3, 3, 3, 3]
 
 
-def test_metrics_are_exact_over_accepted_batches(strategy: Any, tmp_path: Path) -> None:
-    model = two_server_model(strategy, 0.0, replicas=2, backups=2)
+def test_metrics_are_exact_over_accepted_batches(shared: Shared, tmp_path: Path) -> None:
+    model = shared.model
+    model.optimizer.learning_rate = 0.0
     model.set_weights([np.ones([1, 1]), np.ones([1, 1])])
     data = ScriptedData(tmp_path)
     with Script(model, data, [(3, 1.0), (1, 3.0), (0, 1e6), (1, 5.0), (3, 7.0)]):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.extra import with_extra
 from tf_backup.rules import places, protocol, shortage
 from tf_backup.rules.protocol import (
     ACCEPTED,
@@ -490,7 +491,7 @@ def schedules(block: int) -> Iterator[Cluster]:
         yield Cluster(np.random.default_rng([block, number]), BOUNDS[number % len(BOUNDS)])
 
 
-@pytest.mark.parametrize("block", range(BLOCKS))
+@pytest.mark.parametrize("block", with_extra(range(BLOCKS), *range(BLOCKS // 2, BLOCKS)))
 def test_invariants_hold_under_random_schedules(block: int):
     for number, cluster in enumerate(schedules(block)):
         try:
