@@ -36,8 +36,9 @@ def strategy_of_optimizer(optimizer: Any) -> Any:
 
 
 def has_own(model: Model, name: str) -> bool:
-    """Return whether the model overrides a method of Keras, such as `train_step`."""
-    return getattr(type(model), name) is not getattr(trainer.TensorFlowTrainer, name)
+    """Return whether the model, or its class, overrides a method of Keras, such as `train_step`."""
+    method = getattr(model, name)
+    return getattr(method, "__func__", method) is not getattr(trainer.TensorFlowTrainer, name)
 
 
 def only_look(callbacks: Any) -> bool:

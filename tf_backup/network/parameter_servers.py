@@ -102,7 +102,7 @@ class Servers:
         """
         hurry = time.monotonic() < self._interrupted
         for index, address in enumerate(self.addresses):
-            status = ask(address, _HURRY_S if hurry else _ANSWER_S)
+            status = _status(address, _HURRY_S if hurry else _ANSWER_S)
             if status is None:
                 self._lost.setdefault(
                     index,
@@ -289,3 +289,13 @@ def _plain(host: str) -> str:
     """Return an IP address in canonical form, with a mapped IPv4 address as IPv4."""
     address = ipaddress.ip_address(host.partition("%")[0])
     return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+def _status(address: str, timeout_s: float) -> Status | None:
+    """Return a server's status, or None; ask again if this process was frozen meanwhile."""
+    for _ in range(3):
+        begin = time.monotonic()
+        status = ask(address, timeout_s)
+        if status is not None or time.monotonic() < begin + 2 * timeout_s:
+            return status
+    return None

@@ -711,6 +711,19 @@ def test_what_get_metrics_result_adds_is_logged_too():
     np.testing.assert_allclose(logs["perplexity"], np.exp(logs["loss"]), rtol=1e-5)
 
 
+def test_a_compute_metrics_of_one_model_alone_is_its_own():
+    model = build(plain())
+    keras_logs = type(model).compute_metrics
+
+    def compute_metrics(x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        return {**keras_logs(model, x, y, y_pred, sample_weight), "largest": tf.reduce_max(y_pred)}
+
+    model.compute_metrics = compute_metrics
+    measurement = keras_measurement(model, SPEC)
+    logs = measurement.results(run(measurement, values_of(measurement)))
+    np.testing.assert_allclose(logs["largest"], np.max(model(X)), rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("returned", "message"),
     [

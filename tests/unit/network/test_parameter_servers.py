@@ -95,6 +95,33 @@ def test_no_server_is_lost_because_its_client_was_frozen(
     assert server.lost(*requests, timeout_s=timeout_s) is None
 
 
+@pytest.mark.parametrize(
+    ("requests", "answers"),
+    [
+        ([ANSWERED], True),
+        ([FAILED], False),
+        ([FROZEN, ANSWERED], True),
+        ([FROZEN, FAILED], False),
+        ([FROZEN, FROZEN, FROZEN], False),
+    ],
+)
+def test_after_a_failed_call_a_server_is_asked_again_if_its_client_was_frozen(
+    monkeypatch: pytest.MonkeyPatch, requests: Sequence[Request], answers: bool
+) -> None:
+    left, clock = list(requests), SimpleNamespace(now=0.0)
+
+    def ask(address: str, timeout_s: float) -> Status | None:
+        assert (address, timeout_s) == ("host:1", module._ANSWER_S)
+        seconds, answered = left.pop(0)
+        clock.now += seconds
+        return STATUS if answered else None
+
+    monkeypatch.setattr(module, "ask", ask)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    assert module._status("host:1", module._ANSWER_S) == (STATUS if answers else None)
+    assert not left
+
+
 def test_on_a_busy_machine_a_silent_server_is_lost_within_a_minute(server: Server) -> None:
     assert server.lost(ANSWERED, *[(8.0, False)] * 20) is not None
     assert server.lost_at is not None
