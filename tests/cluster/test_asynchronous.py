@@ -14,7 +14,7 @@ import tensorflow as tf
 import tf_backup
 from tests.cluster.processes import wait_until
 from tests.cluster.scripted import Script, ScriptedData, ledger, two_server_model, weights
-from tests.extra import with_extra
+from tests.extra import extra
 from tf_backup.rules import protocol
 
 RATE = 0.1
@@ -220,8 +220,9 @@ def check_staleness_adds_up(optimizer: Any) -> None:
         assert sum(record.staleness.values()) == record.accepted
 
 
+@extra  # The test below uses `minimize`, too.
 @TWO_SERVERS
-@pytest.mark.parametrize("stop", with_extra([30, 17], 30))
+@pytest.mark.parametrize("stop", [30, 17])
 def test_minimize_is_asynchronous_too(strategy: Any, stop: int) -> None:
     _, optimizer = minimized(strategy, workers=3, updates=30, stop=stop)
     # How much each of them works is open: the first one to arrive starts.

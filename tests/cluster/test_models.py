@@ -534,6 +534,7 @@ KINDS["metrics"] = Kind(
 SIMILAR = (
     "subclassed",
     "dropout",
+    "metrics",
     "add_loss alone",
     "recurrent",
     "Lambda",

@@ -92,6 +92,7 @@ SIMILAR = [
     (ONE_SERVER, "gradient_accumulation", "dense"),
     (ONE_SERVER, "adam_weight_decay", "slow table"),
     (TWO_SERVERS, "rmsprop", "dense"),
+    (TWO_SERVERS, "loss_scale", "table"),
     (TWO_SERVERS, "ema", "dense"),
     (TWO_SERVERS, "clipnorm", "dense"),
     (TWO_SERVERS, "adagrad_schedule", "table"),

@@ -15,7 +15,7 @@ import tensorflow as tf
 import tf_backup
 from tests.cluster.processes import start, wait_until
 from tests.cluster.shared import Shared
-from tests.extra import extra
+from tests.extra import extra, with_extra
 
 pytestmark = pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
 
@@ -86,9 +86,10 @@ with tf_backup.LocalCluster(workers=3, ps=1) as cluster:
 """
 
 
-@pytest.mark.parametrize(
-    ("program", "said"), [(ALONE, "iterations 4 False"), (ON_A_CLUSTER, "iterations 3 2")]
-)
+PROGRAMS = [(ALONE, "iterations 4 False"), (ON_A_CLUSTER, "iterations 3 2")]
+
+
+@pytest.mark.parametrize(("program", "said"), with_extra(PROGRAMS, PROGRAMS[1]))
 def test_a_new_process_goes_on(trained: Any, tmp_path: Path, program: str, said: str) -> None:
     """On one device without tf_backup, and on a cluster, where N and b stay the same."""
     trained.save(tmp_path / "model.keras")

@@ -65,10 +65,10 @@ def built() -> Any:
     )
 
 
-def compiled(model: Any, optimizer: Any) -> Any:
-    model.compile(
-        optimizer, cross_entropy, metrics=[right, Seen()], weighted_metrics=[cross_entropy]
-    )
+def compiled(model: Any, optimizer: Any, **options: Any) -> Any:
+    weighted = [cross_entropy]
+    metrics = [right, Seen()]
+    model.compile(optimizer, cross_entropy, metrics=metrics, weighted_metrics=weighted, **options)
     return model
 
 
@@ -83,7 +83,7 @@ def on_strategy(strategy: Any, build: Callable[[], Any] = built, **options: Any)
 
 def twin(model: Any) -> Any:
     """Return a model with the same weights on one device."""
-    other = compiled(built(), sgd())
+    other = compiled(built(), sgd(), run_eagerly=True)  # Tracing would take longer.
     other.set_weights(model.get_weights())
     return other
 

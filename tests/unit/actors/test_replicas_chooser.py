@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
+from tests.extra import with_extra
 from tests.unit.timelines import Draw, timeline
 from tf_backup.actors.replicas_chooser import ReplicasChooser
 from tf_backup.policy import BackupPolicy
@@ -66,7 +67,7 @@ def test_a_worker_that_becomes_slow_and_fast_again() -> None:
     assert np.count_nonzero(np.diff(chosen)) == 2
 
 
-@pytest.mark.parametrize("shape", [1.3, 2.0, 3.0])
+@pytest.mark.parametrize("shape", with_extra([1.3, 2.0, 3.0], 2.0, 3.0))
 def test_heavy_tails_settle_near_the_best(shape: float) -> None:
     def tail(rng: np.random.Generator) -> float:
         return float(0.05 * (1 + rng.pareto(shape)))

@@ -60,8 +60,12 @@ TRAIN_LONGEST = ("draw", "figure2", "figure9", "stability", "time_to_accuracy") 
 
 @pytest.mark.parametrize(
     "name",
-    # The workshop version trains by the code of figure 8.
-    with_extra([name for name in catalogue.NAMES if name not in OF_PROCESSES], "workshop"),
+    # Both train by the code of figure 8.
+    with_extra(
+        [name for name in catalogue.NAMES if name not in OF_PROCESSES],
+        "workshop",
+        "time_to_accuracy",
+    ),
 )
 def test_experiment_runs_and_is_drawn(name: str, tmp_path: Path) -> None:
     experiment = catalogue.find(name)

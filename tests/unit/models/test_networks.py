@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from models import draw, inception_v3, language_model, mnist_cnn, pixelcnn, small_cnn
+from tests.extra import with_extra
 from tf_backup.keras.model_objective import keras_objective
 
 pytestmark = pytest.mark.slow  # Computes for seconds.
@@ -72,6 +73,10 @@ TASKS = {
     ),
 }
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
+# Inception takes as long as all others, and is made of Keras' own layers.
+others = pytest.mark.parametrize(
+    "task", with_extra(TASKS.values(), TASKS["inception_v3"]), ids=TASKS.keys()
+)
 
 
 def examples(task: Task) -> tf.data.Dataset:
@@ -112,7 +117,7 @@ def test_a_worker_can_compute_it(task: Task):
     assert all(np.any(total) for total in results.sums[:2])
 
 
-@every_task
+@others
 def test_what_is_saved_is_what_is_loaded(task: Task, tmp_path: Any):
     model = task.build()
     path = str(tmp_path / "model.keras")
@@ -128,7 +133,7 @@ def test_what_is_saved_is_what_is_loaded(task: Task, tmp_path: Any):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-@every_task
+@others
 def test_metrics_add_up_over_batches(task: Task):
     if task.draws:
         pytest.skip("draws other numbers in other batches")

@@ -24,6 +24,7 @@ from scripts.training import checkpoints, resumable
 from scripts.training.plans import Plan
 from scripts.training.recipe import LinearAtEnd, Recipe
 from scripts.training.resumable import Run
+from tests.extra import with_extra
 
 pytestmark = pytest.mark.slow  # Computes for seconds.
 
@@ -116,17 +117,20 @@ def whole() -> Callable[[Recipe], Run]:
     return of
 
 
+MOMENTS = [
+    (RECIPE, "on_train_batch_end", 6),
+    (AVERAGED, "on_train_batch_end", 1),
+    (AVERAGED, "on_train_batch_end", 4),
+    (AVERAGED, "on_train_batch_end", 6),
+    (AVERAGED, "on_train_batch_end", 10),
+    (AVERAGED, "on_test_begin", 4),
+    (AVERAGED, "on_test_end", 10),
+]
+
+
 @pytest.mark.parametrize(
     ("recipe", "hook", "updates"),
-    [
-        (RECIPE, "on_train_batch_end", 6),
-        (AVERAGED, "on_train_batch_end", 1),
-        (AVERAGED, "on_train_batch_end", 4),
-        (AVERAGED, "on_train_batch_end", 6),
-        (AVERAGED, "on_train_batch_end", 10),
-        (AVERAGED, "on_test_begin", 4),
-        (AVERAGED, "on_test_end", 10),
-    ],
+    with_extra(MOMENTS, *MOMENTS[:3]),
 )
 def test_goes_on_from_where_it_was_cut_off(
     tmp_path: Path, whole: Callable[[Recipe], Run], hook: str, updates: int, recipe: Recipe

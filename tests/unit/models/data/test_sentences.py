@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from models.data import loading, sentences
 from models.data.vocabulary import Vocabulary
+from tests.extra import with_extra
 from tests.unit.prepared_data import write
 
 pytestmark = pytest.mark.slow  # Computes for seconds.
@@ -56,7 +57,9 @@ def test_examples_are_counted_from_the_tokens(tmp_path: Path):
     assert loaded.vocabulary == Vocabulary.words(text, 10**6)
 
 
-@pytest.mark.parametrize(("shards", "per_file"), [(1, 30), (3, 30), (3, 7), (2, 20)])
+@pytest.mark.parametrize(
+    ("shards", "per_file"), with_extra([(1, 30), (3, 30), (3, 7), (2, 20)], (1, 30), (3, 30))
+)
 def test_shards_have_each_sentence_once(shards: int, per_file: int, tmp_path: Path):
     loaded = lm1b(tmp_path, per_file, of_words=True, steps=1)
     seen: list[str] = []

@@ -68,7 +68,7 @@ def test_held_out_shards_have_each_example_once_in_order(shards: int, files: int
     assert all(part == sorted(part) for part in seen)
 
 
-@pytest.mark.parametrize("load", [mnist, streamed])
+@pytest.mark.parametrize("load", with_extra([mnist, streamed], mnist))
 def test_orders_follow_from_the_arguments(load: Any, tmp_path: Path):
     loaded = load(tmp_path, files=6)
 
