@@ -66,7 +66,7 @@ def step_objective(model: Model, element_spec: Any) -> Objective:
     def compute(values: Sequence[Tensor], seed: Tensor, batch: Any) -> Results:
         with runtime.outside_strategy(), _local(variables, values, seed) as local:
             with _recorded(model, variables, local) as applied:
-                reports = _run(model, model.train_step, batch, logs)
+                reports = _run(model, "train_step", batch, logs)
             if not applied.gradients:
                 raise ValueError(_NOT_APPLIED.format(model=type(model).__name__))
             changes = {id(v): _moved(local[id(v)], v) for v in variables.state} | applied.changes
@@ -102,7 +102,7 @@ def step_measurement(model: Model, element_spec: Any) -> Measurement:
     def compute(values: Sequence[Tensor], seed: Tensor, batch: Any) -> StepSums:
         del seed
         with runtime.outside_strategy(), _local(variables, values, None) as local:
-            reports = _run(model, model.test_step, batch, logs)
+            reports = _run(model, "test_step", batch, logs)
             warn_of_changes([v for v in variables.changing if local[id(v)].variable.changed])
             sums = [local[id(v)].variable.read_value() for v in variables.sums]
         return StepSums(sums, reports, tf.constant(1.0))
@@ -181,11 +181,11 @@ def _recorded(
         yield applied
 
 
-def _run(model: Model, step: Any, batch: Any, logs: StepLogs) -> list[Tensor]:
+def _run(model: Model, step: str, batch: Any, logs: StepLogs) -> list[Tensor]:
     """Run a step of the model; return the reports among what it returned."""
     with _tracing.results_noted(model) as noted:
-        returned = step(batch)
-    return logs.trace(returned, noted, f"{type(model).__name__}.{step.__name__}")
+        returned = getattr(model, step)(batch)
+    return logs.trace(returned, noted, f"{type(model).__name__}.{step}")
 
 
 def _moved(local: _Local, variable: Any) -> Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import pathlib
 import re
@@ -189,7 +190,14 @@ class OwnStep(keras.Model):
         return {"mine": loss}
 
 
-def test_models_with_their_own_step():
+def with_step_set_on_it(inputs: Any, outputs: Any) -> Any:
+    model = keras.Model(inputs, outputs)
+    model.train_step = functools.partial(OwnStep.train_step, model)
+    return model
+
+
+@pytest.mark.parametrize("make", [OwnStep, with_step_set_on_it])
+def test_models_with_their_own_step(make: Callable[..., Any]):
     policy = BackupPolicy(2)
     right = build()
     others = virtual_cluster(right, policy, Constant(1.0), batches()).run(3)
@@ -198,7 +206,7 @@ def test_models_with_their_own_step():
     outputs = inputs
     for layer in dense():
         outputs = layer(outputs)
-    mine = OwnStep(inputs, outputs)
+    mine = make(inputs, outputs)
     mine.compile(keras.optimizers.SGD(0.1), loss="mse", jit_compile=False)
     made = virtual_cluster(mine, policy, Constant(1.0), batches()).run(3)
     assert_same(mine, right)
