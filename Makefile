@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q -q
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-models run test test-all test-quick test-versions lint audit results clean
+.PHONY: help install install-models run test test-all test-long test-quick test-versions lint audit results clean
 
 # The oldest and the newest TensorFlow and Keras that setup.py allows, and what depends on them.
 VERSIONS := 2.20-3.12 2.21-3.15
@@ -26,13 +26,16 @@ run: install ## Train a small model on a local cluster; ARGS="--help" lists the 
 	$(BIN)/python scripts/train.py $(ARGS)
 
 test: install ## Run the tests; ARGS="tests/unit -k gate" runs some of them.
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(if $(ARGS),,-m "not long and not extra") $(ARGS)
 
-test-all: install ## Run all tests, also those marked "extra", which repeat others.
+test-long: install ## Run the tests marked "long": whole programs, faults, the paper's models.
+	$(BIN)/python -m pytest -m "long and not extra" $(ARGS)
+
+test-all: install ## Run all tests, also those marked "long" or "extra" (they repeat others).
 	$(BIN)/python -m pytest -m "" $(ARGS)
 
 test-quick: install ## Run the tests of single modules and files: no cluster, two minutes.
-	$(BIN)/python -m pytest -m "not slow and not extra" tests/unit tests/project $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not long and not extra" tests/unit tests/project $(ARGS)
 
 test-versions: ## Run what depends on them with the oldest and the newest TensorFlow and Keras.
 	@for pair in $(VERSIONS); do \

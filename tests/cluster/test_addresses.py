@@ -18,6 +18,8 @@ BEGIN = "import logging, tf_backup\nlogging.basicConfig(level=logging.INFO)\n"
 
 TRAINS = """
 import keras, numpy as np
+
+pytestmark = pytest.mark.long
 strategy = tf_backup.parameter_server_strategy()
 with strategy.scope():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])

@@ -79,7 +79,7 @@ def contributions_on_servers(model: Any) -> dict[int, int]:
     return sizes
 
 
-@pytest.mark.parametrize("cluster", [(4, 1)], indirect=True)
+@pytest.mark.parametrize("cluster", [(3, 1)], indirect=True)
 def test_old_gradients_are_applied_in_the_order_of_their_arrival(
     strategy: Any, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ import tensorflow as tf
 import tf_backup
 from tf_backup.timeline.schema import ACCEPTED
 
-pytestmark = pytest.mark.parametrize("cluster", [(4, 2)], indirect=True)
+pytestmark = [pytest.mark.long, pytest.mark.parametrize("cluster", [(4, 2)], indirect=True)]
 
 
 def batches(context: tf.distribute.InputContext) -> Any:

@@ -20,6 +20,7 @@ SYSTEMS = ["tf_backup"]
 OTHERS = ["stock_async", "sync_replicas", "all_reduce", "one_device"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "systems", [SYSTEMS, pytest.param(OTHERS, marks=extra)], ids=["tf_backup", "others"]

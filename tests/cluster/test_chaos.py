@@ -21,6 +21,7 @@ SMALL = ["--replicas=1", "--backups=1", "--step_s=0.02"]
 CHIEF = "kill chief at step 90"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("chief", with_extra([False, True], True), ids=["workers", "chief"])
 def test_training_goes_on_after_faults(tmp_path: Path, chief: bool) -> None:
     table, mark = tmp_path / "faults.csv", uuid.uuid4().hex

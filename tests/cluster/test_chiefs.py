@@ -82,6 +82,7 @@ def hold(tasks: Tasks) -> Program:
     return chief
 
 
+@pytest.mark.long
 def test_a_second_chief_is_refused_until_the_first_has_died(tasks: Tasks) -> None:
     first = hold(tasks)
     said, log = tasks.run("chief", 0, TRIES).communicate(timeout=60)

@@ -135,6 +135,8 @@ CATCHES = """
 import signal, threading, time
 from tf_backup.network.status import accepts
 
+pytestmark = pytest.mark.long
+
 def catch():
     while not accepts({address!r}):
         time.sleep(0.01)

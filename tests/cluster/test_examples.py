@@ -26,7 +26,7 @@ from tests.cluster.kinds import (
 )
 from tests.extra import with_extra
 
-pytestmark = pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
+pytestmark = [pytest.mark.long, pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)]
 
 KINDS: dict[str, Kind] = {}
 

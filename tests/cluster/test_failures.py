@@ -34,6 +34,7 @@ def test_a_killed_worker_is_missed_and_contributes_again_asynchronously() -> Non
     assert result["with_staleness"] == [record["accepted"] for record in result["workers"]]
 
 
+@pytest.mark.long
 def test_a_restarted_parameter_server_is_said_within_a_minute() -> None:
     result = run("restart_ps")
     assert result["error"] == "ParameterServerLost"

@@ -51,6 +51,7 @@ def check_accounts(result: dict[str, Any], replicas: int, shrinks: bool = False)
         assert result["sizes"] == [[replicas, result["iterations"]]]
 
 
+@pytest.mark.long
 def test_workers_die_and_come_back_in_any_order() -> None:
     """One is gone for good; those that restart afterwards still get places."""
     result, _ = run(
@@ -97,6 +98,7 @@ TWO_AWAY = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ps", [1])  # test_auto_replicas has two.
 def test_updates_are_made_of_fewer_gradients_while_workers_are_missing(ps: int) -> None:
     """N = 3 of three: one dies, then a second; both come back, one after the other."""
@@ -142,6 +144,7 @@ def test_updates_have_as_many_gradients_while_workers_are_missing() -> None:
     assert result["loss"] < 0.5
 
 
+@pytest.mark.long
 def test_a_frozen_worker_that_is_needed_is_named_and_waited_for() -> None:
     result, log = run(
         workers=2,
@@ -157,7 +160,7 @@ def test_a_frozen_worker_that_is_needed_is_named_and_waited_for() -> None:
     assert "worker 1 (localhost:" in result["message"]
 
 
-# Those that are killed: see test_pods, test_restarts and test_failures.
+@pytest.mark.long  # Those that are killed: see test_pods, test_restarts and test_failures.
 @pytest.mark.parametrize(
     ("what", "index"),
     with_extra([("kill", 1), ("freeze", 0), ("freeze", 1)], ("kill", 1), ("freeze", 1)),

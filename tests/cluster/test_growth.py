@@ -11,6 +11,8 @@ import pytest
 from tests.cluster.processes import start
 from tests.extra import extra
 
+pytestmark = pytest.mark.long
+
 FITS = int(os.environ.get("TF_BACKUP_TEST_FITS", "14"))
 NEW = 12  # Fits of each model.
 

@@ -13,7 +13,7 @@ import tf_backup
 from tests.extra import with_extra
 from tests.unit.models.test_networks import TASKS, Task, compiled, examples
 
-pytestmark = pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)
+pytestmark = [pytest.mark.long, pytest.mark.parametrize("cluster", [(3, 2)], indirect=True)]
 
 
 FIRST = ("language_model of characters",)

@@ -12,6 +12,8 @@ from scripts import exits
 from tests.cluster.job import Job
 from tests.cluster.processes import wait_until
 
+pytestmark = pytest.mark.long
+
 # By default, a silent task is waited for for half a minute.
 SOON = "--worker_timeout_s=8\n--server_timeout_s=10\n"
 # So slow that those who wait for something have the processor.

@@ -6,9 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from scripts.experiments import auto_replicas, canvas, catalogue
 from tests.cluster.processes import start
 from tests.extra import extra
+
+pytestmark = pytest.mark.long
 
 
 def rows_of(name: str, point: int) -> list[dict[str, Any]]:

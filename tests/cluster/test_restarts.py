@@ -21,6 +21,8 @@ from tests.cluster.conftest import Kept
 from tests.cluster.processes import children, start_fresh, wait_until
 from tests.extra import extra
 
+pytestmark = pytest.mark.long
+
 SCRIPT = "scripts/train.py"
 
 

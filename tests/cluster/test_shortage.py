@@ -17,6 +17,8 @@ from tests.cluster.processes import wait_until
 from tests.cluster.scripted import Script, ScriptedData, ledger, two_server_model, weights
 from tf_backup.timeline.schema import ACCEPTED
 
+pytestmark = pytest.mark.long
+
 LEASE_S = 2.0
 
 

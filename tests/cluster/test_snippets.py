@@ -17,6 +17,8 @@ from tests.cluster.processes import start
 from tests.cluster.programs.snippets import ELSEWHERE, GIVEN, USED
 from tests.pages import SNIPPETS
 
+pytestmark = pytest.mark.long
+
 FIXTURES: dict[str, Any] = {}  # The names of the page that says how a test gets a cluster.
 exec(compile(SNIPPETS["docs/developing.md 1"], "developing", "exec"), FIXTURES)
 

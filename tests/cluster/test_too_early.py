@@ -60,6 +60,8 @@ import numpy as np
 import tensorflow as tf
 import tf_backup
 
+pytestmark = pytest.mark.long
+
 if sys.argv[1:]:
     tf.zeros([])
 with tf_backup.LocalCluster(1) as local, local.strategy().scope():

@@ -206,6 +206,7 @@ def test_all_recipes_are_listed() -> None:
             assert str(recipe.decay) in out
 
 
+@pytest.mark.long
 def test_told_to_end_it_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     logs, path = tmp_path / "logs", tmp_path / "summary.json"
     flags = ["--replicas=1", "--backups=1", "--updates=75", "--updates_per_epoch=15", "--ema=0.9"]

@@ -18,7 +18,7 @@ from tf_backup.keras.simulated import virtual_cluster
 from tf_backup.policy import BackupPolicy
 from tf_backup.simulation.virtual_cluster import VirtualCluster
 
-pytestmark = pytest.mark.parametrize("cluster", [(4, 2)], indirect=True)
+pytestmark = [pytest.mark.long, pytest.mark.parametrize("cluster", [(4, 2)], indirect=True)]
 
 RATE = 0.01
 Events = list[tuple[int, float]]  # Workers and the x of their batches, as they arrive.

@@ -42,7 +42,7 @@ ELSEWHERE = {
     "ulimit -c unlimited": "changes the shell",
 }
 RECURSIVE = {"test-versions"}  # Even a dry run of it would run tests, since it calls make again.
-TESTS = {"test", "test-all", "test-quick"}
+TESTS = {"test", "test-all", "test-long", "test-quick"}
 
 
 def commands_on(page: pathlib.Path) -> list[str]:

@@ -68,11 +68,13 @@ class TokenQueues:
         def wait() -> Tensor:
             queue = graphs.select([each.handle for each in self.resources], place)
             token = graphs.take_until(queue, lambda token: token[0] >= entry)
-            later = token[0] > entry
+            whose, step = tf.unstack(token)
+            later = whose > entry
             # Puts back one token, or none.
-            back = graphs.put_many(queue, tf.boolean_mask(token[None], later[None]))
+            copies = tf.stack([tf.cast(later, tf.int32), 1])
+            back = graphs.put_many(queue, tf.tile(tf.expand_dims(token, 0), copies))
             with tf.control_dependencies([back]):
-                return tf.where(later, tf.constant(protocol.EXPELLED, tf.int64), token[1])
+                return tf.where(later, tf.constant(protocol.EXPELLED, tf.int64), step)
 
         with tf.device(DEVICE):
             return tf.cond(tf.equal(then, protocol.WAIT), wait, lambda: then)

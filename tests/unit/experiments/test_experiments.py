@@ -58,6 +58,7 @@ TRAIN_LONGEST = ("draw", "figure2", "figure9", "stability", "time_to_accuracy") 
 # --- Each experiment
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     # Both train by the code of figure 8.
