@@ -297,8 +297,8 @@ def _begin(settings: Settings) -> None:
 
             # 0 tells a Job not to start this task again, which is right only if training is done.
             server.serve(
-                status=exits.TERMINATED,
-                abandoned=exits.LOST,
+                signal_exit_code=exits.TERMINATED,
+                lost_exit_code=exits.LOST,
                 chief_timeout_s=settings.given.chief_timeout_s or server.CHIEF_TIMEOUT_S,
             )
         policy, workers = settings.policy, len(config.addresses["worker"])

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from tf_backup.keras.optimizer import SyncReplicasWithBackup as SyncReplicasWithBackup
     from tf_backup.keras.straggler_monitor import StragglerMonitor as StragglerMonitor
     from tf_backup.keras.wrap import wrap as wrap
-    from tf_backup.policy import BackupPolicy as BackupPolicy
     from tf_backup.records import Contributions as Contributions
     from tf_backup.records import WorkerRecord as WorkerRecord
     from tf_backup.testing import delay as delay
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 _HOME = {
     "Advice": "advice.advice",
     "AnotherChief": "errors",
-    "BackupPolicy": "policy",
     "ClusterError": "errors",
     "Contributions": "records",
     "LocalCluster": "cluster.local_cluster",

@@ -1,4 +1,4 @@
-"""Where the time of an update goes: medians of its parts, from the timeline of a training."""
+"""Parts of the time of an update: their medians, from the timeline of a training."""
 
 from __future__ import annotations
 

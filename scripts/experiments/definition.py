@@ -1,4 +1,4 @@
-"""What an experiment has: settings by scale, points to measure, claims, and a picture."""
+"""Parts of an experiment: settings by scale, points to measure, claims, and a picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long after the start of a step its k-th gradient arrives (the paper's figures 3 and 4)."""
+"""Time from the start of a step until its k-th gradient arrives (the paper's figures 3 and 4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What went wrong: gradients that were lost or not finite, and workers that were away."""
+"""Incidents: gradients that were lost or not finite, and workers that were away."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What slow workers cost: the recorded durations, replayed with some of them made shorter.
+"""Cost of slow workers: the recorded durations, replayed with some of them made shorter.
 
 A what-if analysis as in ByteDance's study of stragglers (Lin et al., Understanding Stragglers in
 Large Model Training Using What-if Analysis, 2025), under the rules of the gate.

@@ -1,4 +1,4 @@
-"""What each worker's time went into."""
+"""Shares of each worker's time: what it went into."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Servers:
 
     def start(self, job: str, index: int, before: str = "pass", **arguments: Any) -> Program:
         """Start a task that runs `before` first, and wait until it serves."""
-        arguments = {"status": BY_SIGNAL, "abandoned": ABANDONED, **arguments}
+        arguments = {"signal_exit_code": BY_SIGNAL, "lost_exit_code": ABANDONED, **arguments}
         process = self.run(job, index, f"{before}\ntf_backup.serve(**{arguments!r})")
         assert process.stderr is not None
         said: list[str] = []

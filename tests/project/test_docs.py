@@ -23,7 +23,7 @@ from tests.pages import PAGES, README, ROOT, SNIPPETS, blocks, code, prose
 from tf_backup.cluster import tf_config
 
 README_LINES = 130
-PACKAGES = {"keras", "simulation", "timeline"}  # Pages import names from their modules.
+PACKAGES = {"keras", "policy", "simulation", "timeline"}  # Pages import names from their modules.
 
 # Folders whose files a page names by path, as in `results/memory.csv`.
 FOLDERS = ("docs", "k8s", "models", "results", "scripts", "tests")

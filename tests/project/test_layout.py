@@ -129,7 +129,6 @@ def test_public_names() -> None:
     assert tf_backup.__all__ == [
         "Advice",
         "AnotherChief",
-        "BackupPolicy",
         "ClusterError",
         "Contributions",
         "LocalCluster",

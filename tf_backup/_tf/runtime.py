@@ -140,7 +140,7 @@ def at_dismissal(end: Callable[[], None]) -> None:
     script_ops._py_funcs._funcs[_END] = end
 
 
-def dismiss(job: str, index: int, address: str, timeout_s: float) -> bool:
+def tell_to_end(job: str, index: int, address: str, timeout_s: float) -> bool:
     """Call the function that a task's server has registered, and return whether that succeeded.
 
     A new session reaches the server at `host:port` even if the server was restarted and does not

@@ -1,4 +1,4 @@
-"""How long each worker takes for a gradient in each step, read from a timeline."""
+"""Time that each worker takes for a gradient in each step, read from a timeline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How sure a comparison of splits is: a bootstrap over blocks of successive steps."""
+"""Confidence of a comparison of splits: a bootstrap over blocks of successive steps."""
 
 from __future__ import annotations
 

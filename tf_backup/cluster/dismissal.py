@@ -57,4 +57,4 @@ def dismiss_servers(addresses: Sequence[str]) -> list[str]:
 def _tell(task: tuple[int, str]) -> bool:
     """Tell a parameter server to exit; return whether it has been told."""
     index, address = task
-    return accepts(address) and runtime.dismiss("ps", index, address, TIMEOUT_S)
+    return accepts(address) and runtime.tell_to_end("ps", index, address, TIMEOUT_S)

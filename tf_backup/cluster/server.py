@@ -39,8 +39,8 @@ def serve(
     *,
     intra_op_threads: int = 0,
     inter_op_threads: int = 0,
-    status: int = 0,
-    abandoned: int = 1,
+    signal_exit_code: int = 0,
+    lost_exit_code: int = 1,
     chief_timeout_s: float | None = CHIEF_TIMEOUT_S,
 ) -> NoReturn:
     """Run this process as the worker or ps task in TF_CONFIG, until it is told to exit.
@@ -53,12 +53,12 @@ def serve(
       inter_op_threads: number of operations that may run in parallel. 0 lets TensorFlow choose,
         which suits a task with a machine of its own. Any other number is for processes that share
         cores: idle threads then sleep at once, which saves a tenth of all work.
-      status: exit status after a signal.
-      abandoned: exit status when there has been no chief for too long, or when a worker fails.
+      signal_exit_code: exit code after a signal.
+      lost_exit_code: exit code when there has been no chief for too long, or when a worker fails.
       chief_timeout_s: how long to wait for a chief, in seconds; None waits for ever.
 
     Returns:
-      Never. The process exits, with status 0 if the chief has announced that training is done.
+      Never. The process exits, with code 0 if the chief has announced that training is done.
       Python's exit handlers do not run.
 
     Raises:
@@ -85,13 +85,14 @@ def serve(
     chief = config.addresses["chief"][0]
     end = _wait(ends, chief, chief_timeout_s)
     if end is None:
-        reason, code = f"there has been no chief at {chief} for {chief_timeout_s:.0f} s", abandoned
+        reason = f"there has been no chief at {chief} for {chief_timeout_s:.0f} s"
+        code = lost_exit_code
     elif end == _DISMISSED:
         reason, code = "training is done", 0
     elif end in (_REFUSED, _FAILED):
-        reason, code = "see above", abandoned if end == _FAILED else _WRONG
+        reason, code = "see above", lost_exit_code if end == _FAILED else _WRONG
     else:
-        reason, code = f"told to by {signal.Signals(end).name}", status
+        reason, code = f"told to by {signal.Signals(end).name}", signal_exit_code
     log.info("%s at %s ends: %s.", name, own, reason)
     del server
     sys.stdout.flush()

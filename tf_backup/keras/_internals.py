@@ -191,7 +191,7 @@ def settings(optimizer: Any) -> list[Any]:
     return [each for each in found if isinstance(each, backend.Variable)]
 
 
-def tensors_of(variable: Any) -> Any:
+def tf_variable(variable: Any) -> Any:
     """Return the `tf.Variable` of a Keras variable, even inside a `ValuesScope`."""
     return variable._value
 

@@ -161,13 +161,13 @@ def _gradients(
             scaled = optimizer.scale_loss(value)
     trainable = list(zip(parameters, variables.trainable, strict=True))
     sources = [
-        lookups.looked_up(_internals.tensors_of(variable))
+        lookups.looked_up(_internals.tf_variable(variable))
         if start is None
         else [start, *scope.assigned.get(id(variable), [])]
         for start, variable in trainable
     ]
     gradients = [
-        lookups.gradient(_internals.tensors_of(variable), parts) if start is None else total(parts)
+        lookups.gradient(_internals.tf_variable(variable), parts) if start is None else total(parts)
         for (start, variable), parts in zip(trainable, tape.gradient(scaled, sources), strict=True)
     ]
     scope.tape = None

@@ -42,7 +42,7 @@ class KerasVariables:
         self.tables = [
             table
             for table in _internals.embedding_tables(model)
-            if id(table) in known and runtime.is_on_ps(_internals.tensors_of(table).device)
+            if id(table) in known and runtime.is_on_ps(_internals.tf_variable(table).device)
         ]
         self.settings: list[Any] = []  # Of the optimizer; a computation may read them.
         self.kept: list[Any] = []  # Objects that must outlive the traced computation.
@@ -69,7 +69,7 @@ class KerasVariables:
           ValueError: if one is not; the message names the first of them.
         """
         for variable in [*self.trainable, *self.state, *self.sums]:
-            if not runtime.is_on_ps(_internals.tensors_of(variable).device):
+            if not runtime.is_on_ps(_internals.tf_variable(variable).device):
                 raise ValueError(
                     f"variable {variable.path!r} is on no parameter server: "
                     f"{variable.path.split('/')[0]!r} was created outside the strategy's scope. "
@@ -100,7 +100,7 @@ class KerasVariables:
 
     def lookup(self, lookups: Lookups) -> Any:
         """Return a scope in which embedding layers look up the rows of tables."""
-        tables = {id(table): _internals.tensors_of(table) for table in self.tables}
+        tables = {id(table): _internals.tf_variable(table) for table in self.tables}
 
         def rows(variable: Any, ids: Tensor) -> Tensor | None:
             if id(variable) not in tables or not lookups.possible:
@@ -178,7 +178,7 @@ class KerasVariables:
 
 def tensors_of(variables: Sequence[Any]) -> list[Any]:
     """Return the `tf.Variable`s of Keras variables."""
-    return [_internals.tensors_of(variable) for variable in variables]
+    return [_internals.tf_variable(variable) for variable in variables]
 
 
 def mixed(start: Any, seed: Tensor | None, dtype: str) -> Tensor:

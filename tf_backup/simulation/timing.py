@@ -1,4 +1,4 @@
-"""When updates happen: N + b workers on a virtual clock, without computing any gradient.
+"""Times of updates: N + b workers on a virtual clock, without computing any gradient.
 
 The simulation follows the rules of the gate (`rules.protocol`), in this form:
 

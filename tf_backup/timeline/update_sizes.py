@@ -1,4 +1,4 @@
-"""How many gradients each update used: N, which `replicas="auto"` and shortages change."""
+"""Number of gradients that each update used: N, which `replicas="auto"` and shortages change."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ import tensorflow as tf
 
 import tf_backup
 from tests.pages import SNIPPETS
+from tf_backup.policy import BackupPolicy
 from tf_backup.simulation.delays import Exponential
 from tf_backup.simulation.virtual_gate import simulated_timeline
 from tf_backup.timeline import parquet
@@ -187,7 +188,7 @@ def of_minimize() -> Names:
 def of_the_paper() -> Names:
     """Replace the records by those of as many workers as the paper's numbers are for."""
     shutil.rmtree("logs")
-    policy = tf_backup.BackupPolicy(50, 3)
+    policy = BackupPolicy(50, 3)
     timeline = simulated_timeline(Exponential(1.0, 0.3), policy, updates=30)
     settings = dataclasses.replace(timeline.settings, session="paper")
     parquet.Writer("logs", settings).write(timeline.contributions, timeline.updates)
