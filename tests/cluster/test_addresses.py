@@ -14,12 +14,13 @@ from tests.cluster.processes import free_addresses, start
 from tests.extra import extra
 from tf_backup.cluster import tf_config
 
+pytestmark = pytest.mark.long
+
 BEGIN = "import logging, tf_backup\nlogging.basicConfig(level=logging.INFO)\n"
 
 TRAINS = """
 import keras, numpy as np
 
-pytestmark = pytest.mark.long
 strategy = tf_backup.parameter_server_strategy()
 with strategy.scope():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])

@@ -15,6 +15,8 @@ from tests.cluster.forks import Program
 from tests.cluster.processes import free_addresses, start
 from tf_backup.network import arrivals, status
 
+pytestmark = pytest.mark.long
+
 BY_SIGNAL, ABANDONED = 3, 4
 SOON_S = 20.0  # A server looks for the chief every 30 s; an order to end must wake it before.
 
@@ -134,8 +136,6 @@ def test_a_signal_ends_a_task(servers: Servers) -> None:
 CATCHES = """
 import signal, threading, time
 from tf_backup.network.status import accepts
-
-pytestmark = pytest.mark.long
 
 def catch():
     while not accepts({address!r}):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.cluster.processes import start
+
+pytestmark = pytest.mark.long
 
 BEFORE = "ValueError: Something that is used here was made before the strategy: a layer or metric"
 EXPECTED = {
@@ -59,8 +63,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tf_backup
-
-pytestmark = pytest.mark.long
 
 if sys.argv[1:]:
     tf.zeros([])
