@@ -230,7 +230,8 @@ def _become_fork_server(order: socket.socket) -> NoReturn:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.orig_argv = [sys.executable, *_FORK_SERVER, str(fds[3])]
     _show_command(sys.orig_argv[1:])
-    sys.exit(_run(sys.orig_argv[1:]))
+    _run(sys.orig_argv[1:])
+    sys.exit(0)
 
 
 def _show_command(command: Sequence[str]) -> None:

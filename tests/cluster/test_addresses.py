@@ -20,7 +20,6 @@ BEGIN = "import logging, tf_backup\nlogging.basicConfig(level=logging.INFO)\n"
 
 TRAINS = """
 import keras, numpy as np
-
 strategy = tf_backup.parameter_server_strategy()
 with strategy.scope():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])

@@ -73,8 +73,8 @@ TASKS = {
     ),
 }
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
-# Inception takes as long as all others, and is made of Keras' own layers.
-others = pytest.mark.parametrize(
+# Inception, whose layers are Keras' own, takes as long as all others: it is extra.
+most_tasks = pytest.mark.parametrize(
     "task", with_extra(TASKS.values(), TASKS["inception_v3"]), ids=TASKS.keys()
 )
 
@@ -117,7 +117,7 @@ def test_a_worker_can_compute_it(task: Task):
     assert all(np.any(total) for total in results.sums[:2])
 
 
-@others
+@most_tasks
 def test_what_is_saved_is_what_is_loaded(task: Task, tmp_path: Any):
     model = task.build()
     path = str(tmp_path / "model.keras")
@@ -133,7 +133,7 @@ def test_what_is_saved_is_what_is_loaded(task: Task, tmp_path: Any):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-@others
+@most_tasks
 def test_metrics_add_up_over_batches(task: Task):
     if task.draws:
         pytest.skip("draws other numbers in other batches")
